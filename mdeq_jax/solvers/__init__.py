@@ -1,0 +1,145 @@
+"""Fixed-point solvers on pytrees: `solve`, and `Picard`, `Anderson`, `Broyden` to solve with."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from mdeq_jax.solvers.anderson import Anderson
+from mdeq_jax.solvers.broyden import Broyden
+from mdeq_jax.solvers.common import (
+    Memory,
+    Solver,
+    SolverResult,
+    State,
+    check_map,
+    hopeless,
+    residual,
+    select,
+    to_working_dtype,
+    vary_together,
+)
+from mdeq_jax.solvers.picard import Picard
+
+__all__ = ["Anderson", "Broyden", "Picard", "Solver", "SolverResult", "iterate", "solve"]
+
+
+def solve(
+    f: Callable[[State, Any], State],
+    z0: State,
+    args: PyTree,
+    solver: Solver,
+    *,
+    tol: Float[Array, ""] | float | None = None,
+    step_limit: Int[Array, ""] | int | None = None,
+) -> SolverResult:
+    """Find z with z = f(z, args), for each sample of a batch on its own.
+
+    A step is one update of the state and one evaluation of f there; the evaluation at z0 is extra.
+    A sample stops when its residual is at most `tol`, at the step limit, or when going on is
+    pointless (residual not finite, exploded, stalled); it is frozen from then on, and what it
+    returns does not depend on the rest of the batch. Not differentiable: see `equilibrium`.
+
+    Args:
+      f: the map, pure, each sample by itself; keeps structure, shapes and dtypes of the state.
+      z0: where to start: a pytree of floating-point arrays (B, ...), of any mix of shapes and
+        dtypes. 16-bit leaves are iterated in float32 and handed to f in their own dtype.
+      args: handed to f as it is.
+      solver: `Picard`, `Anderson`, `Broyden`, or a `Solver` of your own.
+      tol: replaces solver.tol; may be traced.
+      step_limit: fewer steps than solver.max_steps, which bounds it; may be traced.
+
+    Returns:
+      A `SolverResult`. A sample that did not converge says so there; nothing is raised.
+
+    Raises:
+      ValueError: z0 is no state, or f(z0) has another structure, shape or dtype; at trace time.
+    """
+    return iterate(f, z0, args, solver, tol=tol, step_limit=step_limit)[0]
+
+
+class _Carry(NamedTuple):
+    k: Int[Array, ""]
+    z: State
+    g: State
+    memory: Memory
+    active: Bool[Array, " B"]
+    steps: Int[Array, " B"]
+    best: State
+    best_residual: Float[Array, " B"]
+    trace: Float[Array, "max_steps B"]
+
+
+def iterate(
+    f: Callable[[State, Any], State],
+    z0: State,
+    args: PyTree,
+    solver: Solver,
+    *,
+    tol: Float[Array, ""] | float | None = None,
+    step_limit: Int[Array, ""] | int | None = None,
+) -> tuple[SolverResult, Memory]:
+    """`solve`, which documents the arguments, with the solver's final memory beside the result."""
+    z0 = jax.tree.map(jnp.asarray, z0)
+    fz0 = f(z0, args)
+    check_map(z0, fz0)
+    dtypes = jax.tree.map(lambda x: x.dtype, z0)
+    tol = solver.tol if tol is None else tol
+    limit = solver.max_steps if step_limit is None else jnp.minimum(step_limit, solver.max_steps)
+
+    def seen(z: State) -> State:
+        return jax.tree.map(lambda x, dtype: x.astype(dtype), z, dtypes)
+
+    def gap(fz: State, z: State) -> State:
+        return jax.tree.map(jnp.subtract, to_working_dtype(fz), to_working_dtype(z))
+
+    def advance(c: _Carry) -> _Carry:
+        proposal, memory = solver.propose(c.memory, c.z, c.g, c.k)
+        z = select(c.active, proposal, c.z)
+        here = seen(z)
+        g = gap(f(here, args), here)
+        now = residual(solver, g, z)
+        better = c.active & (now < c.best_residual)
+        trace = c.trace.at[c.k].set(now)
+        stop = (now <= tol) | hopeless(solver, now, first, trace, c.k, tol)
+        return _Carry(
+            k=c.k + 1,
+            z=z,
+            g=g,
+            memory=memory,
+            active=c.active & ~stop,
+            steps=c.steps + c.active,
+            best=select(better, here, c.best),
+            best_residual=jnp.where(better, now, c.best_residual),
+            trace=trace,
+        )
+
+    z = to_working_dtype(z0)
+    g = gap(fz0, z0)
+    first = residual(solver, g, z)
+    start = _Carry(
+        k=jnp.zeros((), jnp.int32),
+        z=z,
+        g=g,
+        memory=solver.init(z),
+        active=~(first <= tol) & jnp.isfinite(first),
+        steps=jnp.zeros(first.shape, jnp.int32),
+        best=z0,
+        best_residual=first,
+        trace=jnp.zeros((solver.max_steps, *first.shape), first.dtype),
+    )
+    # Each device counts its own steps, so under shard_map the whole carry varies.
+    start = vary_together(start, like=g)
+    end = lax.while_loop(lambda c: (c.k < limit) & c.active.any(), advance, start)
+    taken = jnp.arange(solver.max_steps)[:, None] < end.steps
+    result = SolverResult(
+        z=end.best,
+        steps=end.steps,
+        residual=end.best_residual,
+        converged=end.best_residual <= tol,
+        trace=jnp.where(taken, end.trace, end.best_residual),
+    )
+    return result, end.memory

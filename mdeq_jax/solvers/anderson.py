@@ -1,0 +1,97 @@
+"""Anderson acceleration over a sliding window of past iterates."""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from mdeq_jax.solvers.common import Solver, State, inner, require, require_int, scale, select
+
+
+class Window(NamedTuple):
+    """The last iterates, in a ring: step k writes slot k mod window.
+
+    Attributes:
+      mixed: leaves (window, B, ...), z_i + mixing · g_i.
+      residuals: leaves (window, B, ...), g_i = f(z_i) − z_i.
+      gram: (B, window, window), the inner products ⟨g_i, g_j⟩.
+    """
+
+    mixed: PyTree[Float[Array, "window B ..."]]
+    residuals: PyTree[Float[Array, "window B ..."]]
+    gram: Float[Array, "B window window"]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Anderson(Solver):
+    """Anderson acceleration z ← Σ_i α_i (z_i + mixing · g_i), Σα = 1, of least ‖Σ_i α_i g_i‖.
+
+    Source: D. G. Anderson, "Iterative procedures for nonlinear integral equations", J. ACM 1965;
+    `lib/solvers.py`, locuslab/deq. Where the small system is singular or not finite, that sample
+    takes a plain step.
+
+    Attributes:
+      window: past iterates that are mixed, at least 1.
+      ridge: λ ≥ 0 added to the diagonal of the Gram matrix G.
+      mixing: β in (0, 1].
+      ridge_mode: "relative" adds λ·diag(G), so that scaling f scales the iterates; "absolute" adds
+        λ itself, as the original code does.
+    """
+
+    window: int = 6
+    ridge: float = 1e-4
+    mixing: float = 1.0
+    ridge_mode: Literal["relative", "absolute"] = "relative"
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        super().__post_init__()
+        require_int(self, "window", minimum=1)
+        require(self, "ridge", self.ridge >= 0, "at least 0")
+        require(self, "mixing", 0 < self.mixing <= 1, "in (0, 1]")
+        modes = ("relative", "absolute")
+        require(self, "ridge_mode", self.ridge_mode in modes, "'relative' or 'absolute'")
+
+    def init(self, z: State) -> Window:
+        """Return an empty window for states like z."""
+        empty = jax.tree.map(lambda x: jnp.zeros((self.window, *x.shape), x.dtype), z)
+        zeros = inner(z, z)
+        gram = jnp.zeros((zeros.shape[0], self.window, self.window), zeros.dtype)
+        return Window(empty, empty, gram)
+
+    def propose(
+        self, memory: Window, z: State, g: State, k: Int[Array, ""]
+    ) -> tuple[State, Window]:
+        """Return the best mixture of the window, the current iterate included."""
+        slot = k % self.window
+        plain = jax.tree.map(lambda z, g: z + self.mixing * g, z, g)
+        put = lambda rows, x: rows.at[slot].set(x)  # noqa: E731
+        mixed = jax.tree.map(put, memory.mixed, plain)
+        residuals = jax.tree.map(put, memory.residuals, g)
+        products = jnp.stack([inner(_row(residuals, i), g) for i in range(self.window)], axis=-1)
+        gram = memory.gram.at[:, slot].set(products).at[:, :, slot].set(products)
+        alpha = self._mixture(gram, filled=jnp.arange(self.window) <= k)
+        terms = [scale(alpha[:, i], _row(mixed, i)) for i in range(self.window)]
+        mixture = jax.tree.map(lambda *xs: sum(xs), *terms)
+        usable = jnp.isfinite(alpha).all(axis=-1)
+        return select(usable, mixture, plain), Window(mixed, residuals, gram)
+
+    def _mixture(
+        self, gram: Float[Array, "B window window"], filled: Float[Array, " window"]
+    ) -> Float[Array, "B window"]:
+        """α = H⁻¹1 / (1ᵀH⁻¹1) with H the Gram matrix plus its ridge, over the filled slots."""
+        diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
+        ridge = self.ridge * (diagonal if self.ridge_mode == "relative" else 1)
+        # Empty slots become unit equations with right-hand side 0, and so get no weight.
+        eye = jnp.eye(self.window, dtype=gram.dtype)
+        system = gram * (filled[:, None] & filled) + eye * jnp.where(filled, ridge, 1)[..., None]
+        right = jnp.broadcast_to(filled.astype(gram.dtype), diagonal.shape)
+        alpha = jnp.linalg.solve(system, right[..., None])[..., 0]
+        return alpha / alpha.sum(axis=-1, keepdims=True)
+
+
+def _row(tree: PyTree, i: int) -> PyTree:
+    return jax.tree.map(lambda x: x[i], tree)

@@ -1,0 +1,143 @@
+"""Good Broyden's method from the history of its steps alone.
+
+With B₀⁻¹ = −I and full steps s_n = −B_n⁻¹ g_n, the update of the inverse needs no pair (u, v) of
+its own, since u is the next step itself (C. T. Kelley, "Iterative Methods for Linear and Nonlinear
+Equations", SIAM 1995, section 7.3):
+
+    −B_n⁻¹ = (I + s_n s_{n−1}ᵀ/‖s_{n−1}‖²) ··· (I + s_1 s_0ᵀ/‖s_0‖²)
+
+so that v_0 = g, v_{j+1} = v_j + c_j s_{j+1} with c_j = s_jᵀ v_j / ‖s_j‖², and the new step is
+v_{n−1} / (1 − c_{n−1}). The coefficients obey a lower triangular system in the products s_jᵀg and
+s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. A step therefore costs one
+pass over the history for the products and one for the sum, over the steps taken so far, and the
+history is half of what the pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from mdeq_jax.solvers.common import Solver, State, inner, require_int, scale, vary_together
+
+
+class History(NamedTuple):
+    """The steps of a solve.
+
+    Attributes:
+      steps: leaves (rows, B, ...), row n is step s_n.
+      coefficients: (B, rows, rows), lower triangular; maps the products s_jᵀg to c_j.
+    """
+
+    steps: PyTree[Float[Array, "rows B ..."]]
+    coefficients: Float[Array, "B rows rows"]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Broyden(Solver):
+    """Good Broyden's method, B₀ = −I, full steps, each sample with its own inverse Jacobian.
+
+    Attributes:
+      memory: rows of history, at least 1; when they are full the method restarts with a plain
+        step. None keeps every step: `max_steps` rows.
+    """
+
+    memory: int | None = None
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        super().__post_init__()
+        if self.memory is not None:
+            require_int(self, "memory", minimum=1)
+
+    def init(self, z: State) -> History:
+        """Return an empty history for states like z."""
+        rows = min(self.memory or self.max_steps, self.max_steps)
+        batch = jax.tree.leaves(z)[0].shape[0]
+        return History(
+            steps=jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), z),
+            coefficients=jnp.zeros((batch, rows, rows), inner(z, z).dtype),
+        )
+
+    def propose(
+        self, memory: History, z: State, g: State, k: Int[Array, ""]
+    ) -> tuple[State, History]:
+        """Return the iterate after a full quasi-Newton step, and the history with that step."""
+        rows = memory.coefficients.shape[-1]
+        n = k % rows
+        last = _read(memory.steps, n - 1)  # before the first step, any row: it weighs nothing
+        with_g, with_last = _products(memory.steps, n, (g, last))
+        coefficients = _append_row(memory.coefficients, n - 1, with_last)
+        c = jnp.einsum("bij,bj->bi", coefficients, with_g, precision=lax.Precision.HIGHEST)
+        c = jnp.where(jnp.arange(rows) < n, c, 0)  # what stands below is from before a restart
+        c_last = jnp.where(n > 0, c[:, n - 1], 0)
+        weights = jnp.pad(c[:, :-1], ((0, 0), (1, 0)))
+        step = scale(_reciprocal(1 - c_last), _weighted_sum(memory.steps, n, weights, g))
+        history = History(_write(memory.steps, n, step), coefficients)
+        return jax.tree.map(jnp.add, z, step), history
+
+
+def _reciprocal(x: Float[Array, " B"]) -> Float[Array, " B"]:
+    """1/x, and 1 where x is 0: the update that would divide by it is left out."""
+    return 1 / jnp.where(x == 0, 1, x)
+
+
+def _append_row(
+    coefficients: Float[Array, "B rows rows"], row: Int[Array, ""], gram: Float[Array, "B rows"]
+) -> Float[Array, "B rows rows"]:
+    """Append row j, c_j = (s_jᵀg + Σ_{i<j} c_i s_jᵀs_{i+1}) / ‖s_j‖², given gram_i = s_jᵀs_i.
+
+    A step of length 0 has a row of zeros (0/0 counts as 0). Before the first step, row −1 lands on
+    row 0, which the first step then overwrites.
+    """
+    rows = gram.shape[-1]
+    shifted = jnp.pad(gram[:, 1:], ((0, 0), (0, 1)))
+    new = jnp.einsum("bi,bij->bj", shifted, coefficients, precision=lax.Precision.HIGHEST)
+    new = jnp.where(jnp.arange(rows) < row, new, 0) + (jnp.arange(rows) == row)
+    squared = gram[:, row, None]
+    new = jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))
+    return coefficients.at[:, jnp.maximum(row, 0)].set(new)
+
+
+def _products(
+    steps: PyTree[Float[Array, "rows B ..."]], n: Int[Array, ""], vectors: tuple[State, ...]
+) -> tuple[Float[Array, "B rows"], ...]:
+    """Inner products of each vector with the first n steps, 0 beyond, in one pass over them."""
+    rows = jax.tree.leaves(steps)[0].shape[0]
+
+    def body(i: Int[Array, ""], out: tuple[Array, ...]) -> tuple[Array, ...]:
+        row = _read(steps, i)
+        pairs = zip(out, vectors, strict=True)
+        return tuple(lax.dynamic_update_index_in_dim(o, inner(row, v), i, 0) for o, v in pairs)
+
+    empty = tuple(jnp.zeros_like(inner(v, v), shape=(rows, len(inner(v, v)))) for v in vectors)
+    out = lax.fori_loop(0, n, body, vary_together(empty, like=vectors))
+    return tuple(o.T for o in out)
+
+
+def _weighted_sum(
+    steps: PyTree[Float[Array, "rows B ..."]],
+    n: Int[Array, ""],
+    weights: Float[Array, "B rows"],
+    start_from: State,
+) -> State:
+    """start_from + Σ_{i<n} weights_i s_i, in one pass over the first n steps."""
+
+    def body(i: Int[Array, ""], total: State) -> State:
+        return jax.tree.map(jnp.add, total, scale(weights[:, i], _read(steps, i)))
+
+    return lax.fori_loop(0, n, body, start_from)
+
+
+# Rows are read and written one at a time, by a dynamic slice: gathers and scatters, which is what
+# indexing with a traced number makes, and reductions over all rows at once copy the history.
+def _read(rows: PyTree[Float[Array, "rows B ..."]], i: Int[Array, ""]) -> State:
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows)
+
+
+def _write(rows: PyTree[Float[Array, "rows B ..."]], i: Int[Array, ""], row: State) -> PyTree:
+    return jax.tree.map(lambda x, r: lax.dynamic_update_index_in_dim(x, r, i, 0), rows, row)

@@ -1,0 +1,209 @@
+"""What every fixed-point solver shares: its options, its result, per-sample norms, the stop rule.
+
+A state ``z`` is a pytree of floating-point arrays, batch first. Inner products reduce over all axes
+but the batch and over all leaves, so every quantity below is one number per sample, shape (B,).
+"""
+
+import abc
+import dataclasses
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+State = PyTree[Float[Array, "B ..."]]
+Memory = Any
+
+# The originals (`lib/solvers.py`, locuslab/deq) give up on a residual this many times the first,
+_EXPLOSION = {"rel": 1e3, "abs": 1e6}
+# and, past this many steps, on one that has stopped falling within reach of the tolerance.
+_STALL_STEPS, _STALL_RATIO, _STALL_REACH = 30, 1.3, 3.0
+
+
+class SolverResult(NamedTuple):
+    """What a solve returns.
+
+    Attributes:
+      z: the iterate of the lowest residual, each sample its own; structure and dtypes of ``z0``.
+      steps: (B,) int32, steps that the sample took before it stopped, in [0, max_steps].
+      residual: (B,) residual of ``z`` in the solver's ``stop_mode``.
+      converged: (B,) bool, whether ``residual <= tol``.
+      trace: (max_steps, B), entry k is the residual after step k+1; from where the sample
+        stopped on, the residual of ``z``.
+    """
+
+    z: State
+    steps: Int[Array, " B"]
+    residual: Float[Array, " B"]
+    converged: Bool[Array, " B"]
+    trace: Float[Array, "max_steps B"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver(abc.ABC):
+    """Options of every solver, and the protocol that one of your own implements.
+
+    A subclass is a frozen dataclass, decorated with `jax.tree_util.register_static`, that adds its
+    own options and the two methods below; the loop around them, with freezing, best iterates and
+    the stop rule, is `mdeq_jax.solve`. The state and ``g`` reach both methods in the working dtype:
+    float32 for 16-bit leaves, else the leaf's own.
+
+    Attributes:
+      max_steps: most steps of one solve, at least 1; static, it sizes the buffers.
+      tol: residual at which a sample has converged, at least 0.
+      stop_mode: "rel" tests ‖f(z)−z‖ / (‖f(z)‖ + 1e-9), "abs" tests ‖f(z)−z‖.
+      stop_scope: "sample" takes norms and stops per sample; "batch" over the whole batch at once,
+        as the original code does.
+    """
+
+    max_steps: int = 30
+    tol: float = 1e-3
+    stop_mode: Literal["rel", "abs"] = "rel"
+    stop_scope: Literal["sample", "batch"] = "sample"
+
+    def __post_init__(self):
+        """Check each option; raises ValueError that names the option and its value."""
+        require_int(self, "max_steps", minimum=1)
+        require(self, "tol", self.tol >= 0, "at least 0")
+        require(self, "stop_mode", self.stop_mode in ("rel", "abs"), "'rel' or 'abs'")
+        require(self, "stop_scope", self.stop_scope in ("sample", "batch"), "'sample' or 'batch'")
+
+    @abc.abstractmethod
+    def init(self, z: State) -> Memory:
+        """Return what the method remembers before the first step, a pytree of fixed shapes."""
+
+    @abc.abstractmethod
+    def propose(
+        self, memory: Memory, z: State, g: State, k: Int[Array, ""]
+    ) -> tuple[State, Memory]:
+        """Return the next iterate and the new memory.
+
+        Args:
+          memory: what `init` or the step before returned.
+          z: the current iterate.
+          g: its residual f(z) − z.
+          k: steps taken so far, a traced scalar.
+        """
+
+
+def require(owner: Any, field: str, holds: bool, allowed: str) -> None:
+    """Raise ValueError naming the class, the field, its value and what is allowed."""
+    if not holds:
+        value = getattr(owner, field)
+        raise ValueError(f"{type(owner).__name__}.{field} is {value!r}; it must be {allowed}.")
+
+
+def require_int(owner: Any, field: str, minimum: int) -> None:
+    """`require` a Python int of at least `minimum`."""
+    value = getattr(owner, field)
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    require(owner, field, is_int and value >= minimum, f"a whole number of at least {minimum}")
+
+
+def to_working_dtype(tree: State) -> State:
+    """Cast 16-bit leaves to float32 and leave wider ones alone."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def per_sample(values: Float[Array, " B"], leaf: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+    """Reshape one number per sample so that it broadcasts against a leaf."""
+    return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
+
+
+def scale(values: Float[Array, " B"], tree: State) -> State:
+    """Multiply each sample by its own number."""
+    return jax.tree.map(lambda x: per_sample(values, x).astype(x.dtype) * x, tree)
+
+
+def select(chosen: Bool[Array, " B"], yes: State, no: State) -> State:
+    """Take each sample from `yes` where chosen, else from `no`."""
+    return jax.tree.map(lambda a, b: jnp.where(per_sample(chosen, a), a, b), yes, no)
+
+
+def inner(a: State, b: State) -> Float[Array, " B"]:
+    """Inner product ⟨a, b⟩ of each sample, over all leaves, at least in float32."""
+    terms = jax.tree.map(
+        lambda x, y: jnp.sum(x * y, axis=tuple(range(1, x.ndim))),
+        to_working_dtype(a),
+        to_working_dtype(b),
+    )
+    return functools.reduce(jnp.add, jax.tree.leaves(terms))
+
+
+def norm(tree: State) -> Float[Array, " B"]:
+    """Euclidean norm of each sample, over all leaves, at least in float32."""
+    return jnp.sqrt(inner(tree, tree))
+
+
+def residual(solver: Solver, g: State, z: State) -> Float[Array, " B"]:
+    """Residual of an iterate in the solver's mode and scope, given g = f(z) − z."""
+    total = (lambda x: jnp.full_like(x, x.sum())) if solver.stop_scope == "batch" else lambda x: x
+    absolute = jnp.sqrt(total(inner(g, g)))
+    if solver.stop_mode == "abs":
+        return absolute
+    fz = jax.tree.map(jnp.add, z, g)
+    return absolute / (jnp.sqrt(total(inner(fz, fz))) + 1e-9)
+
+
+def hopeless(
+    solver: Solver,
+    now: Float[Array, " B"],
+    first: Float[Array, " B"],
+    trace: Float[Array, "max_steps B"],
+    k: Int[Array, ""],
+    tol: Float[Array, ""] | float,
+) -> Bool[Array, " B"]:
+    """Whether going on is pointless: the residual is not finite, has exploded, or has stalled.
+
+    Args:
+      solver: for its mode and its max_steps.
+      now: residual after step k+1.
+      first: residual of the starting point.
+      trace: residuals up to and including entry k.
+      k: steps taken before this one.
+      tol: tolerance in force.
+    """
+    lost = ~(now <= _EXPLOSION[solver.stop_mode] * first)
+    if solver.max_steps <= _STALL_STEPS:
+        return lost
+    start = jnp.maximum(k + 1 - _STALL_STEPS, 0)
+    window = lax.dynamic_slice_in_dim(trace, start, _STALL_STEPS)
+    flat = window.max(axis=0) < _STALL_RATIO * window.min(axis=0)
+    return lost | ((k + 1 > _STALL_STEPS) & (now < _STALL_REACH * tol) & flat)
+
+
+def vary_together(tree: PyTree, like: PyTree) -> PyTree:
+    """Inside `shard_map`, mark `tree` as varying over every mesh axis that `like` varies over.
+
+    A `while_loop` needs its initial carry to have the type of what its body returns. A select
+    between equals takes on the type of its predicate; the compiler drops it.
+    """
+    predicate = functools.reduce(
+        jnp.logical_or, (jnp.isnan(x).any() for x in jax.tree.leaves(like))
+    )
+    return jax.tree.map(lambda x: jnp.where(predicate, x, x), tree)
+
+
+def check_map(z: State, fz: PyTree) -> None:
+    """Raise ValueError unless z is a state and f(z) has its structure, shapes and dtypes."""
+    leaves = jax.tree.leaves(z)
+    if not leaves:
+        raise ValueError("The state z0 has no arrays; give at least one, batch first.")
+    for x in leaves:
+        if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim == 0:
+            raise ValueError(
+                "Every leaf of the state must be a floating-point array with the batch as its "
+                f"first axis; z0 has one of dtype {x.dtype} and shape {x.shape}."
+            )
+    if len({x.shape[0] for x in leaves}) > 1:
+        shapes = [x.shape for x in leaves]
+        raise ValueError(f"The leaves of z0 disagree on the batch, their first axis: {shapes}.")
+    signature = lambda tree: jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)  # noqa: E731
+    if signature(z) != signature(fz):
+        raise ValueError(
+            "f must map a state to one of the same structure, shapes and dtypes, but z0 is "
+            f"{signature(z)} and f(z0) is {signature(fz)}."
+        )

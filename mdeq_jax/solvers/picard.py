@@ -1,0 +1,38 @@
+"""Picard iteration: apply f again and again, damped."""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Int
+
+from mdeq_jax.solvers.common import Solver, State, require
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Picard(Solver):
+    """Damped fixed-point iteration z ← z + damping · (f(z) − z).
+
+    Converges where the spectral radius of (1 − damping) I + damping J is below 1. It remembers
+    nothing: memory does not depend on `max_steps` but for the trace.
+
+    Attributes:
+      damping: in (0, 1]; 1 is plain iteration.
+    """
+
+    damping: float = 1.0
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        super().__post_init__()
+        require(self, "damping", 0 < self.damping <= 1, "in (0, 1]")
+
+    def init(self, z: State) -> tuple[()]:
+        """Return nothing, for nothing is remembered."""
+        return ()
+
+    def propose(
+        self, memory: tuple[()], z: State, g: State, k: Int[Array, ""]
+    ) -> tuple[State, tuple[()]]:
+        """Return the damped application of f."""
+        return jax.tree.map(lambda z, g: z + self.damping * g, z, g), memory
