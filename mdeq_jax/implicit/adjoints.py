@@ -26,11 +26,13 @@ class Cotangent(NamedTuple):
       u: the cotangent that is pulled back through ∂f/∂a, like g.
       steps: (B,) steps of the adjoint solve, 0 where nothing is solved.
       residual: (B,) its residual ‖uJ + g − u‖ / ‖g‖, 0 where nothing is solved.
+      trace: (max_steps, B), the residual after each step; no rows where nothing is solved.
     """
 
     u: State
     steps: Int[Array, " B"]
     residual: Float[Array, " B"]
+    trace: Float[Array, "max_steps B"]
 
 
 class Adjoint(abc.ABC):
@@ -91,7 +93,7 @@ class Exact(Adjoint):
 
         zero = jax.tree.map(jnp.zeros_like, g)
         u, result = equilibrium(f, zero, g, solver=solver, adjoint=self)
-        return Cotangent(scale(size, u), result.steps, result.residual)
+        return Cotangent(scale(size, u), result.steps, result.residual, result.trace)
 
 
 @jax.tree_util.register_static
@@ -110,4 +112,4 @@ class JacobianFree(Adjoint):
     ) -> Cotangent:
         """Return g itself."""
         nothing = jnp.zeros_like(norm(g))
-        return Cotangent(g, nothing.astype(jnp.int32), nothing)
+        return Cotangent(g, nothing.astype(jnp.int32), nothing, nothing[None][:0])

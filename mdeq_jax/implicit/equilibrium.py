@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mdeq_jax.implicit.adjoints import Adjoint, Exact
@@ -58,13 +59,8 @@ def equilibrium(
     fz0 = f(z0, args)
     check_map(z0, fz0)
     z0 = vary_together(z0, like=fz0)
-    pure, captured = jax.closure_convert(f, z0, args)
-    everything = (args, captured)
+    whole, everything = _without_captures(f, z0, args)
     limits = (tol, step_limit)
-
-    def whole(z: State, everything: tuple[PyTree, list]) -> State:
-        return pure(z, everything[0], *everything[1])
-
     if isinstance(adjoint, Phantom):
         fixed_z0, fixed_args = lax.stop_gradient((z0, everything))
         result = solve(whole, fixed_z0, fixed_args, solver, tol=tol, step_limit=step_limit)
@@ -74,6 +70,26 @@ def equilibrium(
     adjoint_probe = vary_together(adjoint_probe, like=fz0)
     z, statistics = _equilibrium(whole, solver, adjoint, z0, everything, limits, adjoint_probe)
     return _with_state(SolverResult(z, *statistics), z)
+
+
+def _without_captures(
+    f: Callable[[State, Any], State], z: State, args: PyTree
+) -> tuple[Callable[[State, PyTree], State], PyTree]:
+    """Return f as a function of z and one pytree that holds args and all that f closes over.
+
+    `jax.closure_convert` would leave integers, booleans and keys captured, which a backward pass
+    cannot reach from under another transformation, and remember an f whose captures changed since.
+    """
+    closed = jax.make_jaxpr(lambda z, args: f(z, args))(z, args)
+    jaxpr, captured = closed.jaxpr, closed.consts
+    structure = jax.tree.structure(z)
+
+    def whole(z: State, everything: tuple[PyTree, list]) -> State:
+        args, captured = everything
+        leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, captured))(*jax.tree.leaves((z, args)))
+        return jax.tree.unflatten(structure, leaves)
+
+    return whole, (args, captured)
 
 
 def _with_state(result: SolverResult, z: State) -> tuple[State, SolverResult]:
@@ -118,10 +134,11 @@ def _backward(f, solver, adjoint, kept, cotangents):
     g, _ = cotangents
     _, pullback_z = jax.vjp(lambda z: f(z, args), z)
     _, pullback_args = jax.vjp(lambda args: f(z, args), args)
-    u, steps, residual = adjoint.solve(lambda u: pullback_z(u)[0], g, equilibrium)
-    probe = jnp.stack([steps.astype(probe.dtype), residual.astype(probe.dtype)], axis=-1)
+    found = adjoint.solve(lambda u: pullback_z(u)[0], g, equilibrium)
+    statistics = [found.steps.astype(probe.dtype), found.residual.astype(probe.dtype)]
     nothing = jax.tree.map(jnp.zeros_like, z)
-    return nothing, *pullback_args(u), jax.tree.map(lambda _: None, limits), probe
+    probe = jnp.stack(statistics, axis=-1)
+    return nothing, *pullback_args(found.u), jax.tree.map(lambda _: None, limits), probe
 
 
 _equilibrium.defvjp(_forward, _backward)

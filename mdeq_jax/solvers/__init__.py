@@ -124,7 +124,7 @@ def iterate(
         k=jnp.zeros((), jnp.int32),
         z=z,
         g=g,
-        memory=solver.init(z),
+        memory=solver.init(z, g),
         active=~(first <= tol) & jnp.isfinite(first),
         steps=jnp.zeros(first.shape, jnp.int32),
         best=z0,

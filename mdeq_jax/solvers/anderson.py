@@ -5,9 +5,18 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from mdeq_jax.solvers.common import Solver, State, inner, require, require_int, scale, select
+from mdeq_jax.solvers.common import (
+    Solver,
+    State,
+    empty_rows,
+    inner,
+    require,
+    require_int,
+    scale,
+    select,
+)
 
 
 class Window(NamedTuple):
@@ -55,11 +64,10 @@ class Anderson(Solver):
         modes = ("relative", "absolute")
         require(self, "ridge_mode", self.ridge_mode in modes, "'relative' or 'absolute'")
 
-    def init(self, z: State) -> Window:
-        """Return an empty window for states like z."""
-        empty = jax.tree.map(lambda x: jnp.zeros((self.window, *x.shape), x.dtype), z)
-        zeros = inner(z, z)
-        gram = jnp.zeros((zeros.shape[0], self.window, self.window), zeros.dtype)
+    def init(self, z: State, g: State) -> Window:
+        """Return an empty window."""
+        empty, squared = empty_rows(self.window, g), inner(g, g)
+        gram = jnp.zeros((len(squared), self.window, self.window), squared.dtype)
         return Window(empty, empty, gram)
 
     def propose(
@@ -80,7 +88,7 @@ class Anderson(Solver):
         return select(usable, mixture, plain), Window(mixed, residuals, gram)
 
     def _mixture(
-        self, gram: Float[Array, "B window window"], filled: Float[Array, " window"]
+        self, gram: Float[Array, "B window window"], filled: Bool[Array, " window"]
     ) -> Float[Array, "B window"]:
         """α = H⁻¹1 / (1ᵀH⁻¹1) with H the Gram matrix plus its ridge, over the filled slots."""
         diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)

@@ -21,7 +21,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.solvers.common import Solver, State, inner, require_int, scale, vary_together
+from mdeq_jax.solvers.common import (
+    Solver,
+    State,
+    empty_rows,
+    inner,
+    require_int,
+    scale,
+    vary_together,
+)
 
 
 class History(NamedTuple):
@@ -54,14 +62,11 @@ class Broyden(Solver):
         if self.memory is not None:
             require_int(self, "memory", minimum=1)
 
-    def init(self, z: State) -> History:
-        """Return an empty history for states like z."""
-        rows = min(self.memory or self.max_steps, self.max_steps)
-        batch = jax.tree.leaves(z)[0].shape[0]
-        return History(
-            steps=jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), z),
-            coefficients=jnp.zeros((batch, rows, rows), inner(z, z).dtype),
-        )
+    def init(self, z: State, g: State) -> History:
+        """Return an empty history."""
+        rows, squared = min(self.memory or self.max_steps, self.max_steps), inner(g, g)
+        coefficients = jnp.zeros((len(squared), rows, rows), squared.dtype)
+        return History(empty_rows(rows, g), coefficients)
 
     def propose(
         self, memory: History, z: State, g: State, k: Int[Array, ""]

@@ -72,8 +72,13 @@ class Solver(abc.ABC):
         require(self, "stop_scope", self.stop_scope in ("sample", "batch"), "'sample' or 'batch'")
 
     @abc.abstractmethod
-    def init(self, z: State) -> Memory:
-        """Return what the method remembers before the first step, a pytree of fixed shapes."""
+    def init(self, z: State, g: State) -> Memory:
+        """Return what the method remembers before the first step, a pytree of fixed shapes.
+
+        Args:
+          z: the starting point.
+          g: its residual f(z) − z.
+        """
 
     @abc.abstractmethod
     def propose(
@@ -175,6 +180,15 @@ def hopeless(
     return lost | ((k + 1 > _STALL_STEPS) & (now < _STALL_REACH * tol) & flat)
 
 
+def empty_rows(rows: int, g: State) -> PyTree[Float[Array, "rows B ..."]]:
+    """Return leaves (rows, B, ...) to write states into; what they hold until then has no meaning.
+
+    They hold g, not zeros. Zeros would be one constant for the forward and the backward solve, and
+    XLA keeps a constant from its first use to its last: the history would take its memory twice.
+    """
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), g)
+
+
 def vary_together(tree: PyTree, like: PyTree) -> PyTree:
     """Inside `shard_map`, mark `tree` as varying over every mesh axis that `like` varies over.
 
@@ -201,9 +215,14 @@ def check_map(z: State, fz: PyTree) -> None:
     if len({x.shape[0] for x in leaves}) > 1:
         shapes = [x.shape for x in leaves]
         raise ValueError(f"The leaves of z0 disagree on the batch, their first axis: {shapes}.")
-    signature = lambda tree: jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree)  # noqa: E731
-    if signature(z) != signature(fz):
+    described_z, described_fz = jax.tree.map(_describe, (z, fz))
+    # Flattened, for a named tuple equals the tuple of its fields.
+    if jax.tree.flatten(described_z) != jax.tree.flatten(described_fz):
         raise ValueError(
             "f must map a state to one of the same structure, shapes and dtypes, but z0 is "
-            f"{signature(z)} and f(z0) is {signature(fz)}."
+            f"{described_z} and f(z0) is {described_fz}."
         )
+
+
+def _describe(x: Any) -> str:
+    return f"{jnp.result_type(x)}{list(jnp.shape(x))}"

@@ -27,7 +27,7 @@ class Picard(Solver):
         super().__post_init__()
         require(self, "damping", 0 < self.damping <= 1, "in (0, 1]")
 
-    def init(self, z: State) -> tuple[()]:
+    def init(self, z: State, g: State) -> tuple[()]:
         """Return nothing, for nothing is remembered."""
         return ()
 

@@ -1,0 +1,31 @@
+# Every target sets up its own virtual environment. Another place for it: make VENV=DIR ...
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/digits.py
+WORKDIR ?= runs/digits
+
+.PHONY: demo test test-slow check
+
+demo: $(VENV)/.installed  ## train and evaluate on real handwritten digits
+	$(VENV)/bin/python train.py --config $(CONFIG) --workdir $(WORKDIR)
+	$(VENV)/bin/python eval.py --config $(CONFIG) --checkpoint $(WORKDIR)
+
+test: $(VENV)/.installed  ## pass the tests
+	$(VENV)/bin/python -m pytest
+
+test-slow: $(VENV)/.installed  ## pass the tests that take long
+	$(VENV)/bin/python -m pytest -m slow
+
+check: $(VENV)/.installed-dev  ## ruff and pyright
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(VENV)/bin/pip install --quiet --requirement requirements-dev.txt
+	touch $@

@@ -1,0 +1,50 @@
+"""Multiscale deep equilibrium models in JAX: fixed-point solvers, implicit gradients, MDEQ.
+
+Names are imported when first used, so that ``import mdeq_jax`` is quick and the equilibrium layer
+needs no more than jax and jaxtyping.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mdeq_jax.checkpoint.load import load as load
+    from mdeq_jax.implicit import Adjoint as Adjoint
+    from mdeq_jax.implicit import Exact as Exact
+    from mdeq_jax.implicit import JacobianFree as JacobianFree
+    from mdeq_jax.implicit import Phantom as Phantom
+    from mdeq_jax.implicit import equilibrium as equilibrium
+    from mdeq_jax.models import ModelConfig as ModelConfig
+    from mdeq_jax.models import create_model as create_model
+    from mdeq_jax.solvers import Anderson as Anderson
+    from mdeq_jax.solvers import Broyden as Broyden
+    from mdeq_jax.solvers import Picard as Picard
+    from mdeq_jax.solvers import Solver as Solver
+    from mdeq_jax.solvers import SolverResult as SolverResult
+    from mdeq_jax.solvers import solve as solve
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Anderson": "solvers",
+    "Broyden": "solvers",
+    "Picard": "solvers",
+    "Solver": "solvers",
+    "SolverResult": "solvers",
+    "solve": "solvers",
+    "Adjoint": "implicit",
+    "Exact": "implicit",
+    "JacobianFree": "implicit",
+    "Phantom": "implicit",
+    "equilibrium": "implicit",
+    "ModelConfig": "models",
+    "create_model": "models",
+    "load": "checkpoint.load",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mdeq_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"mdeq_jax.{_HOME[name]}"), name)

@@ -1,0 +1,52 @@
+"""What a workdir must satisfy before a run may go on in it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from etils import epath
+
+
+def require_writable(folder: epath.Path) -> None:
+    """Makes a folder if need be, and raises a ValueError if it cannot be written.
+
+    Args:
+      folder: made with its parents.
+    """
+    probe = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error}. Use another --workdir.") from error
+
+
+def config_differences(
+    stored: Mapping[str, Any], current: Mapping[str, Any], may_differ: Iterable[str]
+) -> list[str]:
+    """Lists where two configs differ, as "key: value there, value here".
+
+    Args:
+      stored: nested config of the run in the workdir, of JSON types.
+      current: nested config of this run, of JSON types.
+      may_differ: dotted keys, each standing for all below it, that are left out.
+
+    Returns:
+      One line per differing key, sorted; a key that one of them lacks is "absent" there.
+    """
+    there, here = _flatten(stored), _flatten(current)
+    allowed = tuple(f"{key}." for key in may_differ)
+    return [
+        f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key, ...) != here.get(key, ...) and not f"{key}.".startswith(allowed)
+    ]
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= _flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat

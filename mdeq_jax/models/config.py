@@ -1,0 +1,135 @@
+"""The architecture of a multiscale deep equilibrium model, checked where it is written down."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+
+from mdeq_jax.solvers.common import require, require_int
+
+_MINIMUM = {
+    "num_classes": 1,
+    "expansion": 1,
+    "num_groups": 1,
+    "downsample_times": 0,
+    "final_channels": 1,
+    "final_conv_kernel": 1,
+}
+_BRANCH_MINIMUM = {
+    "branch_channels": 1,
+    "blocks_per_branch": 1,
+    "big_kernels": 0,
+    "head_channels": 1,
+}
+_SWITCHES = ("weight_norm", "block_gn_affine", "fuse_gn_affine", "post_gn_affine")
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Hyper-parameters of MDEQ (arXiv 2006.08656); the defaults are the originals' CIFAR tiny.
+
+    A field "per branch" has one entry for each resolution, the highest first; lists become tuples.
+
+    Attributes:
+      task: "classification" or "segmentation"; chooses the head and the momentum of BatchNorm.
+      num_classes: entries of the logits.
+      branch_channels: per branch, channels of the state; the first is also the width of the stem.
+      blocks_per_branch: per branch, residual blocks.
+      big_kernels: per branch, how many of a block's two convolutions are 5×5 rather than 3×3.
+      expansion: a block's inner width over its branch's channels.
+      num_groups: groups of every GroupNorm; those after the fusion have half as many.
+      downsample_times: times that the stem halves the sides of the image.
+      weight_norm: whether the blocks and the convolutions after the fusion are weight-normed.
+      block_gn_affine: whether GroupNorm has scale and bias in the blocks,
+      fuse_gn_affine: in the fusion,
+      post_gn_affine: after the fusion.
+      head_channels: per branch, inner width of the classification head's bottleneck.
+      final_channels: features that the classification head averages over the image.
+      final_conv_kernel: 1 or 3, kernel of the segmentation head's last convolution.
+      dropout: probability that variational dropout zeroes a channel in a block, in [0, 1).
+    """
+
+    task: Literal["classification", "segmentation"] = "classification"
+    num_classes: int = 10
+    branch_channels: tuple[int, ...] = (24, 24)
+    blocks_per_branch: tuple[int, ...] = (1, 1)
+    big_kernels: tuple[int, ...] = (0, 0)
+    expansion: int = 5
+    num_groups: int = 8
+    downsample_times: int = 0
+    weight_norm: bool = True
+    block_gn_affine: bool = True
+    fuse_gn_affine: bool = True
+    post_gn_affine: bool = False
+    head_channels: tuple[int, ...] = (8, 16)
+    final_channels: int = 200
+    final_conv_kernel: int = 1
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        """Check every field; raises ValueError that names the field, its value and the remedy."""
+        self._check_values()
+        self._check_branches()
+        self._check_groups()
+
+    @property
+    def num_branches(self) -> int:
+        """Number of resolutions."""
+        return len(self.branch_channels)
+
+    @property
+    def size_divisor(self) -> int:
+        """What the height and the width of an image must be divisible by."""
+        return 2 ** (self.downsample_times + self.num_branches - 1)
+
+    @property
+    def batch_norm_momentum(self) -> float:
+        """Share of the running statistics that BatchNorm keeps at a training step."""
+        return 0.9 if self.task == "classification" else 0.99
+
+    def _check_values(self) -> None:
+        tasks = ("classification", "segmentation")
+        require(self, "task", self.task in tasks, " or ".join(map(repr, tasks)))
+        for field, minimum in _MINIMUM.items():
+            require_int(self, field, minimum)
+        for field in _SWITCHES:
+            require(self, field, isinstance(getattr(self, field), bool), "True or False")
+        require(self, "final_conv_kernel", self.final_conv_kernel in (1, 3), "1 or 3")
+        is_number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
+        require(self, "dropout", is_number and 0 <= self.dropout < 1, "a number in [0, 1)")
+
+    def _check_branches(self) -> None:
+        for field, minimum in _BRANCH_MINIMUM.items():
+            value = getattr(self, field)
+            holds = isinstance(value, list | tuple) and all(
+                isinstance(n, int) and not isinstance(n, bool) and n >= minimum for n in value
+            )
+            allowed = f"a list of whole numbers of at least {minimum}, one per branch"
+            require(self, field, holds, allowed)
+            object.__setattr__(self, field, tuple(value))
+        require(self, "branch_channels", self.num_branches > 0, "a list of at least one width")
+        for field in _BRANCH_MINIMUM:
+            if field == "head_channels" and self.task != "classification":
+                continue
+            allowed = (
+                f"a list of {self.num_branches} entries, one per branch, since "
+                f"branch_channels is {self.branch_channels!r}"
+            )
+            require(self, field, len(getattr(self, field)) == self.num_branches, allowed)
+
+    def _check_groups(self) -> None:
+        # Widths inside the blocks and the fusion are multiples of some branch's, or equal to one.
+        widths = self.branch_channels
+        if any(width % self.num_groups for width in widths):
+            raise ValueError(
+                f"ModelConfig.num_groups is {self.num_groups}, which does not divide every width "
+                f"in branch_channels {widths}; change num_groups or the widths."
+            )
+        half = self.num_groups // 2
+        if self.num_branches > 1 and (half == 0 or any(width % half for width in widths)):
+            raise ValueError(
+                f"ModelConfig.num_groups is {self.num_groups}, so that GroupNorm after the fusion "
+                f"has num_groups // 2 = {half} groups; these must be at least 1 and divide every "
+                f"width in branch_channels {widths}: take an even num_groups."
+            )

@@ -1,0 +1,95 @@
+"""Heads: from the equilibria of all resolutions to logits, one class for each task."""
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mdeq_jax.models.cell import State
+from mdeq_jax.models.config import ModelConfig
+from mdeq_jax.models.layers import ConvBN
+
+_EXPANSION = 4
+
+
+class Bottleneck(nn.Module):
+    """relu(BN(1×1 conv(relu(BN(3×3 conv(relu(BN(1×1 conv z))))))) + shortcut z).
+
+    The BatchNorms are without scale and bias. The shortcut is the identity, or where widths differ
+    a 1×1 convolution with a BatchNorm that has both.
+
+    Attributes:
+      width: inner channels; there are 4 times as many in the end.
+      axis_name: mesh axis over which BatchNorm averages its statistics.
+    """
+
+    width: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W D"]:
+        """Return the block's output."""
+        out = self.width * _EXPANSION
+        h = z
+        for k, (width, size) in enumerate([(self.width, 1), (self.width, 3), (out, 1)], start=1):
+            h = nn.relu(h) if k > 1 else h
+            layer = ConvBN(width, size, affine=False, axis_name=self.axis_name, name=f"layer{k}")
+            h = layer(h, train)
+        if z.shape[-1] != out:
+            z = ConvBN(out, 1, axis_name=self.axis_name, name="shortcut")(z, train)
+        return nn.relu(h + z)
+
+
+class ClassificationHead(nn.Module):
+    """A bottleneck per branch, each added into the next lower resolution, then mean and linear.
+
+    Source: `MDEQClsNet` in `lib/models/mdeq.py`, locuslab/deq, whose names the parameters keep.
+
+    Attributes:
+      config: the architecture.
+      axis_name: mesh axis over which BatchNorm averages its statistics.
+    """
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z: State, train: bool) -> Float[Array, "B num_classes"]:
+        """Return the logits."""
+        axis = self.axis_name
+        wide = [
+            Bottleneck(width, axis, name=f"incre_modules_{i}")(z[i], train)
+            for i, width in enumerate(self.config.head_channels)
+        ]
+        y = wide[0]
+        for i, lower in enumerate(wide[1:]):
+            down = ConvBN(
+                lower.shape[-1],
+                stride=2,
+                use_bias=True,
+                axis_name=axis,
+                name=f"downsamp_modules_{i}",
+            )
+            y = lower + nn.relu(down(y, train))
+        features = self.config.final_channels
+        last = ConvBN(features, 1, use_bias=True, axis_name=axis, name="final_layer")
+        y = nn.relu(last(y, train)).mean(axis=(1, 2))
+        return nn.Dense(
+            self.config.num_classes,
+            kernel_init=_uniform_init(features),
+            bias_init=_uniform_init(features),
+            name="classifier",
+        )(y)
+
+
+def _uniform_init(fan_in: int) -> nn.initializers.Initializer:
+    """Uniform in ±1/√fan_in, PyTorch's default for a linear layer's weight and bias alike."""
+    bound = fan_in**-0.5
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+# The head of each task.
+HEADS = {"classification": ClassificationHead}

@@ -1,0 +1,233 @@
+"""The model: stem, equilibrium of the cell, head."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from mdeq_jax.implicit import Adjoint, Phantom, equilibrium
+from mdeq_jax.models import weight_norm
+from mdeq_jax.models.cell import Masks, MDEQCell, State, dropout_masks, init_cell
+from mdeq_jax.models.config import ModelConfig
+from mdeq_jax.models.heads import HEADS
+from mdeq_jax.models.stem import Stem
+from mdeq_jax.solvers import Picard, Solver, SolverResult
+from mdeq_jax.solvers.common import residual, vary_together
+
+_RELATIVE = Picard(stop_mode="rel")
+
+
+class CellArgs(NamedTuple):
+    """What the cell is differentiated by.
+
+    Attributes:
+      params: the cell's parameters with plain kernels.
+      x: the injection.
+      masks: of dropout, or None.
+    """
+
+    params: PyTree
+    x: Float[Array, "B H W C"]
+    masks: Masks | None
+
+
+class FixedPointProblem(NamedTuple):
+    """z = f(z, args), to be solved from z0."""
+
+    f: Callable[[State, CellArgs], State]
+    z0: State
+    args: CellArgs
+
+
+class ModelInfo(NamedTuple):
+    """What a model reports beside its logits.
+
+    Attributes:
+      solver: of the forward solve, or of the unrolled applications.
+      z: the states that the head saw, one per branch.
+    """
+
+    solver: SolverResult
+    z: State
+
+
+class MDEQ(nn.Module):
+    """A multiscale deep equilibrium model (arXiv 2006.08656).
+
+    Attributes:
+      config: the architecture.
+      axis_name: mesh axis over which a training step under `shard_map` averages BatchNorm's
+        statistics.
+    """
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    def setup(self):
+        """Declare the parameters."""
+        self.stem = Stem(self.config, self.axis_name)
+        self.cell = self.param("cell", init_cell, self.config)
+        self.head = HEADS[self.config.task](self.config, self.axis_name)
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W 3"],
+        *,
+        solver: Solver | None = None,
+        adjoint: Adjoint | Phantom | None = None,
+        z0: State | None = None,
+        tol: Float[Array, ""] | float | None = None,
+        step_limit: Int[Array, ""] | int | None = None,
+        unrolled: int | None = None,
+        train: bool = False,
+        adjoint_probe: Float[Array, "B 2"] | None = None,
+    ) -> tuple[Float[Array, "B num_classes"], ModelInfo]:
+        """Return logits and how they came about.
+
+        Args:
+          images: floating point, normalised; sides divisible by config.size_divisor.
+          solver: of the forward solve; `Broyden()` by default.
+          adjoint: of the backward pass; `Exact(solver)` by default.
+          z0: where the solve starts, as `ModelInfo.z`; zeros by default.
+          tol: replaces solver.tol; may be traced.
+          step_limit: bounds the solve below solver.max_steps; may be traced.
+          unrolled: number of tied applications of the cell with ordinary backpropagation that take
+            the place of the solve; solver, adjoint, tol and step_limit are then not used.
+          train: whether BatchNorm goes by the batch, which needs ``mutable=["batch_stats"]``, and
+            dropout is on, which needs ``rngs={"dropout": key}``.
+          adjoint_probe: as of `equilibrium`.
+
+        Raises:
+          ValueError: images, z0 or unrolled do not fit; at trace time.
+        """
+        f, start, args = self.problem(images, z0=z0, train=train)
+        if self.is_initializing():
+            unrolled = 0
+        if unrolled is not None:
+            z, result = unroll(f, start, args, unrolled)
+        else:
+            z, result = equilibrium(
+                f,
+                start,
+                args,
+                solver=solver,
+                adjoint=adjoint,
+                tol=tol,
+                step_limit=step_limit,
+                adjoint_probe=adjoint_probe,
+            )
+        return self.predict(z, train=train), ModelInfo(result, z)
+
+    def problem(
+        self, images: Float[Array, "B H W 3"], *, z0: State | None = None, train: bool = False
+    ) -> FixedPointProblem:
+        """Return the fixed-point problem of some images; arguments as of `__call__`."""
+        _check_images(self.config, images)
+        x = self.stem(images, train)
+        params = weight_norm.merge(self.cell)
+        dtype = jnp.result_type(x, *jax.tree.leaves(params))
+        zeros = _zeros(self.config, x.shape, dtype)
+        masks = None
+        if train and self.config.dropout > 0:
+            key = self.make_rng("dropout")
+            masks = dropout_masks(key, self.config, x.shape[0], dtype)
+        start = vary_together(zeros if z0 is None else _check_state(z0, zeros), like=x)
+        return FixedPointProblem(cell_function(self.config), start, CellArgs(params, x, masks))
+
+    def predict(self, z: State, *, train: bool = False) -> Float[Array, "B num_classes"]:
+        """Return the logits of an equilibrium."""
+        return self.head(z, train)
+
+
+def create_model(config: ModelConfig, axis_name: str | None = None) -> MDEQ:
+    """Return the model of an architecture.
+
+    Args:
+      config: the architecture.
+      axis_name: mesh axis over which BatchNorm averages, for training under `shard_map`.
+
+    Raises:
+      ValueError: there is no head for config.task.
+    """
+    if config.task not in HEADS:
+        raise ValueError(f"There is no head for task {config.task!r}; there is for {list(HEADS)}.")
+    return MDEQ(config, axis_name)
+
+
+def cell_function(config: ModelConfig) -> Callable[[State, CellArgs], State]:
+    """Return the cell as a pure function (z, args) -> z."""
+    cell = MDEQCell(config, parent=None)
+
+    def f(z: State, args: CellArgs) -> State:
+        return cast(State, cell.apply({"params": args.params}, z, args.x, args.masks))
+
+    return f
+
+
+def unroll(
+    f: Callable[[State, Any], State], z0: State, args: PyTree, steps: int
+) -> tuple[State, SolverResult]:
+    """Apply f `steps` times, differentiable by ordinary backpropagation.
+
+    Returns:
+      z_K, K = steps, and a result whose trace holds ‖z_{k+1} − z_k‖ / ‖z_{k+1}‖ for k < K: the
+      residual of the state *before* each application, which costs no further one. `residual` is
+      its last entry, and `converged` False.
+
+    Raises:
+      ValueError: steps is not a whole number of at least 0.
+    """
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        raise ValueError(f"unrolled is {steps!r}; it must be a whole number of at least 0.")
+    z, trace = z0, []
+    for _ in range(steps):
+        fz = f(z, args)
+        gap = jax.tree.map(jnp.subtract, fz, z)
+        trace.append(residual(_RELATIVE, *lax.stop_gradient((gap, z))))
+        z = fz
+    batch = z0[0].shape[0]
+    last = trace[-1] if trace else jnp.full(batch, jnp.inf)
+    result = SolverResult(
+        z=z,
+        steps=jnp.full(batch, steps, jnp.int32),
+        residual=last,
+        converged=jnp.zeros(batch, bool),
+        trace=jnp.stack(trace) if trace else jnp.zeros((0, batch)),
+    )
+    return z, result
+
+
+def _check_images(config: ModelConfig, images: Array) -> None:
+    shape = images.shape
+    if len(shape) != 4 or shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}{list(shape)}; give floating-point images of shape "
+            "(batch, height, width, 3), normalised."
+        )
+    divisor = config.size_divisor
+    fitting = [-(-side // divisor) * divisor for side in shape[1:3]]
+    if fitting != list(shape[1:3]):
+        raise ValueError(
+            f"images are {shape[1]}×{shape[2]}, but with downsample_times "
+            f"{config.downsample_times} and {config.num_branches} branches both sides must be "
+            f"divisible by {divisor}; the next sizes that fit are {fitting[0]}×{fitting[1]}."
+        )
+
+
+def _zeros(config: ModelConfig, injected: tuple[int, ...], dtype: jax.typing.DTypeLike) -> State:
+    batch, height, width, _ = injected
+    return tuple(
+        jnp.zeros((batch, height >> i, width >> i, channels), dtype)
+        for i, channels in enumerate(config.branch_channels)
+    )
+
+
+def _check_state(z0: State, like: State) -> State:
+    given, wanted = ([x.shape for x in z] for z in (z0, like))
+    if given != wanted:
+        raise ValueError(f"z0 has the shapes {given}; for these images it must have {wanted}.")
+    return tuple(x.astype(like.dtype) for x, like in zip(z0, like, strict=True))

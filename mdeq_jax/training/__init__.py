@@ -1,0 +1,1 @@
+"""Training: state, schedules, losses, metrics, steps, evaluation, and the loop."""

@@ -1,0 +1,177 @@
+"""The training loop: config → data → model → state → steps, until the last step or a signal."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from mdeq_jax import data
+from mdeq_jax.checkpoint.orbax_io import Checkpointer
+from mdeq_jax.config import PRESENTATION_KEYS, Config
+from mdeq_jax.models import create_model
+from mdeq_jax.training.evaluation import evaluate, solver_traces
+from mdeq_jax.training.metrics import MetricBuffer, Recorder
+from mdeq_jax.training.schedules import create_optimizer
+from mdeq_jax.training.state import create_state
+from mdeq_jax.training.steps import (
+    AXIS,
+    create_mesh,
+    make_eval_step,
+    make_train_step,
+    replicate,
+    shard,
+)
+from mdeq_jax.viz.solver_trace import plot_solver_traces
+
+
+def train(config: Config, workdir: Path) -> dict[str, Any]:
+    """Train, or go on training, in a workdir, and evaluate at the end.
+
+    Args:
+      config: of the run.
+      workdir: folder for checkpoints, metrics and pictures. If it holds a checkpoint of the same
+        config, training goes on from there as if it had never stopped.
+
+    Returns:
+      The final evaluation, with ``steps``, ``wall_s``, ``resumed_from_step``, ``params_sha256`` and
+      ``interrupted`` (whether SIGTERM ended training early; everything is saved then).
+
+    Raises:
+      ValueError: config, data and workdir do not fit together.
+      NonFiniteError: a loss or gradient was not finite; the last good checkpoint is kept.
+    """
+    started = time.monotonic()
+    info = data.dataset_info(config.data)
+    if info.num_classes != config.model.num_classes:
+        raise ValueError(
+            f"config.model.num_classes is {config.model.num_classes}, but data set "
+            f"{config.data.name!r} has {info.num_classes} classes; set it to that."
+        )
+    batches = data.train_iterator(
+        config.data,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    total = config.train.total_steps(info.train_examples // config.data.batch_size)
+    with Checkpointer(
+        str(workdir), dataclasses.asdict(config), may_differ=PRESENTATION_KEYS
+    ) as checkpointer:
+        run = _Run(config, workdir, checkpointer, batches, info.image_shape, total)
+        with contextlib.closing(run.recorder), _catch_sigterm() as terminated:
+            run.advance(terminated)
+            metrics = run.evaluate()
+            if not terminated():
+                run.draw()
+    return {
+        **metrics,
+        "steps": run.step,
+        "wall_s": round(time.monotonic() - started, 2),
+        "resumed_from_step": run.resumed_from,
+        "params_sha256": fingerprint(run.state.params),
+        "interrupted": terminated(),
+    }
+
+
+class _Run:
+    """What the loop works on: the model's compiled steps, the state, and where things go."""
+
+    def __init__(self, config, workdir, checkpointer, batches, image_shape, total):
+        self.config, self.workdir, self.total = config, workdir, total
+        self.checkpointer, self.batches = checkpointer, batches
+        self.mesh = create_mesh()
+        model = create_model(config.model, axis_name=AXIS)
+        optimizer = create_optimizer(config.optim, total)
+        self.train_step = functools.cache(
+            lambda unrolled: make_train_step(model, config, optimizer, self.mesh, unrolled=unrolled)
+        )
+        self.eval_step = functools.cache(
+            lambda unrolled: make_eval_step(model, config, self.mesh, unrolled=unrolled)
+        )
+        self.state = replicate(create_state(model, optimizer, image_shape, config.seed), self.mesh)
+        self.step = self.resumed_from = self._restore()
+        best = checkpointer.best_metrics()
+        self.best_accuracy = best["eval/accuracy"] if best else -1.0
+        self.recorder = Recorder(workdir, self.resumed_from, total)
+        self.metrics = MetricBuffer()
+
+    def _restore(self) -> int:
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), self.state
+        )
+        restored = self.checkpointer.restore_latest(abstract, self.batches)
+        if restored is None:
+            return 0
+        step, self.state = restored
+        return step
+
+    def advance(self, terminated: Callable[[], bool]) -> None:
+        """Take steps until the last one or a signal, then save."""
+        options = self.config.train
+        saved_at = time.monotonic()
+        while self.step < self.total and not terminated():
+            train_step = self.train_step(options.unrolled_at(self.step))
+            self.state, metrics = train_step(self.state, shard(next(self.batches), self.mesh))
+            self.step += 1
+            self.metrics.add(self.step, metrics)
+            if self.step % options.log_every == 0:
+                phase = "solve" if options.unrolled_at(self.step - 1) is None else "unrolled"
+                self.recorder.train(self.step, self.metrics.mean(), phase)
+            if self.step % options.eval_every == 0 and self.step < self.total:
+                self.evaluate()
+            if time.monotonic() - saved_at >= options.checkpoint_seconds:
+                self.save()
+                saved_at = time.monotonic()
+        self.save()
+
+    def save(self) -> None:
+        """Save the state, once every loss that led to it is known to be finite."""
+        self.metrics.check()
+        self.checkpointer.save(self.step, self.state, self.batches)
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate, record, and keep the state if it is the best so far."""
+        self.metrics.check()
+        eval_step = self.eval_step(self.config.train.unrolled_at(self.step))
+        metrics = evaluate(eval_step, self.state.variables, self.config.data, self.mesh)
+        self.recorder.evaluation(self.step, metrics)
+        if metrics["eval/accuracy"] > self.best_accuracy:
+            self.best_accuracy = metrics["eval/accuracy"]
+            self.checkpointer.save_best(self.step, self.state, metrics)
+        return metrics
+
+    def draw(self) -> None:
+        """Draw the residual of both solves on an evaluation batch."""
+        batch = next(iter(data.eval_batches(self.config.data)))
+        model = create_model(self.config.model)
+        traces = solver_traces(model, self.config, jax.device_get(self.state.variables), batch)
+        forward, backward = jax.device_get(traces)
+        plot_solver_traces(forward, backward, self.workdir / "solver_trace.png")
+
+
+def fingerprint(params: PyTree) -> str:
+    """Return the SHA-256 of the bytes of all parameters, in the order of the tree."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(params)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _catch_sigterm() -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM be noticed between steps instead of ending the process."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)

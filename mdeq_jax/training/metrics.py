@@ -1,0 +1,147 @@
+"""Metrics on the host: averaged, checked, written down, and shown as training runs."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import jax
+from tensorboardX import SummaryWriter
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient that is not finite.
+
+    Attributes:
+      step: the training step, counted from 1.
+    """
+
+    def __init__(self, name: str, value: float, step: int):
+        """State which metric was not finite, and where."""
+        super().__init__(f"{name} is {value} at step {step}")
+        self.step = step
+
+
+class MetricBuffer:
+    """The metrics of the steps since the last mean.
+
+    The check for finite values runs one step behind, so that the device never waits for the host.
+    """
+
+    def __init__(self):
+        """Start empty."""
+        self._steps: list[Mapping[str, jax.Array]] = []
+        self._unchecked: list[tuple[int, Mapping[str, jax.Array]]] = []
+
+    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Take the metrics of step `step`; raises NonFiniteError about the step before."""
+        self.check()
+        self._steps.append(metrics)
+        self._unchecked.append((step, metrics))
+
+    def check(self) -> None:
+        """Raise NonFiniteError if the loss or the gradient of any step so far is not finite."""
+        for step, metrics in self._unchecked:
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(metrics[name]):
+                    raise NonFiniteError(name, float(metrics[name]), step)
+        self._unchecked.clear()
+
+    def mean(self) -> dict[str, float]:
+        """Return the mean of each metric and forget the steps."""
+        self.check()
+        steps = jax.device_get(self._steps)
+        self._steps = []
+        return {name: float(sum(m[name] for m in steps) / len(steps)) for name in steps[0]}
+
+
+class Recorder:
+    """Writes metrics to `metrics.jsonl` and TensorBoard in a folder, and a progress line to stderr.
+
+    A run that is resumed forgets what it had recorded past the checkpoint it resumes from.
+    """
+
+    def __init__(self, workdir: Path, resumed_from: int, total_steps: int):
+        """Open the files.
+
+        Args:
+          workdir: the folder, which exists.
+          resumed_from: step of the checkpoint that the run goes on from, 0 for a fresh start.
+          total_steps: for the progress line.
+        """
+        self._total = total_steps
+        self._file = _reopen(workdir / "metrics.jsonl", resumed_from)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_from + 1)
+        self._mark = (resumed_from, time.monotonic())
+
+    def train(self, step: int, metrics: Mapping[str, float], phase: str) -> None:
+        """Record the mean metrics of the steps up to `step`, and show progress."""
+        (last_step, last_time), now = self._mark, time.monotonic()
+        self._mark = (step, now)
+        rate = (step - last_step) / (now - last_time)
+        scalars = {f"train/{name}": value for name, value in metrics.items()}
+        self._write(step, {**scalars, "train/steps_per_s": rate, "train/phase": phase})
+        eta = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / rate))
+        _show(
+            f"step {step}/{self._total} ({phase})  loss {metrics['loss']:.4f}  "
+            f"accuracy {metrics['accuracy']:.2%}  {rate:.2f} steps/s  "
+            f"solver steps {metrics['solver_steps']:.1f} forward "
+            f"{metrics['adjoint_steps']:.1f} backward  residual {metrics['residual']:.1e}  "
+            f"ETA {eta}"
+        )
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record an evaluation."""
+        self._write(step, metrics)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        _show(f"step {step}/{self._total}  {shown}", keep=True)
+
+    def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        self._file.write(to_json({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if not isinstance(value, str):
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write out what is buffered."""
+        self._file.close()
+        self._board.close()
+
+
+def to_json(values: Mapping[str, Any]) -> str:
+    """Return one line of JSON; a number that is not finite becomes null, for JSON has none."""
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+    return json.dumps(finite)
+
+
+def _reopen(path: Path, resumed_from: int) -> TextIO:
+    """Open a JSON-lines file to append to, without the lines past a step."""
+    if path.exists():
+        kept = [line for line in path.read_text().splitlines() if _step(line) <= resumed_from]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(line + "\n" for line in kept))
+        os.replace(partial, path)
+    return path.open("a")
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # a line cut off when the run was killed
+        return math.inf
+
+
+def _show(line: str, keep: bool = False) -> None:
+    """Print to stderr; on a terminal, over the last line unless it is to be kept."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="\n" if keep else "", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,140 @@
+"""The training step and the evaluation step, each one `jax.shard_map` over the mesh axis "data".
+
+A device solves for its share of the batch without talking to the others: there is no collective in
+a solver loop. BatchNorm reduces over the axis by name; gradients are averaged here.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree
+
+from mdeq_jax.config import Config
+from mdeq_jax.models import MDEQ
+from mdeq_jax.training.losses import cross_entropy
+from mdeq_jax.training.state import TrainState
+
+AXIS = "data"
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+def create_mesh() -> Mesh:
+    """Return the mesh ("data",) over all devices of all processes."""
+    return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Put a copy of every array on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Put this process's share of a batch of host arrays on its devices, batch axis split."""
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def make_train_step(
+    model: MDEQ,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    unrolled: int | None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Return the compiled ``train_step(state, batch) -> (state, metrics)``; it consumes `state`.
+
+    The metrics are means over the batch: loss, accuracy, solver_steps, residual, adjoint_steps,
+    adjoint_residual, and grad_norm, the global norm of the gradient before clipping.
+
+    Args:
+      model: made with ``axis_name="data"``.
+      config: for solvers and adjoint.
+      optimizer: as `create_optimizer` returns it.
+      mesh: as `create_mesh` returns it.
+      unrolled: applications of the cell in place of the solve, for the first steps; or None.
+    """
+    forward, backward = config.solver.forward.build(), config.solver.backward.build()
+    adjoint = config.adjoint.build(backward)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        images, labels = batch["image"], batch["label"]
+        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), lax.axis_index(AXIS))
+
+        def loss(params: PyTree, probe: Float[Array, "B 2"]) -> tuple[Array, Any]:
+            (logits, info), updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                images,
+                solver=forward,
+                adjoint=adjoint,
+                unrolled=unrolled,
+                train=True,
+                adjoint_probe=probe,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+            )
+            value = cross_entropy(logits, labels).mean()
+            metrics = {
+                "loss": value,
+                "accuracy": (logits.argmax(-1) == labels).mean(),
+                "solver_steps": info.solver.steps.mean(),
+                "residual": info.solver.residual.mean(),
+            }
+            return value, (metrics, updated["batch_stats"])
+
+        # Marked as varying, each device keeps its own gradient until the one mean below.
+        params = lax.pcast(state.params, AXIS, to="varying")
+        probe = lax.pcast(jnp.zeros((len(labels), 2)), AXIS, to="varying")
+        gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+        (grads, statistics), (metrics, batch_stats) = gradient(params, probe)
+        adjoint_steps, adjoint_residual = statistics.mean(axis=0)
+        metrics |= {"adjoint_steps": adjoint_steps, "adjoint_residual": adjoint_residual}
+        grads, metrics = lax.pmean((grads, metrics), AXIS)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, state.key)
+        return new, metrics
+
+    return jax.jit(_map_over_devices(step, mesh), donate_argnums=0)
+
+
+def make_eval_step(
+    model: MDEQ, config: Config, mesh: Mesh, *, unrolled: int | None
+) -> Callable[[PyTree, Batch], Metrics]:
+    """Return the compiled ``eval_step(variables, batch) -> sums`` over the images not masked out.
+
+    The sums are of count, loss, correct, solver_steps, residual and converged.
+
+    Args: as of `make_train_step`.
+    """
+    solver = config.solver.forward.build()
+
+    def step(variables: PyTree, batch: Batch) -> Metrics:
+        output: Any = model.apply(variables, batch["image"], solver=solver, unrolled=unrolled)
+        logits, info = output
+        values = {
+            "count": jnp.ones(len(logits)),
+            "loss": cross_entropy(logits, batch["label"]),
+            "correct": logits.argmax(-1) == batch["label"],
+            "solver_steps": info.solver.steps,
+            "residual": info.solver.residual,
+            "converged": info.solver.converged,
+        }
+        # Not a product: a padded image may well have a residual that is not finite.
+        masked = jax.tree.map(lambda v: jnp.where(batch["mask"], v, 0).sum(), values)
+        return lax.psum(masked, AXIS)
+
+    return jax.jit(_map_over_devices(step, mesh))
+
+
+def _map_over_devices(step: Callable[[PyTree, Batch], Any], mesh: Mesh) -> Callable[..., Any]:
+    """Run step(replicated, sharded batch) on every device; what it returns is replicated."""
+    specs = (PartitionSpec(), PartitionSpec(AXIS))
+    return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())

@@ -1,0 +1,207 @@
+"""The adjoints: what they solve, when they stop, what they report."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells import TIGHT, assert_slopes, dense_gradient, layer, random_args, readout, start
+
+from mdeq_jax.implicit import Adjoint, Cotangent, Exact, JacobianFree, Phantom, equilibrium
+from mdeq_jax.solvers import Anderson, Broyden, Picard
+
+
+@functools.partial(jax.jit, static_argnames="solver")
+def pull_back(args, g, adjoint, solver=TIGHT):
+    """z*, the gradient for its cotangent g, and the probe: steps and residual of the adjoint."""
+
+    def solved(args, probe):
+        options = {"solver": solver, "adjoint": adjoint, "adjoint_probe": probe}
+        return equilibrium(layer, start(args), args, **options)[0]
+
+    z, pullback = jax.vjp(solved, args, jnp.zeros((len(g), 2), g.dtype))
+    return z, *pullback(g)
+
+
+def random_cotangent():
+    return jnp.asarray(np.random.default_rng(1).normal(size=(3, 5)))
+
+
+def assert_trees_close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+@pytest.mark.parametrize("adjoint_solver", [Anderson(200, 1e-12), Picard(200, 1e-12)], ids=repr)
+def test_exact_with_a_solver_of_its_own(x64, adjoint_solver):
+    args, g = random_args(), random_cotangent()
+    z, gradient, probe = pull_back(args, g, Exact(adjoint_solver))
+    assert_trees_close(gradient, dense_gradient(np.asarray(z), g, args), atol=1e-9)
+    assert (probe[:, 1] <= 1e-12).all()
+
+
+def test_probe_reports_steps_and_residual(x64):
+    """Cut off after 3 plain steps from 0, u = g + gJ + gJ² and the residual is ‖gJ³‖ / ‖g‖."""
+    args, g = random_args(), random_cotangent()
+    z, gradient, probe = pull_back(args, g, Exact(Picard(max_steps=3, tol=0)))
+    _, pullback = jax.vjp(lambda z: layer(z, args), z)
+    powers = [g]
+    for _ in range(3):
+        powers.append(pullback(powers[-1])[0])
+    _, pullback_args = jax.vjp(lambda args: layer(z, args), args)
+    assert_trees_close(gradient, pullback_args(sum(powers[:3]))[0], atol=1e-12)
+    np.testing.assert_array_equal(probe[:, 0], 3)
+    ratio = jnp.linalg.norm(powers[3], axis=1) / jnp.linalg.norm(g, axis=1)
+    np.testing.assert_allclose(probe[:, 1], ratio, rtol=1e-9)
+
+
+def test_probe_of_each_sample(x64):
+    """Steps differ between samples, and a sample stops at the tolerance."""
+    args, g = random_args(), random_cotangent()
+    args["x"] = args["x"] * jnp.array([[0.01], [1.0], [10.0]])  # tanh saturates: J vanishes
+    _, _, probe = pull_back(args, g, Exact(Broyden(tol=1e-6)))
+    steps, residual = probe.T
+    assert steps[2] < steps[0] < 30
+    assert (residual <= 1e-6).all()
+    assert (residual > 0).all()
+
+
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_exact_stops_relative_to_the_cotangent(x64, mode, scale):
+    args, g = random_args(), random_cotangent()
+    adjoint = Exact(Broyden(tol=1e-4, stop_mode=mode))
+    _, gradient, probe = pull_back(args, g, adjoint)
+    _, scaled_gradient, scaled_probe = pull_back(args, scale * g, adjoint)
+    assert (probe[:, 0] > 2).all()
+    np.testing.assert_array_equal(scaled_probe[:, 0], probe[:, 0])
+    np.testing.assert_allclose(scaled_probe[:, 1], probe[:, 1], rtol=1e-6)
+    scaled_back = jax.tree.map(lambda x: x / scale, scaled_gradient)
+    assert_trees_close(scaled_back, gradient, rtol=1e-7, atol=1e-12)
+
+
+def test_each_sample_by_its_own_cotangent(x64):
+    """A sample whose loss is weighted down is solved as well as the others, and none disturbs."""
+    args, g = random_args(), random_cotangent()
+    adjoint = Exact(Broyden(tol=1e-4))
+    _, _, probe = pull_back(args, g, adjoint)
+    _, _, weighted = pull_back(args, g * jnp.array([[1.0], [1e-8], [1e4]]), adjoint)
+    np.testing.assert_allclose(weighted, probe, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+def test_a_cotangent_of_0_gives_0_in_0_steps(scope):
+    args = random_args()
+    adjoint = Exact(Broyden(stop_scope=scope))
+    solver = Broyden()
+    _, gradient, probe = pull_back(args, jnp.zeros((3, 5)), adjoint, solver)
+    assert_trees_close(gradient, jax.tree.map(jnp.zeros_like, args), atol=0)
+    np.testing.assert_array_equal(probe, 0)
+    padded = jnp.ones((3, 5)).at[1].set(0)
+    _, gradient, probe = pull_back(args, padded, adjoint, solver)
+    np.testing.assert_array_equal(gradient["x"][1], 0)
+    assert (gradient["x"][0] != 0).all()
+    np.testing.assert_array_equal(probe[:, 0] > 0, [True, scope == "batch", True])
+
+
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+def test_batch_scope_is_unscaled(x64, mode):
+    """For parity: the residual of the whole batch in the solver's own mode, alike for all."""
+    args, g = random_args(), 1e-3 * random_cotangent()
+    solver = Picard(max_steps=4, tol=0, stop_mode=mode, stop_scope="batch")
+    z, _, probe = pull_back(args, g, Exact(solver))
+    _, pullback = jax.vjp(lambda z: layer(z, args), z)
+    u = jnp.zeros_like(g)
+    for _ in range(4):
+        u = pullback(u)[0] + g
+    fu = pullback(u)[0] + g
+    expected = jnp.linalg.norm(fu - u) / (jnp.linalg.norm(fu) + 1e-9 if mode == "rel" else 1)
+    np.testing.assert_allclose(probe, [[4, expected]] * 3, rtol=1e-9)
+
+
+def test_an_adjoint_that_does_not_converge_says_so(x64):
+    """A map of slope 2 has its fixed point, by Broyden, and an adjoint that Picard cannot solve."""
+
+    @jax.grad
+    def probe_of(probe):
+        adjoint = Exact(Picard(max_steps=7))
+        z, _ = equilibrium(
+            lambda z, _: 2 * z - 1, jnp.zeros((1, 1)), None, adjoint=adjoint, adjoint_probe=probe
+        )
+        return z.sum()
+
+    ((steps, residual),) = probe_of(jnp.zeros((1, 2)))
+    assert steps == 7
+    assert residual >= 1
+
+
+def test_jacobian_free_is_the_first_term(x64):
+    args, g = random_args(), random_cotangent()
+    z, gradient, probe = pull_back(args, g, JacobianFree())
+    _, pullback = jax.vjp(lambda args: layer(z, args), args)
+    assert_trees_close(gradient, pullback(g)[0], rtol=1e-12)
+    np.testing.assert_array_equal(probe, 0)
+
+
+def test_bfloat16_cotangents():
+    """The adjoint solve runs on states of the cell's dtype; the gradient is of the right size."""
+
+    def loss(bias):
+        z0 = jnp.zeros((2, 4), jnp.bfloat16)
+        z, _ = equilibrium(lambda z, bias: 0.5 * z + bias, z0, bias, solver=Broyden(tol=1e-2))
+        return jnp.sum(z.astype(jnp.float32))
+
+    gradient = jax.jit(jax.grad(loss))(jnp.ones((2, 4), jnp.bfloat16))
+    assert gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(gradient.astype(jnp.float32), 2, rtol=0.02)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Series(Adjoint):
+    """An adjoint of a third party: u = g + gJ + ... of so many terms."""
+
+    terms: int = 40
+
+    def solve(self, pullback, g, equilibrium):
+        u = g
+        for _ in range(self.terms - 1):
+            u = jax.tree.map(jnp.add, pullback(u), g)
+        unsolved = jnp.zeros(len(jax.tree.leaves(g)[0]))
+        return Cotangent(u, unsolved.astype(jnp.int32) + self.terms, unsolved, unsolved[None][:0])
+
+
+def test_an_adjoint_of_ones_own(x64):
+    args, g = random_args(), random_cotangent()
+    z, gradient, probe = pull_back(args, g, Series(80))
+    assert_trees_close(gradient, dense_gradient(np.asarray(z), g, args), atol=1e-8)
+    np.testing.assert_array_equal(probe, [[80, 0]] * 3)
+    assert_trees_close(pull_back(args, g, Series(1))[1], pull_back(args, g, JacobianFree())[1])
+
+
+def test_an_adjoint_of_ones_own_differentiates_again(x64):
+    args = random_args(size=2, dim=3)
+
+    def force(bias):
+        by_bias = jax.grad(lambda b: readout({**args, "bias": b}, adjoint=Series(80)))(bias)
+        return jnp.sum(by_bias**2)
+
+    assert_slopes(jax.jit(force), jax.jit(jax.grad(force))(args["bias"]), args["bias"])
+
+
+def test_adjoints_are_static_arguments_of_jit():
+    traced = []
+
+    @jax.jit
+    def gradient(adjoint, args):
+        traced.append(adjoint)
+        return jax.grad(readout)(args, solver=Broyden(), adjoint=adjoint)
+
+    adjoints = [JacobianFree(), Phantom(1, 1.0), JacobianFree(), Phantom(1, 1.0)]
+    for adjoint in adjoints:
+        gradient(adjoint, random_args())
+    assert traced == adjoints[:2]
+    exact = [Exact(Broyden()), Exact(Broyden()), Exact(Picard())]
+    assert len(set(exact)) == 2
+    assert jax.tree.leaves(exact) == []

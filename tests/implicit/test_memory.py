@@ -1,0 +1,41 @@
+"""Temporary memory of a compiled gradient."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mdeq_jax.implicit import Exact, equilibrium
+from mdeq_jax.solvers import Broyden, Picard
+
+SHAPES = {"a": (8, 16, 16, 12), "b": (8, 8, 8, 24)}
+STATE_BYTES = 4 * 8 * (16 * 16 * 12 + 8 * 8 * 24)
+
+
+def temporary_bytes(solver):
+    def loss(bias):
+        z0 = jax.tree.map(jnp.zeros_like, bias)
+        z, _ = equilibrium(
+            lambda z, bias: jax.tree.map(lambda z, b: jnp.tanh(0.5 * z + b), z, bias),
+            z0,
+            bias,
+            solver=solver,
+            adjoint=Exact(solver),
+        )
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(z))
+
+    bias = jax.tree.map(jnp.zeros, SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+    return jax.jit(jax.grad(loss)).lower(bias).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_picard_takes_the_same_memory_for_any_number_of_steps():
+    few, many = (temporary_bytes(Picard(max_steps=n)) for n in (10, 100))
+    assert few > STATE_BYTES
+    assert abs(many - few) < 0.02 * few
+
+
+@pytest.mark.parametrize(("memory", "rows"), [(None, 90), (10, 0)])
+def test_broyden_takes_one_state_per_step(memory, rows):
+    """Not a row of history more than asked for, and none twice, forward and backward."""
+    few, many = (temporary_bytes(Broyden(max_steps=n, memory=memory)) for n in (10, 100))
+    assert many - few <= 1.2 * rows * STATE_BYTES + 0.02 * few
+    assert many - few >= rows * STATE_BYTES

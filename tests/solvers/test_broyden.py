@@ -1,0 +1,83 @@
+"""Broyden's method against the dense update of textbooks."""
+
+import jax
+import jax.numpy as jnp
+import maps
+import numpy as np
+import pytest
+
+from mdeq_jax.solvers import Broyden, iterate
+
+
+def dense_broyden(f, z, steps, restart):
+    """Iterates of good Broyden for one sample, with the inverse Jacobian as a matrix.
+
+    H ← H + (s − H y) sᵀH / (sᵀH y), from H = −I at the start and at every restart.
+    """
+    iterates, g = [z], f(z) - z
+    for k in range(steps):
+        if k % restart == 0:
+            inverse = -np.eye(len(z))
+        s = -inverse @ g
+        z = z + s
+        g, before = f(z) - z, g
+        y = g - before
+        inverse = inverse + np.outer(s - inverse @ y, s @ inverse) / (s @ inverse @ y)
+        iterates.append(z)
+    return np.stack(iterates)
+
+
+@pytest.mark.parametrize("memory", [None, 1, 4, 12])
+def test_history_of_steps_equals_the_dense_inverse(x64, memory):
+    z0, (weight, x) = maps.random_tanh_layer()
+    solver = Broyden(max_steps=14, memory=memory)
+    iterates = maps.propose_iterates(maps.tanh_layer, z0, (weight, x), solver, 14)
+    for b in range(3):
+        expected = dense_broyden(
+            lambda z, b=b: np.tanh(z @ weight + x[b]), z0[b], 14, restart=memory or 14
+        )
+        np.testing.assert_allclose(iterates[:, b], expected[1:], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("memory", [None, 3])
+def test_solve_follows_the_dense_inverse(x64, memory):
+    """The trace of the whole solve, on a pytree whose inner products run over both leaves."""
+    z0, (weight, x) = maps.random_tanh_cell()
+    solver = Broyden(max_steps=10, tol=0, stop_mode="abs", memory=memory)
+    r = maps.run(maps.tanh_cell, z0, (weight, x), solver)
+    for b in range(5):
+        f = lambda z, b=b: np.tanh(z @ np.asarray(weight) + np.asarray(x[b]))  # noqa: E731
+        iterates = dense_broyden(f, np.zeros(8), 10, restart=memory or 10)
+        residuals = np.linalg.norm([f(z) - z for z in iterates], axis=1)
+        np.testing.assert_allclose(r.trace[:, b], residuals[1:], rtol=1e-8, atol=1e-9)
+        best = iterates[residuals.argmin()]
+        flat = np.concatenate([r.z["a"][b], r.z["b"][b].ravel()])
+        np.testing.assert_allclose(flat, best, rtol=0, atol=1e-9)
+
+
+def test_a_linear_problem_ends_within_twice_its_dimension(x64):
+    """Gay, "Some convergence properties of Broyden's method", SIAM J. Numer. Anal. 1979."""
+    args, fixed_points = maps.random_affine(dim=4, radius=3.0)
+    r = maps.run(maps.affine, np.zeros((4, 4)), args, Broyden(tol=1e-9, stop_mode="abs"))
+    assert r.converged.all()
+    assert (r.steps <= 8).all()
+    np.testing.assert_allclose(r.z, fixed_points, atol=1e-7)
+
+
+@pytest.mark.parametrize(("memory", "rows"), [(None, 9), (4, 4), (20, 9)])
+def test_memory_is_one_row_per_step(memory, rows):
+    z = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((2, 5, 1))}
+    history = Broyden(max_steps=9, memory=memory).init(z, z)
+    assert history.steps["a"].shape == (rows, 2, 3)
+    assert history.steps["b"].shape == (rows, 2, 5, 1)
+    assert history.coefficients.shape == (2, rows, rows)
+
+
+def test_a_step_of_length_0_is_no_division_by_0():
+    """A sample that starts at its fixed point steps nowhere while the other goes on."""
+    solver = Broyden(max_steps=12, tol=1e-6)
+    z0 = jnp.array([[0.0, 0.0], [3.0, 1.0]])
+    r, memory = jax.jit(lambda z0: iterate(lambda z, _: jnp.sin(z) / 2, z0, None, solver))(z0)
+    np.testing.assert_array_equal(r.steps > 0, [False, True])
+    np.testing.assert_array_equal(r.z[0], 0)
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(memory))

@@ -1,0 +1,153 @@
+"""`solve`: what a step is, what ends a solve, and which iterate it returns."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import maps
+import numpy as np
+import pytest
+from maps import every_solver, run
+
+from mdeq_jax.solvers import Broyden, Picard, solve
+
+
+def test_steps_residual_and_trace_by_hand():
+    """f = z/2 from 1, 1/4 and 0: the absolute residual after step k is z0 / 2^(k+1)."""
+    z0 = jnp.array([[1.0], [0.25], [0.0]])
+    r = run(lambda z, _: z / 2, z0, None, Picard(max_steps=6, tol=2**-5, stop_mode="abs"))
+    np.testing.assert_array_equal(r.steps, [4, 2, 0])
+    np.testing.assert_array_equal(r.z, [[2**-4], [2**-4], [0]])
+    np.testing.assert_array_equal(r.residual, [2**-5, 2**-5, 0])
+    trace = [[2**-2, 2**-3, 2**-4, 2**-5, 2**-5, 2**-5], [2**-4] + [2**-5] * 5, [0] * 6]
+    np.testing.assert_array_equal(r.trace.T, trace)
+    assert r.converged.all()
+    assert r.steps.dtype == jnp.int32
+
+
+@every_solver
+def test_n_steps_take_n_plus_1_evaluations(kind):
+    calls = []
+
+    def count(z):
+        calls.append(z)
+        return np.asarray(z)
+
+    def f(z, _):
+        z = jax.pure_callback(count, jax.ShapeDtypeStruct(z.shape, z.dtype), z)
+        return jnp.cos(z)
+
+    r = run(f, jnp.array([[0.3], [1.0]]), None, kind(max_steps=60, tol=1e-5))
+    assert r.converged.all()
+    assert len(calls) == r.steps.max() + 1
+
+
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+def test_residual_is_that_of_the_returned_state(x64, mode):
+    args, _ = maps.random_affine(radius=0.95)
+    solver = Broyden(max_steps=5, tol=1e-9, stop_mode=mode)
+    r = run(maps.affine, jnp.zeros((4, 6)), args, solver)
+    fz = maps.affine(r.z, args)
+    expected = np.linalg.norm(fz - r.z, axis=1)
+    if mode == "rel":
+        expected /= np.linalg.norm(fz, axis=1) + 1e-9
+    np.testing.assert_allclose(r.residual, expected, rtol=1e-12)
+    np.testing.assert_array_equal(r.converged, r.residual <= 1e-9)
+    assert not r.converged.any()
+
+
+def test_each_sample_returns_its_best_iterate():
+    table = jnp.array([[3.0, 2, 1, 5], [1, 2, 3, 4], [4, 1, 2, 0], [2, 1, 1, 2]])
+    solver = Picard(max_steps=3, tol=0, stop_mode="abs")
+    r = run(maps.scripted, jnp.zeros((4, 2)), table, solver)
+    np.testing.assert_array_equal(r.z[:, 0], [2, 0, 3, 1])  # of equals the first
+    np.testing.assert_array_equal(r.z[:, 1], [5, 0, 7, 2])
+    np.testing.assert_allclose(r.residual, np.hypot(1, table.min(axis=1)), rtol=1e-6)
+    np.testing.assert_allclose(r.trace.T, np.hypot(1, table[:, 1:]), rtol=1e-6)
+    np.testing.assert_array_equal(r.steps, 3)
+    assert not r.converged.any()
+
+
+@every_solver
+def test_step_limit(kind):
+    """A traced limit does what a smaller max_steps does, and max_steps bounds it."""
+    args, _ = maps.random_affine(radius=0.99)
+    z0 = np.ones((4, 6), np.float32)
+    limited = functools.partial(run, maps.affine, z0, args, kind(max_steps=8, tol=0))
+    short = run(maps.affine, z0, args, kind(max_steps=4, tol=0))
+    np.testing.assert_allclose(limited(step_limit=4).z, short.z, rtol=1e-5)
+    np.testing.assert_array_equal(limited(step_limit=4).steps, 4)
+    np.testing.assert_array_equal(limited(step_limit=30).steps, 8)
+    none = limited(step_limit=0)
+    np.testing.assert_array_equal(none.steps, 0)
+    np.testing.assert_array_equal(none.z, z0)
+
+
+def test_tol_and_step_limit_do_not_recompile():
+    args, _ = maps.random_affine()
+    traced = []
+
+    @jax.jit
+    def limited(tol, step_limit):
+        traced.append(True)
+        solver = Broyden(max_steps=20, tol=1e-1)
+        return solve(maps.affine, jnp.zeros((4, 6)), args, solver, tol=tol, step_limit=step_limit)
+
+    loose, tight, cut = limited(1e-1, 20), limited(1e-4, 20), limited(1e-4, 2)
+    assert len(traced) == 1
+    assert (loose.residual > 1e-4).all()
+    assert (tight.residual <= 1e-4).all()
+    assert (loose.steps < tight.steps).all()
+    assert loose.converged.all()
+    assert tight.converged.all()
+    assert not cut.converged.any()
+
+
+@pytest.mark.parametrize(("mode", "ratio"), [("rel", 1e3), ("abs", 1e6)])
+@pytest.mark.parametrize("excess", [0.9, 1.1])
+def test_explosion_ends_a_sample(x64, mode, ratio, excess):
+    """From y, one step to −r: the residual of z = (1, −r) against that of (0, y) is set exactly."""
+    solver = Picard(max_steps=5, tol=0, stop_mode=mode)
+    if mode == "abs":
+        table = jnp.array([[0.0, excess * ratio, 0, 0, 0, 0]])
+        z0 = jnp.zeros((1, 2))
+    else:  # first residual 1/norm((1, y)); then that of (1, y) with fz = (2, 0)
+        y = np.sqrt(2 * excess * ratio)
+        table = jnp.array([[0.0, -y, 0, 0, 0, 0]])
+        z0 = jnp.array([[0.0, y]])
+    steps = run(maps.scripted, z0, table, solver).steps[0]
+    assert steps == (1 if excess > 1 else 5)
+
+
+def stalls_at(residuals, tol):
+    """First step past 30 at which the last 30 residuals are flat and near tol, else the last."""
+    for step in range(31, len(residuals)):
+        window = residuals[step - 29 : step + 1]
+        if residuals[step] < 3 * tol and max(window) < 1.3 * min(window):
+            return step
+    return len(residuals) - 1
+
+
+def test_stall_ends_a_sample(x64):
+    k = np.arange(46)
+    table = np.stack(
+        [
+            np.full(46, 2.0),  # flat within reach
+            np.full(46, 4.0),  # flat out of reach
+            2.0 + 4.0 * (k < 8),  # flat from step 8 on
+            2.5 * 1.5 ** (-k / 30),  # falling
+            2.0 + 1e3 * (k == 10),  # a bump that the window has to leave behind
+        ]
+    )
+    residuals = np.hypot(1, table)
+    tol = 0.8
+    r = run(maps.scripted, jnp.zeros((5, 2)), jnp.asarray(table), Picard(45, tol, "abs"))
+    expected = [stalls_at(row, tol) for row in residuals]
+    assert expected == [31, 45, 37, 45, 40]
+    np.testing.assert_array_equal(r.steps, expected)
+
+
+def test_no_stall_within_30_steps():
+    table = jnp.full((1, 31), 2.0)
+    r = run(maps.scripted, jnp.zeros((1, 2)), table, Picard(30, 0.8, "abs"))
+    assert r.steps[0] == 30
