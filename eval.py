@@ -16,7 +16,7 @@ from mdeq_jax.checkpoint.load import load_trained
 from mdeq_jax.config import Config
 from mdeq_jax.models import create_model
 from mdeq_jax.training.evaluation import evaluate
-from mdeq_jax.training.steps import create_mesh, make_eval_step, replicate
+from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -31,6 +31,7 @@ def main(config: Config) -> dict[str, Any]:
     started = time.monotonic()
     trained = load_trained(_CHECKPOINT.value, expected=config.model)
     mesh = create_mesh()
+    check_batch_sizes(config.data, mesh)
     unrolled = trained.config.train.unrolled_at(trained.step)
     eval_step = make_eval_step(create_model(config.model), config, mesh, unrolled=unrolled)
     metrics = evaluate(eval_step, replicate(trained.variables, mesh), config.data, mesh)

@@ -205,7 +205,7 @@ class Config:
       data: the data set.
       optim: the optimizer.
       train: the course of training.
-      seed: of initialisation, shuffling, augmentation and dropout, at least 0.
+      seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
     """
 
     model: ModelConfig = ModelConfig()
@@ -219,6 +219,7 @@ class Config:
     def __post_init__(self):
         """Check the options; raises ValueError."""
         require_int(self, "seed", minimum=0)
+        require(self, "seed", self.seed < 2**32, "below 2**32")
 
 
 # Keys that change nothing of what is computed, and so may differ when a run is resumed.
@@ -259,30 +260,33 @@ def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
       ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
     """
     nested = config.to_dict() if isinstance(config, ConfigDict) else config
-    return _build(Config, nested, "config")
+    return _build(Config(), nested, "config")
 
 
-def _build(section: type, values: Any, path: str) -> Any:
-    """Return the dataclass `section` made from the mapping `values` that stands at `path`."""
+def _build(default: Any, values: Any, path: str) -> Any:
+    """Return the dataclass `default` with the mapping `values`, which stands at `path`, in it."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} is {values!r}; it must be a section with keys of its own.")
-    hints = typing.get_type_hints(section)
+    hints = typing.get_type_hints(type(default))
     for key in values:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
             remedy = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(hints)}."
             raise ValueError(f"{path}.{key} is not a config key; {remedy}")
-    converted = {k: _convert(v, hints[k], f"{path}.{k}") for k, v in values.items()}
+    changes = {
+        key: _build(getattr(default, key), value, f"{path}.{key}")
+        if dataclasses.is_dataclass(hints[key])
+        else _convert(value, hints[key], f"{path}.{key}")
+        for key, value in values.items()
+    }
     try:
-        return section(**converted)
+        return dataclasses.replace(default, **changes)
     except ValueError as error:
         raise ValueError(error if path == "config" else f"{path}: {error}") from None
 
 
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """Return the value as the type that the hint names."""
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, path)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         fits, converted = _fit(value, option)

@@ -133,9 +133,9 @@ def _find(name: str) -> Dataset:
 
 
 def _share(key: str, batch_size: int, process_count: int) -> int:
-    if batch_size < 1 or batch_size % process_count:
+    if batch_size % process_count:
         raise ValueError(
-            f"{key}={batch_size} cannot be shared among {process_count} processes; use a positive"
-            f" multiple of {process_count}."
+            f"{key}={batch_size} cannot be shared among {process_count} processes; use a multiple"
+            f" of {process_count}."
         )
     return batch_size // process_count

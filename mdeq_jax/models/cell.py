@@ -160,7 +160,10 @@ def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:
     """Return new parameters of the cell, float32; weight-normed kernels as g and v."""
     sides = [2 ** (config.num_branches - 1 - i) for i in range(config.num_branches)]
     widths = config.branch_channels
-    z = tuple(jnp.zeros((1, n, n, c)) for n, c in zip(sides, widths, strict=True))
+    z = tuple(
+        jax.ShapeDtypeStruct((1, n, n, c), jnp.float32) for n, c in zip(sides, widths, strict=True)
+    )
+    # Lazily, from shapes: the cell is not run.
     params: Any = MDEQCell(config, parent=None).lazy_init(key, z, z[0])["params"]
     if not config.weight_norm:
         return params

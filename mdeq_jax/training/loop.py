@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grain
 import jax
 import numpy as np
 from jaxtyping import PyTree
@@ -24,6 +25,7 @@ from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import (
     AXIS,
+    check_batch_sizes,
     create_mesh,
     make_eval_step,
     make_train_step,
@@ -43,7 +45,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
 
     Returns:
       The final evaluation, with ``steps``, ``wall_s``, ``resumed_from_step``, ``params_sha256`` and
-      ``interrupted`` (whether SIGTERM ended training early; everything is saved then).
+      ``interrupted``: whether SIGTERM ended training early. Then everything is saved, and there is
+      no evaluation.
 
     Raises:
       ValueError: config, data and workdir do not fit together.
@@ -69,8 +72,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         run = _Run(config, workdir, checkpointer, batches, info.image_shape, total)
         with contextlib.closing(run.recorder), _catch_sigterm() as terminated:
             run.advance(terminated)
-            metrics = run.evaluate()
-            if not terminated():
+            metrics = {}
+            if run.step == total:
+                metrics = run.evaluate()
                 run.draw()
     return {
         **metrics,
@@ -78,17 +82,26 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         "wall_s": round(time.monotonic() - started, 2),
         "resumed_from_step": run.resumed_from,
         "params_sha256": fingerprint(run.state.params),
-        "interrupted": terminated(),
+        "interrupted": run.step < total,
     }
 
 
 class _Run:
     """What the loop works on: the model's compiled steps, the state, and where things go."""
 
-    def __init__(self, config, workdir, checkpointer, batches, image_shape, total):
+    def __init__(
+        self,
+        config: Config,
+        workdir: Path,
+        checkpointer: Checkpointer,
+        batches: grain.DatasetIterator,
+        image_shape: tuple[int, int, int],
+        total: int,
+    ):
         self.config, self.workdir, self.total = config, workdir, total
         self.checkpointer, self.batches = checkpointer, batches
         self.mesh = create_mesh()
+        check_batch_sizes(config.data, self.mesh)
         model = create_model(config.model, axis_name=AXIS)
         optimizer = create_optimizer(config.optim, total)
         self.train_step = functools.cache(

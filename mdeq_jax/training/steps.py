@@ -14,8 +14,9 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-from mdeq_jax.config import Config
+from mdeq_jax.config import Config, DataConfig
 from mdeq_jax.models import MDEQ
+from mdeq_jax.solvers.common import require
 from mdeq_jax.training.losses import cross_entropy
 from mdeq_jax.training.state import TrainState
 
@@ -27,6 +28,13 @@ Metrics = dict[str, Float[Array, ""]]
 def create_mesh() -> Mesh:
     """Return the mesh ("data",) over all devices of all processes."""
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def check_batch_sizes(data: DataConfig, mesh: Mesh) -> None:
+    """Raise ValueError unless both batch sizes divide evenly over the devices of the mesh."""
+    for field in ("batch_size", "eval_batch_size"):
+        allowed = f"a multiple of {mesh.size}, the number of devices"
+        require(data, field, getattr(data, field) % mesh.size == 0, allowed)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -96,7 +104,7 @@ def make_train_step(
         adjoint_steps, adjoint_residual = statistics.mean(axis=0)
         metrics |= {"adjoint_steps": adjoint_steps, "adjoint_residual": adjoint_residual}
         grads, metrics = lax.pmean((grads, metrics), AXIS)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(state.step + 1, params, batch_stats, opt_state, state.key)

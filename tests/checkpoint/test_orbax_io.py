@@ -362,7 +362,7 @@ def test_killed_while_saving(tmp_path):
     generator = random.Random(0)
     workdir = tmp_path / "run"
     reached = 0
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, str(RUNS), str(workdir)], stdout=subprocess.PIPE, text=True
         )

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from itertools import islice
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mdeq_jax.config import DataConfig
 from mdeq_jax.data import DatasetInfo, dataset_info, eval_batches, train_iterator
 
 TRAIN, TEST, BATCH = 1437, 360, 64
@@ -22,7 +23,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def data(data_dir):
-    return SimpleNamespace(
+    return DataConfig(
         name="digits", dir=data_dir, batch_size=BATCH, eval_batch_size=128, augment=True
     )
 
@@ -69,8 +70,7 @@ def test_normalisation_and_order_against_scikit_learn(data):
 
 
 def test_an_epoch_holds_each_example_at_most_once_and_epochs_differ(data):
-    data.augment = False
-    iterator = train_iterator(data, seed=0)
+    iterator = train_iterator(replace(data, augment=False), seed=0)
     first, second = (list(islice(iterator, STEPS_PER_EPOCH)) for _ in range(2))
     unaugmented = set(rows(first)) | set(rows(second))
     assert len(set(rows(first))) == len(rows(first)) == STEPS_PER_EPOCH * BATCH
@@ -81,8 +81,8 @@ def test_an_epoch_holds_each_example_at_most_once_and_epochs_differ(data):
 
 
 def test_train_and_test_are_disjoint(data):
-    data.augment = False
-    train = set(rows(islice(train_iterator(data, seed=0), 2 * STEPS_PER_EPOCH)))
+    iterator = train_iterator(replace(data, augment=False), seed=0)
+    train = set(rows(islice(iterator, 2 * STEPS_PER_EPOCH)))
     assert train.isdisjoint(rows(eval_batches(data)))
 
 
@@ -93,7 +93,7 @@ def test_seed_determines_the_batches(data):
 
 
 def test_augmentation_shifts_by_at_most_one_pixel(data):
-    plain = next(train_iterator(SimpleNamespace(**{**vars(data), "augment": False}), seed=0))
+    plain = next(train_iterator(replace(data, augment=False), seed=0))
     shifted = next(train_iterator(data, seed=0))
     np.testing.assert_array_equal(plain["label"], shifted["label"])
     background = np.float32((0 - 0.3) / 0.38)
@@ -149,7 +149,7 @@ def test_processes_share_each_global_batch_in_order(data, processes):
 
 @pytest.mark.parametrize(("batch_size", "processes"), [(128, 1), (256, 4), (360, 1), (512, 2)])
 def test_every_test_image_counts_once(data, batch_size, processes):
-    data.eval_batch_size = batch_size
+    data = replace(data, eval_batch_size=batch_size)
     shares = [
         list(eval_batches(data, process_index=index, process_count=processes))
         for index in range(processes)
@@ -166,14 +166,13 @@ def test_every_test_image_counts_once(data, batch_size, processes):
 
 
 def unpadded(data):
-    data.eval_batch_size = TEST
-    (batch,) = eval_batches(data)
+    (batch,) = eval_batches(replace(data, eval_batch_size=TEST))
     assert batch["mask"].all()
     return batch["image"]
 
 
 def test_unknown_name(data):
-    data.name = "digitz"
+    data = replace(data, name="digitz")
     for call in (dataset_info, eval_batches, lambda config: train_iterator(config, seed=0)):
         with pytest.raises(ValueError, match=r"digitz.*known: digits"):
             call(data)
@@ -184,13 +183,11 @@ def test_unknown_name(data):
     [
         ("batch_size", 1438, 1, "data.batch_size=1438 exceeds the 1437"),
         ("batch_size", 63, 2, "data.batch_size=63 .* multiple of 2"),
-        ("batch_size", 0, 1, "data.batch_size=0"),
         ("eval_batch_size", 63, 2, "data.eval_batch_size=63 .* multiple of 2"),
-        ("eval_batch_size", 0, 1, "data.eval_batch_size=0"),
     ],
 )
 def test_batch_sizes_that_do_not_fit(data, field, size, processes, message):
-    setattr(data, field, size)
+    data = replace(data, **{field: size})
 
     def call():
         if field == "batch_size":
@@ -203,9 +200,10 @@ def test_batch_sizes_that_do_not_fit(data, field, size, processes, message):
 
 def test_no_tensorflow_and_no_thread_keeps_the_process_alive(data):
     program = (
-        "import sys, types\n"
+        "import sys\n"
+        "from mdeq_jax.config import DataConfig\n"
         "from mdeq_jax.data import train_iterator\n"
-        f"data = types.SimpleNamespace(**{vars(data)!r})\n"
+        f"data = DataConfig(**{asdict(data)!r})\n"
         "next(train_iterator(data, seed=0))\n"
         "assert not {'tensorflow', 'torch'} & set(sys.modules)\n"
     )

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdeq_jax.implicit import equilibrium
-from mdeq_jax.solvers import Broyden
+from mdeq_jax.solvers import Picard
 
-TIGHT = Broyden(max_steps=60, tol=1e-13)
+TIGHT = Picard(max_steps=200, tol=1e-13)  # compiles quickest
 
 
 def layer(z, args):

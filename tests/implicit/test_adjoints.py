@@ -1,7 +1,6 @@
 """The adjoints: what they solve, when they stop, what they report."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +12,12 @@ from mdeq_jax.implicit import Adjoint, Cotangent, Exact, JacobianFree, Phantom, 
 from mdeq_jax.solvers import Anderson, Broyden, Picard
 
 
-@functools.partial(jax.jit, static_argnames="solver")
-def pull_back(args, g, adjoint, solver=TIGHT):
+@jax.jit
+def pull_back(args, g, adjoint):
     """z*, the gradient for its cotangent g, and the probe: steps and residual of the adjoint."""
 
     def solved(args, probe):
-        options = {"solver": solver, "adjoint": adjoint, "adjoint_probe": probe}
+        options = {"solver": TIGHT, "adjoint": adjoint, "adjoint_probe": probe}
         return equilibrium(layer, start(args), args, **options)[0]
 
     z, pullback = jax.vjp(solved, args, jnp.zeros((len(g), 2), g.dtype))
@@ -33,10 +32,9 @@ def assert_trees_close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-@pytest.mark.parametrize("adjoint_solver", [Anderson(200, 1e-12), Picard(200, 1e-12)], ids=repr)
-def test_exact_with_a_solver_of_its_own(x64, adjoint_solver):
+def test_exact_with_a_solver_of_its_own(x64):
     args, g = random_args(), random_cotangent()
-    z, gradient, probe = pull_back(args, g, Exact(adjoint_solver))
+    z, gradient, probe = pull_back(args, g, Exact(Anderson(200, 1e-12)))
     assert_trees_close(gradient, dense_gradient(np.asarray(z), g, args), atol=1e-9)
     assert (probe[:, 1] <= 1e-12).all()
 
@@ -68,61 +66,62 @@ def test_probe_of_each_sample(x64):
 
 
 @pytest.mark.parametrize("mode", ["rel", "abs"])
-@pytest.mark.parametrize("scale", [1e-6, 1e6])
-def test_exact_stops_relative_to_the_cotangent(x64, mode, scale):
+def test_exact_stops_relative_to_the_cotangent(x64, mode):
     args, g = random_args(), random_cotangent()
     adjoint = Exact(Broyden(tol=1e-4, stop_mode=mode))
     _, gradient, probe = pull_back(args, g, adjoint)
-    _, scaled_gradient, scaled_probe = pull_back(args, scale * g, adjoint)
     assert (probe[:, 0] > 2).all()
-    np.testing.assert_array_equal(scaled_probe[:, 0], probe[:, 0])
-    np.testing.assert_allclose(scaled_probe[:, 1], probe[:, 1], rtol=1e-6)
-    scaled_back = jax.tree.map(lambda x: x / scale, scaled_gradient)
-    assert_trees_close(scaled_back, gradient, rtol=1e-7, atol=1e-12)
+    for scale in (1e-6, 1e6):
+        _, scaled, scaled_probe = pull_back(args, scale * g, adjoint)
+        np.testing.assert_array_equal(scaled_probe[:, 0], probe[:, 0])
+        np.testing.assert_allclose(scaled_probe[:, 1], probe[:, 1], rtol=1e-6)
+        for name in args:
+            np.testing.assert_allclose(scaled[name] / scale, gradient[name], rtol=1e-7, atol=1e-12)
 
 
 def test_each_sample_by_its_own_cotangent(x64):
     """A sample whose loss is weighted down is solved as well as the others, and none disturbs."""
     args, g = random_args(), random_cotangent()
-    adjoint = Exact(Broyden(tol=1e-4))
+    adjoint = Exact(Broyden(tol=1e-4, stop_mode="abs"))
     _, _, probe = pull_back(args, g, adjoint)
     _, _, weighted = pull_back(args, g * jnp.array([[1.0], [1e-8], [1e4]]), adjoint)
     np.testing.assert_allclose(weighted, probe, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scope", ["sample", "batch"])
-def test_a_cotangent_of_0_gives_0_in_0_steps(scope):
+def test_a_cotangent_of_0_gives_0_in_0_steps(x64, scope):
     args = random_args()
     adjoint = Exact(Broyden(stop_scope=scope))
-    solver = Broyden()
-    _, gradient, probe = pull_back(args, jnp.zeros((3, 5)), adjoint, solver)
+    _, gradient, probe = pull_back(args, jnp.zeros((3, 5)), adjoint)
     assert_trees_close(gradient, jax.tree.map(jnp.zeros_like, args), atol=0)
     np.testing.assert_array_equal(probe, 0)
     padded = jnp.ones((3, 5)).at[1].set(0)
-    _, gradient, probe = pull_back(args, padded, adjoint, solver)
+    _, gradient, probe = pull_back(args, padded, adjoint)
     np.testing.assert_array_equal(gradient["x"][1], 0)
     assert (gradient["x"][0] != 0).all()
     np.testing.assert_array_equal(probe[:, 0] > 0, [True, scope == "batch", True])
 
 
-@pytest.mark.parametrize("mode", ["rel", "abs"])
-def test_batch_scope_is_unscaled(x64, mode):
+def test_batch_scope_is_unscaled(x64):
     """For parity: the residual of the whole batch in the solver's own mode, alike for all."""
     args, g = random_args(), 1e-3 * random_cotangent()
-    solver = Picard(max_steps=4, tol=0, stop_mode=mode, stop_scope="batch")
-    z, _, probe = pull_back(args, g, Exact(solver))
+    z, _, _ = pull_back(args, g, JacobianFree())
     _, pullback = jax.vjp(lambda z: layer(z, args), z)
     u = jnp.zeros_like(g)
     for _ in range(4):
         u = pullback(u)[0] + g
     fu = pullback(u)[0] + g
-    expected = jnp.linalg.norm(fu - u) / (jnp.linalg.norm(fu) + 1e-9 if mode == "rel" else 1)
-    np.testing.assert_allclose(probe, [[4, expected]] * 3, rtol=1e-9)
+    absolute = jnp.linalg.norm(fu - u)
+    for mode, expected in [("abs", absolute), ("rel", absolute / (jnp.linalg.norm(fu) + 1e-9))]:
+        solver = Picard(max_steps=4, tol=0, stop_mode=mode, stop_scope="batch")
+        _, _, probe = pull_back(args, g, Exact(solver))
+        np.testing.assert_allclose(probe, [[4, expected]] * 3, rtol=1e-9)
 
 
 def test_an_adjoint_that_does_not_converge_says_so(x64):
     """A map of slope 2 has its fixed point, by Broyden, and an adjoint that Picard cannot solve."""
 
+    @jax.jit
     @jax.grad
     def probe_of(probe):
         adjoint = Exact(Picard(max_steps=7))
@@ -165,9 +164,10 @@ class Series(Adjoint):
     terms: int = 40
 
     def solve(self, pullback, g, equilibrium):
-        u = g
-        for _ in range(self.terms - 1):
-            u = jax.tree.map(jnp.add, pullback(u), g)
+        def add_term(_, u):
+            return jax.tree.map(jnp.add, pullback(u), g)
+
+        u = jax.lax.fori_loop(0, self.terms - 1, add_term, g)
         unsolved = jnp.zeros(len(jax.tree.leaves(g)[0]))
         return Cotangent(u, unsolved.astype(jnp.int32) + self.terms, unsolved, unsolved[None][:0])
 
@@ -196,7 +196,7 @@ def test_adjoints_are_static_arguments_of_jit():
     @jax.jit
     def gradient(adjoint, args):
         traced.append(adjoint)
-        return jax.grad(readout)(args, solver=Broyden(), adjoint=adjoint)
+        return jax.grad(readout)(args, solver=Picard(), adjoint=adjoint)
 
     adjoints = [JacobianFree(), Phantom(1, 1.0), JacobianFree(), Phantom(1, 1.0)]
     for adjoint in adjoints:

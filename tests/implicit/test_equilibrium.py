@@ -21,16 +21,20 @@ def test_value_and_statistics_are_those_of_solve(x64):
 
 
 @pytest.mark.parametrize(
-    "solver", [TIGHT, Anderson(200, 1e-13), Picard(200, 1e-13)], ids=lambda s: type(s).__name__
+    "solver", [TIGHT, Anderson(200, 1e-13), Broyden(60, 1e-13)], ids=lambda s: type(s).__name__
 )
 def test_gradient_equals_the_dense_adjoint(x64, solver):
+    """Whichever of the two places the state is taken from."""
     args = random_args()
 
     @jax.jit
     def gradient(args, g):
-        solved = functools.partial(equilibrium, layer, start(args), solver=solver)
-        z, pullback = jax.vjp(lambda args: solved(args)[0], args)
-        return z, pullback(g)[0]
+        def both(args):
+            z, r = equilibrium(layer, start(args), args, solver=solver)
+            return z, r.z
+
+        (z, _), pullback = jax.vjp(both, args)
+        return z, pullback((0.25 * g, 0.75 * g))[0]
 
     g = np.random.default_rng(1).normal(size=(3, 5))
     z, ours = gradient(args, g)
@@ -65,22 +69,10 @@ def test_gradient_outside_jit(x64):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9), eager, jitted)
 
 
-def test_gradient_through_the_state_of_the_result(x64):
-    def by_result(args):
-        return jnp.sum(equilibrium(layer, start(args), args, solver=TIGHT)[1].z ** 2)
-
-    def by_state(args):
-        return jnp.sum(equilibrium(layer, start(args), args, solver=TIGHT)[0] ** 2)
-
-    args = random_args()
-    ours, expected = jax.jit(lambda a: (jax.grad(by_result)(a), jax.grad(by_state)(a)))(args)
-    jax.tree.map(np.testing.assert_array_equal, ours, expected)
-
-
-@pytest.mark.parametrize("adjoint", [Exact(Broyden()), JacobianFree(), Phantom()], ids=repr)
+@pytest.mark.parametrize("adjoint", [Exact(Picard()), JacobianFree(), Phantom()], ids=repr)
 def test_gradient_to_the_start_is_zero(adjoint):
     args = random_args()
-    solver = Broyden(max_steps=2)  # far from converged: the start shows in the value
+    solver = Picard(max_steps=2)  # far from converged: the start shows in the value
 
     @jax.jit
     @functools.partial(jax.value_and_grad, argnums=(0, 1))
@@ -106,7 +98,7 @@ def test_args_get_gradients_when_the_best_iterate_is_the_start(x64, made_worse):
 
     def loss(args):
         turn, bias = args
-        adjoint = Exact(TIGHT)
+        adjoint = Exact(Broyden(tol=1e-13))  # the adjoint of a map that leads away
         z, r = equilibrium(
             lambda z, bias: z @ turn + bias, z0, bias, solver=solver, adjoint=adjoint
         )
@@ -164,30 +156,8 @@ def test_vmap(x64, function):
     )
 
 
-def captured(weight, x, shift, mask, key):
-    """A loss whose cell closes over everything, whatever its dtype."""
-
-    def f(z, _):
-        noise = jax.random.normal(key, z.shape)
-        return jnp.tanh(jnp.where(mask, z @ weight, 0) + jnp.roll(x, shift, axis=-1) + 0.1 * noise)
-
-    z, _ = equilibrium(f, jnp.zeros_like(x), None, solver=TIGHT)
-    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
-
-
-def handed(weight, x, shift, mask, key):
-    """`captured`, with everything in args."""
-
-    def f(z, args):
-        weight, x, shift, mask, key = args
-        noise = jax.random.normal(key, z.shape)
-        return jnp.tanh(jnp.where(mask, z @ weight, 0) + jnp.roll(x, shift, axis=-1) + 0.1 * noise)
-
-    z, _ = equilibrium(f, jnp.zeros_like(x), (weight, x, shift, mask, key), solver=TIGHT)
-    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
-
-
 def several_captures():
+    """Of each dtype: shared float weights, and inputs, shifts, masks and keys of three cells."""
     rng = np.random.default_rng(7)
     weight = jnp.asarray(rng.normal(size=(4, 4)) / 4)
     x = jnp.asarray(rng.normal(size=(3, 2, 4)))
@@ -198,37 +168,45 @@ def several_captures():
 AXES = (None, 0, 0, 0, 0)
 
 
-def one_by_one(gradient, arguments):
-    weight, *batched = arguments
-    rows = [gradient(weight, *(x[i] for x in batched)) for i in range(3)]
-    return jax.tree.map(lambda *xs: jnp.stack(xs), *rows)
+def cell_of_everything(z, args):
+    weight, x, shift, mask, key = args
+    offset = 0.1 * (jax.random.key_data(key)[1] % 7)
+    return jnp.tanh(jnp.where(mask, z @ weight, 0) + jnp.roll(x, shift, axis=-1) + offset)
 
 
-@pytest.mark.parametrize("function", [captured, handed], ids=lambda f: f.__name__)
-@pytest.mark.parametrize(
-    "transform",
-    [
-        lambda f: jax.jit(jax.vmap(jax.grad(f, (0, 1)), AXES)),
-        lambda f: jax.vmap(jax.jit(jax.grad(f, (0, 1))), AXES),
-        lambda f: jax.vmap(jax.grad(jax.jit(f), (0, 1)), AXES),
-    ],
-    ids=["jit-vmap-grad", "vmap-jit-grad", "vmap-grad-jit"],
-)
-def test_tracers_of_every_dtype(x64, function, transform):
-    arguments = several_captures()
-    expected = one_by_one(jax.jit(jax.grad(handed, (0, 1))), arguments)
-    ours = transform(function)(*arguments)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-9), ours, expected)
+def handed(*args):
+    z, _ = equilibrium(cell_of_everything, jnp.zeros_like(args[1]), args, solver=TIGHT)
+    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
 
 
-def test_gradient_of_a_vmapped_capture(x64):
-    arguments = several_captures()
+def captured(*args):
+    def f(z, _):
+        return cell_of_everything(z, args)
+
+    z, _ = equilibrium(f, jnp.zeros_like(args[1]), None, solver=TIGHT)
+    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
+
+
+def test_tracers_of_every_dtype(x64):
+    """In args or captured, under every order of jit, vmap and grad, as one cell at a time."""
+    weight, *batched = several_captures()
+    one = jax.jit(jax.grad(handed, (0, 1)))
+    rows = [one(weight, *(x[i] for x in batched)) for i in range(3)]
+    expected = [np.stack(x) for x in zip(*rows, strict=True)]
 
     def total(weight, x):
-        return jax.vmap(captured, AXES)(weight, x, *arguments[2:]).sum()
+        return jax.vmap(captured, AXES)(weight, x, *batched[1:]).sum()
 
-    by_weight, by_x = jax.jit(jax.grad(total, (0, 1)))(*arguments[:2])
-    expected = one_by_one(jax.jit(jax.grad(handed, (0, 1))), arguments)
+    several = {
+        "jit(vmap(grad(handed)))": jax.jit(jax.vmap(jax.grad(handed, (0, 1)), AXES)),
+        "jit(vmap(grad))": jax.jit(jax.vmap(jax.grad(captured, (0, 1)), AXES)),
+        "vmap(jit(grad))": jax.vmap(jax.jit(jax.grad(captured, (0, 1))), AXES),
+        "vmap(grad(jit))": jax.vmap(jax.grad(jax.jit(captured), (0, 1)), AXES),
+    }
+    for order, function in several.items():
+        ours = function(weight, *batched)
+        assert all(map(functools.partial(np.allclose, atol=1e-9), ours, expected)), order
+    by_weight, by_x = jax.jit(jax.grad(total, (0, 1)))(weight, batched[0])
     np.testing.assert_allclose(by_weight, expected[0].sum(axis=0), atol=1e-9)
     np.testing.assert_allclose(by_x, expected[1], atol=1e-9)
 

@@ -11,13 +11,13 @@ from cells import TIGHT, layer, random_args, start
 from mdeq_jax.implicit import JacobianFree, Phantom, equilibrium
 
 
-@functools.partial(jax.jit, static_argnames="g_of")
-def gradient(args, adjoint, g_of=jnp.sin):
-    """Gradient of Σ of a primitive of g_of over the state, and the state."""
+@jax.jit
+def gradient(args, adjoint):
+    """Gradient for the cotangent sin(z*), and the state."""
 
     def loss(args):
         z, _ = equilibrium(layer, start(args), args, solver=TIGHT, adjoint=adjoint)
-        return jnp.vdot(jax.lax.stop_gradient(g_of(z)), z), z
+        return jnp.vdot(jax.lax.stop_gradient(jnp.sin(z)), z), z
 
     return jax.grad(loss, has_aux=True)(args)
 
@@ -30,7 +30,7 @@ def test_one_full_step_is_jacobian_free(x64):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9), ours, expected)
 
 
-@pytest.mark.parametrize(("steps", "damping"), [(5, 0.5), (3, 0.8), (2, 1.0)])
+@pytest.mark.parametrize(("steps", "damping"), [(5, 0.5), (2, 1.0)])
 def test_at_the_fixed_point_it_is_a_neumann_series(x64, steps, damping):
     """g τ Σ_{i<k} (τJ + (1−τ)I)^i, pulled back once."""
     args = random_args()

@@ -58,8 +58,8 @@ def test_it_is_a_static_pytree():
 
 
 def test_one_branch_needs_no_groups_for_the_fusion():
-    one = {name: (8,) for name in ("branch_channels", "head_channels")}
-    config = ModelConfig(**one, blocks_per_branch=(1,), big_kernels=(0,), num_groups=1)
+    one = {"branch_channels": (8,), "head_channels": (8,), "blocks_per_branch": (1,)}
+    config = ModelConfig(**one, big_kernels=(0,), num_groups=1)
     assert config.size_divisor == 1
 
 

@@ -34,7 +34,7 @@ def in_float64(name):
         return -picked.mean(), (logits, info)
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (value, (logits, info)), grads = run(variables["params"])
+    (value, (logits, info)), grads = jax.device_get(run(variables["params"]))
     return figures, value, logits, info, grads
 
 
@@ -58,7 +58,6 @@ def test_injection_and_cell_in_float32(name):
     injection = nhwc(figures["injection"], np.float32)
     np.testing.assert_allclose(args.x, injection, rtol=0, atol=2e-5)
     out = jax.jit(f)(states(figures, "cell_in", np.float32), args._replace(x=injection))
-    assert len(out) == len(model.config.branch_channels)
     for ours, theirs in zip(out, states(figures, "cell_out", np.float32), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
 

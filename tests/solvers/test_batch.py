@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from maps import assert_same, every_solver, run
 
-from mdeq_jax.solvers import Picard, SolverResult
+from mdeq_jax.solvers import Broyden, Picard, SolverResult
 
 
 def take(tree, samples):
@@ -39,12 +39,11 @@ def test_permuting_the_batch_permutes_the_result(x64, kind):
     np.testing.assert_array_equal(permuted.steps, r.steps[order])
 
 
-@every_solver
-def test_a_finished_sample_is_frozen(kind):
+def test_a_finished_sample_is_frozen():
     """What a sample returns does not change while a slower one goes on."""
     args, _ = maps.random_affine(radius=0.95)
     easy = (args[0].at[0].multiply(0.05), args[1])
-    solver = kind(max_steps=60, tol=1e-4)
+    solver = Broyden(max_steps=60, tol=1e-4)
     r = run(maps.affine, jnp.zeros((4, 6)), easy, solver, step_limit=60)
     assert r.steps[0] < r.steps[1:].min()
     cut = run(maps.affine, jnp.zeros((4, 6)), easy, solver, step_limit=int(r.steps[0]))

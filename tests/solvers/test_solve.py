@@ -59,7 +59,6 @@ def test_jaxopt_finds_the_same(x64):
 def test_leaves_of_mixed_shapes_and_dtypes(x64, kind):
     z0 = {
         "b16": jnp.zeros(3, jnp.bfloat16),
-        "f16": jnp.zeros((3, 1), jnp.float16),
         "f32": [jnp.zeros((3, 4), jnp.float32)],
         "f64": (jnp.zeros((3, 2, 2, 1), jnp.float64),),
     }

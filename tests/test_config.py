@@ -1,0 +1,107 @@
+"""The configuration: what a user may write, and what is said of the rest."""
+
+import dataclasses
+
+import pytest
+
+from mdeq_jax import Anderson, Broyden, Exact, JacobianFree, Phantom, Picard
+from mdeq_jax.config import (
+    PRESENTATION_KEYS,
+    AdjointConfig,
+    Config,
+    SolverConfig,
+    default_config,
+    finalize,
+)
+
+
+def test_the_defaults_are_those_of_the_dataclasses():
+    assert finalize(default_config()) == Config()
+    assert finalize({}) == Config()
+    partial = {"solver": {"backward": {"tol": 0.5}}}
+    assert finalize(partial).solver.backward.max_steps == Config().solver.backward.max_steps
+
+
+def test_what_a_run_stores_gives_its_config_back():
+    config = default_config()
+    config.model.branch_channels = (8, 16)
+    config.train.steps = 7
+    final = finalize(config)
+    assert final.model.branch_channels == (8, 16)
+    assert final.train.total_steps(steps_per_epoch=100) == 7
+    assert finalize(dataclasses.asdict(final)) == final
+
+
+def test_a_config_is_hashable():
+    assert hash(finalize({})) == hash(Config())
+
+
+def test_epochs_count_where_steps_are_not_given():
+    assert finalize({"train": {"epochs": 3}}).train.total_steps(steps_per_epoch=5) == 15
+
+
+def test_the_first_steps_are_unrolled():
+    train = finalize({"train": {"pretrain_steps": 2, "num_layers": 6}}).train
+    assert [train.unrolled_at(step) for step in range(4)] == [6, 6, None, None]
+
+
+def test_a_whole_number_is_a_fine_float():
+    learning_rate = finalize({"optim": {"learning_rate": 1}}).optim.learning_rate
+    assert isinstance(learning_rate, float)
+
+
+@pytest.mark.parametrize(
+    ("nested", "message"),
+    [
+        ({"trian": {}}, r"config\.trian is not a config key; did you mean 'train'\?"),
+        ({"model": {"num_group": 4}}, r"config\.model\.num_group .*'num_groups'"),
+        ({"model": {"zzz": 4}}, r"config\.model\.zzz is not a config key; there are task, "),
+        ({"model": 3}, r"config\.model is 3; it must be a section"),
+        ({"model": {"num_groups": "4"}}, r"config\.model\.num_groups is '4' \(str\).*int"),
+        ({"model": {"num_groups": True}}, r"config\.model\.num_groups is True \(bool\)"),
+        ({"model": {"branch_channels": (8, 1.5)}}, r"branch_channels is \(8, 1\.5\).*list of int"),
+        ({"train": {"steps": 1.5}}, r"config\.train\.steps is 1\.5 \(float\).*int or None"),
+        ({"solver": {"forward": {"name": "newton"}}}, r"forward\.name is 'newton'.*'broyden' or"),
+        ({"solver": {"forward": {"max_steps": 0}}}, r"solver\.forward: Broyden\.max_steps is 0"),
+        ({"solver": {"backward": {"tol": -1.0}}}, r"config\.solver\.backward: .*tol is -1"),
+        ({"model": {"num_groups": 5}}, r"config\.model: .*num_groups.* 5"),
+        ({"data": {"batch_size": 0}}, r"config\.data: .*batch_size is 0; .* at least 1"),
+        ({"optim": {"momentum": 1.0}}, r"config\.optim: .*momentum is 1\.0; .*\[0, 1\)"),
+        ({"optim": {"clip_norm": 0.0}}, r"clip_norm is 0\.0; it must be above 0, or None"),
+        ({"adjoint": {"steps": 0}}, r"config\.adjoint: Phantom\.steps is 0"),
+        ({"train": {"log_every": 0}}, r"config\.train: .*log_every is 0"),
+        ({"seed": -1}, r"Config\.seed is -1"),
+        ({"seed": 2**32}, r"Config\.seed is 4294967296; it must be below"),
+    ],
+)
+def test_what_does_not_fit_is_named(nested, message):
+    with pytest.raises(ValueError, match=message):
+        finalize(nested)
+
+
+@pytest.mark.parametrize(
+    ("config", "solver"),
+    [
+        (SolverConfig("broyden", 5, memory=3), Broyden(5, memory=3)),
+        (SolverConfig("anderson", 5, window=2, mixing=0.5), Anderson(5, window=2, mixing=0.5)),
+        (
+            SolverConfig("picard", 5, damping=0.5, stop_mode="abs"),
+            Picard(5, 1e-3, "abs", damping=0.5),
+        ),
+    ],
+)
+def test_solvers_by_name(config, solver):
+    assert config.build() == solver
+
+
+def test_adjoints_by_name():
+    backward = Picard(3)
+    assert AdjointConfig("exact").build(backward) == Exact(backward)
+    assert AdjointConfig("jacobian_free").build(backward) == JacobianFree()
+    assert AdjointConfig("phantom", 3, 0.7).build(backward) == Phantom(3, 0.7)
+
+
+def test_the_keys_that_may_differ_exist():
+    for key in PRESENTATION_KEYS:
+        section, name = key.split(".")
+        assert hasattr(getattr(Config(), section), name)

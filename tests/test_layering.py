@@ -1,0 +1,113 @@
+"""The order of the package: an import may only point to an earlier line of the layout."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mdeq_jax"
+LAYOUT = (
+    "solvers",
+    "implicit",
+    "stability",
+    "models",
+    "config",
+    "data",
+    "checkpoint",
+    "viz",
+    "training",
+    "cli",
+    "apps",
+)
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source, path):
+    """Absolute names that a module imports, anywhere in it, each as far as it names modules.
+
+    `from a.b import c` counts as a.b.c, for c may be a module; relative imports are resolved.
+    """
+    package = module_name(path).split(".")
+    package = package if path.name == "__init__.py" else package[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def violations(source, path):
+    """What a module may not import: later lines of the layout, and the root, which comes last."""
+    own = module_name(path).split(".")[1]
+    allowed = LAYOUT[: LAYOUT.index(own) + 1]
+    for name in imports(source, path):
+        root, *rest = name.split(".")
+        if root == "mdeq_jax" and (not rest or rest[0] not in allowed):
+            yield name
+
+
+def identify(path):
+    return str(path.relative_to(PACKAGE))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identify)
+def test_imports_point_to_earlier_lines(path):
+    assert module_name(path).split(".")[1] in LAYOUT, "not in the layout: give it a line"
+    assert list(violations(path.read_text(), path)) == []
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if module_name(p).split(".")[1] in LAYOUT[:2]], ids=identify
+)
+def test_solvers_and_implicit_know_jax_alone(path):
+    known = {"jax", "jaxtyping", "numpy", "mdeq_jax", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in imports(path.read_text(), path)} <= known
+
+
+def edges(package):
+    """Pairs (importer, imported) of modules within one folder."""
+    paths = {
+        module_name(path): path for path in MODULES if module_name(path).split(".")[1] == package
+    }
+    for name, path in paths.items():
+        for imported in imports(path.read_text(), path):
+            candidates = (imported, imported.rpartition(".")[0])
+            found = next((c for c in candidates if c in paths), None)
+            if found and found != name:
+                yield name, found
+
+
+@pytest.mark.parametrize("package", LAYOUT)
+def test_no_cycles_within_a_folder(package):
+    remaining = set(edges(package))
+    while remaining:
+        importers = {importer for importer, _ in remaining}
+        resting = {edge for edge in remaining if edge[1] not in importers}
+        assert resting, f"a cycle among {sorted(importers)}"
+        remaining -= resting
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from mdeq_jax.solvers import solve", []),
+        ("from mdeq_jax import solvers", []),
+        ("from ..solvers.common import norm", []),
+        ("import jax", []),
+        ("from mdeq_jax.models import create_model", ["mdeq_jax.models.create_model"]),
+        ("def f():\n    import mdeq_jax.training.loop", ["mdeq_jax.training.loop"]),
+        ("from .. import viz", ["mdeq_jax.viz"]),
+        ("import mdeq_jax", ["mdeq_jax"]),
+        ("from mdeq_jax import solve", ["mdeq_jax.solve"]),
+    ],
+)
+def test_the_check_sees(source, found):
+    assert list(violations(source, PACKAGE / "implicit" / "new.py")) == found

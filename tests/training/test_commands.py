@@ -1,0 +1,184 @@
+"""train.py and eval.py as a user runs them: results, resumption, and errors."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from tiny import last_json, recorded_step, run, start
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def trained(scratch) -> tuple[Path, dict]:
+    """A finished run of 60 steps: its workdir and its final JSON."""
+    workdir = scratch / "trained"
+    code, out, err = run("train.py", scratch, f"--workdir={workdir}", train__steps="60")
+    assert code == 0, err
+    return workdir, last_json(out)
+
+
+def interrupt(process: subprocess.Popen, workdir: Path, step: int, with_signal: int) -> str:
+    """Send a signal once a run has recorded a step; what it printed on stdout."""
+    while recorded_step(workdir) < step:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(with_signal)
+    return process.communicate(timeout=120)[0]
+
+
+def test_the_final_line_and_the_files(trained):
+    workdir, final = trained
+    assert final["steps"] == 60
+    assert final["resumed_from_step"] == 0
+    assert final["interrupted"] is False
+    assert 0.2 < final["eval/accuracy"] <= 1
+    assert final["eval/examples"] == 360
+    assert final["eval/solver_steps"] <= 4
+    assert {"eval/loss", "eval/residual", "wall_s"} <= final.keys()
+    assert len(final["params_sha256"]) == 64
+    assert (workdir / "solver_trace.png").stat().st_size > 10_000
+    assert list((workdir / "tensorboard").iterdir())
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    phases = [line["train/phase"] for line in lines if "train/phase" in line]
+    assert phases == ["unrolled"] * 4 + ["solve"] * 8
+    last = [line for line in lines if "train/loss" in line][-1]
+    assert last["train/adjoint_steps"] > 0
+    assert last["train/loss"] < lines[0]["train/loss"]
+
+
+def test_eval_reproduces_the_final_evaluation(trained, scratch):
+    workdir, final = trained
+    code, out, err = run("eval.py", scratch, f"--checkpoint={workdir}")
+    assert code == 0, err
+    for key in ("accuracy", "loss", "solver_steps", "residual", "examples"):
+        assert last_json(out)[f"eval/{key}"] == final[f"eval/{key}"], key
+
+
+def test_fewer_solver_steps_in_evaluation(trained, scratch):
+    workdir, final = trained
+    code, out, err = run(
+        "eval.py", scratch, f"--checkpoint={workdir / 'best'}", solver__forward__max_steps="2"
+    )
+    assert code == 0, err
+    assert last_json(out)["eval/solver_steps"] <= 2
+    assert last_json(out)["eval/residual"] > final["eval/residual"]
+
+
+def test_a_finished_run_is_not_trained_again(trained, scratch):
+    workdir, final = trained
+    _, out, _ = run("train.py", scratch, f"--workdir={workdir}", train__steps="60")
+    again = last_json(out)
+    assert again["resumed_from_step"] == 60
+    assert again["params_sha256"] == final["params_sha256"]
+
+
+def disturbed(scratch, workdir, interruptions, **overrides) -> dict:
+    """The final JSON of a run that is interrupted and started again with the same command."""
+    arguments = ("train.py", scratch, f"--workdir={workdir}")
+    for step, with_signal in interruptions:
+        process = start(*arguments, **overrides)
+        out = interrupt(process, workdir, step, with_signal)
+        if with_signal == signal.SIGTERM:
+            assert process.returncode == 0
+            assert last_json(out)["interrupted"] is True
+            assert last_json(out)["steps"] >= step
+    code, out, err = run(*arguments, **overrides)
+    assert code == 0, err
+    return last_json(out)
+
+
+def test_killed_and_rerun_it_ends_with_the_same_parameters(scratch):
+    often = {"train__steps": "150", "train__checkpoint_seconds": "0.2"}
+    _, out, _ = run("train.py", scratch, f"--workdir={scratch / 'undisturbed'}", **often)
+    interruptions = [(25, signal.SIGKILL), (80, signal.SIGTERM)]
+    final = disturbed(scratch, scratch / "disturbed", interruptions, **often)
+    assert final["resumed_from_step"] >= 80
+    assert final["params_sha256"] == last_json(out)["params_sha256"]
+    assert final["eval/loss"] == last_json(out)["eval/loss"]
+
+
+@pytest.mark.slow
+def test_many_kills(scratch):
+    often = {"train__steps": "400", "train__checkpoint_seconds": "0"}
+    _, out, _ = run("train.py", scratch, f"--workdir={scratch / 'calm'}", **often)
+    steps = sorted(random.Random(0).sample(range(5, 380), 8))
+    interruptions = [(step, signal.SIGKILL) for step in steps]
+    final = disturbed(scratch, scratch / "killed", interruptions, **often)
+    assert final["params_sha256"] == last_json(out)["params_sha256"]
+
+
+def test_a_workdir_of_another_config(trained, scratch):
+    workdir, _ = trained
+    code, out, err = run(
+        "train.py", scratch, f"--workdir={workdir}", train__steps="60", optim__learning_rate="0.5"
+    )
+    assert (code, out) == (2, "")
+    assert "optim.learning_rate: 0.002 there, 0.5 here" in err
+    assert "--workdir" in err
+    assert "Traceback" not in err
+
+
+def test_a_checkpoint_of_another_architecture(trained, scratch):
+    workdir, _ = trained
+    code, _, err = run("eval.py", scratch, f"--checkpoint={workdir}", model__expansion="2")
+    assert code == 2
+    assert "config.model.expansion is 2, the checkpoint's 1" in err
+
+
+def test_a_loss_that_is_not_finite(scratch):
+    workdir = scratch / "diverged"
+    code, out, err = run(
+        "train.py",
+        scratch,
+        f"--workdir={workdir}",
+        train__steps="60",
+        train__checkpoint_seconds="0",
+        optim__name="sgd",
+        optim__learning_rate="1e18",
+    )
+    assert (code, out) == (1, "")
+    assert "at step" in err
+    assert "last good checkpoint" in err
+    assert "optim.learning_rate" in err
+    assert "Traceback" not in err
+    _, out, _ = run("eval.py", scratch, f"--checkpoint={workdir}")
+    assert last_json(out)["steps"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "message"),
+    [
+        (["--workdir=w"], {"model__num_group": "4"}, "num_groups"),
+        (["--workdir=w"], {"train__steps": "many"}, "train.steps"),
+        (["--workdir=w"], {"model__num_groups": "3"}, "num_groups"),
+        (["--workdir=w"], {"solver__forward__max_steps": "0"}, "max_steps is 0"),
+        (["--workdir=w"], {"data__name": "digit"}, "data.name='digit'"),
+        (["--workdir=w"], {"model__num_classes": "7"}, "has 10 classes"),
+        (["--workdir=LICENSE"], {}, "LICENSE"),
+        (["--workdir=w", "stray"], {}, "stray"),
+        ([], {}, "workdir"),
+    ],
+)
+def test_bad_input_ends_in_one_line(scratch, flags, overrides, message):
+    code, out, err = run("train.py", scratch, *flags, **overrides)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"), [("nowhere", "is not a folder"), ("tests", "holds no checkpoint")]
+)
+def test_no_checkpoint(scratch, checkpoint, message):
+    code, _, err = run("eval.py", scratch, f"--checkpoint={checkpoint}")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err

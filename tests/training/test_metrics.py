@@ -1,0 +1,65 @@
+"""Metrics on the host."""
+
+import json
+import math
+
+import jax.numpy as jnp
+import pytest
+
+from mdeq_jax.training.metrics import MetricBuffer, NonFiniteError, Recorder, to_json
+
+GOOD = {"loss": jnp.float32(2.0), "grad_norm": jnp.float32(1.0)}
+SHOWN = {"loss": 1.0, "accuracy": 0.5, "solver_steps": 9.0, "adjoint_steps": 8.0, "residual": 1e-3}
+
+
+def test_mean_over_the_steps_since_the_last():
+    buffer = MetricBuffer()
+    buffer.add(1, GOOD)
+    buffer.add(2, {**GOOD, "loss": jnp.float32(4.0)})
+    assert buffer.mean() == {"loss": 3.0, "grad_norm": 1.0}
+    buffer.add(3, GOOD)
+    assert buffer.mean()["loss"] == 2.0
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_found_one_step_later(name, value):
+    buffer = MetricBuffer()
+    buffer.add(7, {**GOOD, name: jnp.float32(value)})
+    with pytest.raises(NonFiniteError, match=f"{name} is {value} at step 7") as error:
+        buffer.add(8, GOOD)
+    assert error.value.step == 7
+
+
+def test_a_check_finds_it_at_once():
+    buffer = MetricBuffer()
+    buffer.add(7, {**GOOD, "loss": jnp.float32(math.nan)})
+    with pytest.raises(NonFiniteError):
+        buffer.check()
+
+
+def test_numbers_that_json_has_not_become_null():
+    line = to_json({"a": math.nan, "b": -math.inf, "c": 1.5, "d": 3, "e": "text", "f": True})
+    assert json.loads(line) == {"a": None, "b": None, "c": 1.5, "d": 3, "e": "text", "f": True}
+
+
+def record(workdir, resumed_from, steps):
+    recorder = Recorder(workdir, resumed_from, total_steps=100)
+    for step in steps:
+        recorder.train(step, SHOWN, "solve")
+    recorder.close()
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_forgets_what_lay_past_its_checkpoint(tmp_path, capsys):
+    record(tmp_path, 0, [10, 20, 30])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "train/lo')  # killed in the middle of a line
+    lines = record(tmp_path, 20, [25])
+    assert [line["step"] for line in lines] == [10, 20, 25]
+    assert lines[0]["train/loss"] == 1.0
+    assert lines[0]["train/phase"] == "solve"
+    assert list((tmp_path / "tensorboard").iterdir())
+    progress = capsys.readouterr().err
+    for shown in ("step 25/100", "loss 1.0000", "accuracy 50.00%", "steps/s", "9.0 forward", "ETA"):
+        assert shown in progress

@@ -1,0 +1,181 @@
+"""The compiled steps: one device and several, and their memory."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from mdeq_jax.config import finalize
+from mdeq_jax.models import create_model
+from mdeq_jax.training.schedules import create_optimizer
+from mdeq_jax.training.state import TrainState, create_state
+from mdeq_jax.training.steps import (
+    check_batch_sizes,
+    make_eval_step,
+    make_train_step,
+    replicate,
+    shard,
+)
+
+CONFIG = finalize(
+    {
+        "model": {
+            "branch_channels": (8,),
+            "blocks_per_branch": (1,),
+            "big_kernels": (0,),
+            "head_channels": (4,),
+            "final_channels": 16,
+            "num_groups": 4,
+            "expansion": 1,
+        },
+        "solver": {"forward": {"tol": 1e-10, "max_steps": 40}, "backward": {"tol": 1e-10}},
+        "optim": {"learning_rate": 0.1, "name": "sgd"},
+    }
+)
+
+
+def mesh_of(devices: int) -> jax.sharding.Mesh:
+    return jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+
+
+def make_batch(size: int, dtype=np.float32, side: int = 8) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    image = generator.normal(size=(size, side, side, 3)).astype(dtype)
+    return {"image": image, "label": generator.integers(0, 10, size).astype(np.int32)}
+
+
+@functools.cache
+def initial_state(config):
+    """The state before the first step, on the host."""
+    model = create_model(config.model)
+    optimizer = create_optimizer(config.optim, steps=10)
+    return jax.device_get(create_state(model, optimizer, (8, 8, 3), config.seed))
+
+
+def setup(config, devices: int = 1, unrolled: int | None = None, dtype=jnp.float32):
+    """A step, a state, and the mesh they live on."""
+    mesh = mesh_of(devices)
+    model = create_model(config.model, axis_name="data")
+    optimizer = create_optimizer(config.optim, steps=10)
+    state = initial_state(config)
+    floating = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    state = replicate(jax.tree.map(floating, state), mesh)
+    return make_train_step(model, config, optimizer, mesh, unrolled=unrolled), state, mesh
+
+
+@pytest.mark.parametrize("unrolled", [2, None])
+def test_several_devices_do_what_one_does(x64, unrolled):
+    batch, after = make_batch(8, np.float64), []
+    for devices in (1, 2):
+        step, state, mesh = setup(CONFIG, devices, unrolled, jnp.float64)
+        after.append(jax.device_get(step(state, shard(batch, mesh))))
+    (state, metrics), (state2, metrics2) = after
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(state2), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(metrics2["loss"], metrics["loss"], rtol=1e-9)
+    np.testing.assert_allclose(metrics2["grad_norm"], metrics["grad_norm"], rtol=1e-7)
+
+
+def test_no_collective_inside_the_solver_loops():
+    step, state, mesh = setup(CONFIG, 2)
+    hlo = step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
+    assert "all-reduce" in hlo
+    bodies = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo))
+    assert bodies
+    # A computation of the text runs from its name at the start of a line to a closing brace.
+    for block in re.findall(r"^%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", hlo, re.M | re.S):
+        if block[0] in bodies:
+            assert "all-reduce" not in block[1], block[0]
+
+
+def test_steps_learn_and_report():
+    step, state, mesh = setup(CONFIG)
+    batch, losses = shard(make_batch(8), mesh), []
+    for _ in range(8):
+        before = state
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+        assert all(x.is_deleted() for x in jax.tree.leaves(before.params))  # it is consumed
+    assert losses[-1] < losses[0]
+    assert int(state.step) == 8
+    assert isinstance(state, TrainState)
+    assert 1 <= metrics["solver_steps"] <= 40
+    assert 1 <= metrics["adjoint_steps"] <= 20
+    assert 0 < metrics["adjoint_residual"] < 1
+    assert set(metrics) == {
+        [
+            "loss",
+            "accuracy",
+            "solver_steps",
+            "residual",
+            "adjoint_steps",
+            "adjoint_residual",
+            "grad_norm",
+        ][i]
+        for i in range(7)
+    }
+
+
+def test_dropout_depends_on_the_step_and_the_seed_alone():
+    model = dataclasses.replace(CONFIG.model, dropout=0.5)
+    config = dataclasses.replace(CONFIG, model=model)
+    step, state, mesh = setup(config)
+    batch = shard(make_batch(8), mesh)
+    later = dataclasses.replace(state, step=state.step + 1)
+    copies = [jax.tree.map(jnp.copy, s) for s in (state, state, later)]
+    first, again, other = (float(step(s, batch)[1]["loss"]) for s in copies)
+    assert first == again != other
+
+
+def test_evaluation_counts_what_is_not_masked():
+    _, state, mesh = setup(CONFIG, devices=2)
+    eval_step = make_eval_step(create_model(CONFIG.model), CONFIG, mesh, unrolled=None)
+    batch = make_batch(4)
+    masked = {**batch, "mask": np.array([True, True, False, True])}
+    masked["image"] = batch["image"].copy()
+    masked["image"][2] = np.nan
+    sums = jax.device_get(eval_step(state.variables, shard(masked, mesh)))
+    model = create_model(CONFIG.model)
+    logits, _ = model.apply(state.variables, batch["image"], solver=CONFIG.solver.forward.build())
+    rows = np.array([0, 1, 3])
+    labels = batch["label"][rows]
+    log_probabilities = jax.nn.log_softmax(logits)[rows, labels]
+    assert sums["count"] == 3
+    assert sums["correct"] == (logits.argmax(-1)[rows] == labels).sum()
+    np.testing.assert_allclose(sums["loss"], -log_probabilities.sum(), rtol=1e-4)
+    assert np.isfinite(sums["residual"])
+
+
+def temporary_bytes(solver: str, max_steps: int) -> int:
+    section = {"name": solver, "max_steps": max_steps, "tol": 0.0}
+    config = finalize(
+        {**dataclasses.asdict(CONFIG), "solver": {"forward": section, "backward": section}}
+    )
+    step, state, mesh = setup(config)
+    compiled = step.lower(state, shard(make_batch(64, side=16), mesh)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_memory_does_not_grow_with_depth():
+    ten, hundred = (temporary_bytes("picard", steps) for steps in (10, 100))
+    assert abs(hundred - ten) < 0.02 * ten
+
+
+def test_broydens_memory_is_its_history():
+    ten, hundred = (temporary_bytes("broyden", steps) for steps in (10, 100))
+    history = (100 - 10) * (64 * 16 * 16 * 8) * 4
+    # Forward and backward each have a history, but not at the same time.
+    assert hundred - ten <= 1.2 * history
+
+
+def test_batch_sizes_that_do_not_divide_over_the_devices():
+    config = finalize({"data": {"batch_size": 10}})
+    with pytest.raises(ValueError, match=r"batch_size is 10; it must be a multiple of 4"):
+        check_batch_sizes(config.data, mesh_of(4))

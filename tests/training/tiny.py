@@ -1,0 +1,67 @@
+"""A model that compiles and trains in seconds, and the commands run on it as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+OVERRIDES = {
+    "model.branch_channels": "(8,)",
+    "model.blocks_per_branch": "(1,)",
+    "model.big_kernels": "(0,)",
+    "model.head_channels": "(4,)",
+    "model.final_channels": "16",
+    "model.num_groups": "4",
+    "model.expansion": "1",
+    "model.dropout": "0.1",
+    "solver.forward.max_steps": "4",
+    "solver.backward.max_steps": "4",
+    "data.batch_size": "32",
+    "train.num_layers": "2",
+    "train.pretrain_steps": "20",
+    "train.log_every": "5",
+}
+
+
+def start(script: str, scratch: Path, *flags: str, **overrides: str) -> subprocess.Popen[str]:
+    """Start train.py or eval.py on the tiny digits model.
+
+    Args:
+      script: name of the script.
+      scratch: folder for the data set and for compiled code, which later processes use again.
+      flags: further arguments.
+      overrides: of the config, with __ for a dot; they come after those of the tiny model.
+    """
+    keys = OVERRIDES | {"data.dir": str(scratch / "data")}
+    keys |= {key.replace("__", "."): value for key, value in overrides.items()}
+    command = [sys.executable, script, "--config=configs/digits.py", *flags]
+    command += [f"--config.{key}={value}" for key, value in keys.items()]
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    pipe = subprocess.PIPE
+    environment = os.environ | cache
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def run(script: str, scratch: Path, *flags: str, **overrides: str) -> tuple[int, str, str]:
+    """Run a script to its end; exit code, stdout and stderr."""
+    process = start(script, scratch, *flags, **overrides)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def last_json(out: str) -> dict:
+    """The JSON object on the last line."""
+    return json.loads(out.splitlines()[-1])
+
+
+def recorded_step(workdir: Path) -> int:
+    """The last step whose metrics a run has written."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
