@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.data.batch_size = 96
     config.model.dropout = 0.1
     config.optim.learning_rate = 2e-3
-    config.train.epochs = 30
-    config.train.pretrain_steps = 300
+    config.train.epochs = 25
+    config.train.pretrain_steps = 210
     config.train.num_layers = 5
     return config
