@@ -9,6 +9,7 @@ time); its architecture must be the checkpoint's. The last line on stdout is one
 import time
 from typing import Any
 
+import numpy as np
 from absl import flags
 
 from mdeq_jax import cli
@@ -24,6 +25,9 @@ _CHECKPOINT = flags.DEFINE_string(
     "A workdir (its newest checkpoint), its best/, or one step's folder.",
     required=True,
 )
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "A .npz file for the logits, one row per image in the order of the data set."
+)
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -34,7 +38,11 @@ def main(config: Config) -> dict[str, Any]:
     check_batch_sizes(config.data, mesh)
     unrolled = trained.config.train.unrolled_at(trained.step)
     eval_step = make_eval_step(create_model(config.model), config, mesh, unrolled=unrolled)
-    metrics = evaluate(eval_step, replicate(trained.variables, mesh), config.data, mesh)
+    logits = []
+    variables = replicate(trained.variables, mesh)
+    metrics = evaluate(eval_step, variables, config.data, mesh, on_logits=logits.append)
+    if _OUTPUT.value is not None:
+        np.savez(_OUTPUT.value, logits=np.concatenate(logits))
     return {**metrics, "steps": trained.step, "wall_s": round(time.monotonic() - started, 2)}
 
 

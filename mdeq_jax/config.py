@@ -205,6 +205,8 @@ class Config:
       data: the data set.
       optim: the optimizer.
       train: the course of training.
+      init_from: checkpoint whose weights a fresh run starts from, as far as they fit; None starts
+        from random ones.
       seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
     """
 
@@ -214,6 +216,7 @@ class Config:
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    init_from: str | None = None
     seed: int = 0
 
     def __post_init__(self):

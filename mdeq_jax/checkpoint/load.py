@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from mdeq_jax.checkpoint.orbax_io import load_checkpoint
 from mdeq_jax.config import Config, finalize
@@ -58,6 +58,40 @@ def load_trained(
         _require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
     variables = {name: checkpoint.state[name] for name in ("params", "batch_stats")}
     return Trained(jax.tree.map(jnp.asarray, variables), config, checkpoint.step)
+
+
+def start_from(
+    variables: PyTree, checkpoint_dir: str | os.PathLike[str]
+) -> tuple[PyTree, list[str]]:
+    """Put the weights of a checkpoint into a new model, wherever name and shape agree.
+
+    As `MODEL.PRETRAINED` of the originals: a segmentation model starts from a classifier's cell.
+
+    Args:
+      variables: of the new model.
+      checkpoint_dir: as of `load`.
+
+    Returns:
+      The variables, and the names of those that kept their initial values, each with the reason.
+
+    Raises:
+      ValueError: as `load`; or nothing fits.
+    """
+    theirs = dict(jax.tree.leaves_with_path(load_trained(checkpoint_dir).variables))
+    left = []
+
+    def take(path: tuple, own: Array) -> Array:
+        found = theirs.get(path)
+        if found is not None and found.shape == own.shape:
+            return found.astype(own.dtype)
+        reason = "not there" if found is None else f"{found.shape} there, {own.shape} here"
+        left.append(f"{jax.tree_util.keystr(path, simple=True, separator='/')} ({reason})")
+        return own
+
+    started = jax.tree.map_with_path(take, variables)
+    if len(left) == len(jax.tree.leaves(variables)):
+        raise ValueError(f"nothing in {os.fspath(checkpoint_dir)} fits this model.")
+    return started, left
 
 
 def _require_same_architecture(stored: ModelConfig, expected: ModelConfig, where: str) -> None:

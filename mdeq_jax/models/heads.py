@@ -1,12 +1,14 @@
 """Heads: from the equilibria of all resolutions to logits, one class for each task."""
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mdeq_jax.models.cell import State
 from mdeq_jax.models.config import ModelConfig
-from mdeq_jax.models.layers import ConvBN
+from mdeq_jax.models.layers import Conv, ConvBN
+from mdeq_jax.models.resize import resize_bilinear
 
 _EXPANSION = 4
 
@@ -91,5 +93,36 @@ def _uniform_init(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+class SegmentationHead(nn.Module):
+    """Every branch resized to the highest resolution, concatenated, then two convolutions.
+
+    Source: `MDEQSegNet` in `lib/models/mdeq.py`, locuslab/deq.
+
+    Attributes:
+      config: the architecture.
+      axis_name: mesh axis over which BatchNorm averages its statistics.
+    """
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z: State, train: bool) -> Float[Array, "B H W num_classes"]:
+        """Return the logits of each pixel of the highest resolution."""
+        height, width = z[0].shape[1:3]
+        y = jnp.concatenate([resize_bilinear(x, (height, width)) for x in z], axis=-1)
+        last = ConvBN(
+            y.shape[-1],
+            1,
+            use_bias=True,
+            momentum=self.config.batch_norm_momentum,
+            axis_name=self.axis_name,
+            name="last_layer",
+        )
+        size = self.config.final_conv_kernel
+        classifier = Conv(self.config.num_classes, size, use_bias=True, name="classifier")
+        return classifier(nn.relu(last(y, train)))
+
+
 # The head of each task.
-HEADS = {"classification": ClassificationHead}
+HEADS = {"classification": ClassificationHead, "segmentation": SegmentationHead}

@@ -85,7 +85,7 @@ class MDEQ(nn.Module):
         unrolled: int | None = None,
         train: bool = False,
         adjoint_probe: Float[Array, "B 2"] | None = None,
-    ) -> tuple[Float[Array, "B num_classes"], ModelInfo]:
+    ) -> tuple[Float[Array, "B *pixels num_classes"], ModelInfo]:
         """Return logits and how they came about.
 
         Args:
@@ -138,7 +138,7 @@ class MDEQ(nn.Module):
         start = vary_together(zeros if z0 is None else _check_state(z0, zeros), like=x)
         return FixedPointProblem(cell_function(self.config), start, CellArgs(params, x, masks))
 
-    def predict(self, z: State, *, train: bool = False) -> Float[Array, "B num_classes"]:
+    def predict(self, z: State, *, train: bool = False) -> Float[Array, "B *pixels num_classes"]:
         """Return the logits of an equilibrium."""
         return self.head(z, train)
 
@@ -149,12 +149,7 @@ def create_model(config: ModelConfig, axis_name: str | None = None) -> MDEQ:
     Args:
       config: the architecture.
       axis_name: mesh axis over which BatchNorm averages, for training under `shard_map`.
-
-    Raises:
-      ValueError: there is no head for config.task.
     """
-    if config.task not in HEADS:
-        raise ValueError(f"There is no head for task {config.task!r}; there is for {list(HEADS)}.")
     return MDEQ(config, axis_name)
 
 

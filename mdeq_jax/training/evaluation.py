@@ -18,10 +18,11 @@ from mdeq_jax.training.steps import Batch, Metrics, shard
 
 
 def evaluate(
-    eval_step: Callable[[PyTree, Batch], Metrics],
+    eval_step: Callable[[PyTree, Batch], tuple[Metrics, Array]],
     variables: PyTree,
     data_config: DataConfig,
     mesh: Mesh,
+    on_logits: Callable[[Float[np.ndarray, "n num_classes"]], None] | None = None,
 ) -> dict[str, float]:
     """Return means over the images of the evaluation split, each counted once.
 
@@ -30,6 +31,7 @@ def evaluate(
       variables: of the model, replicated over the mesh.
       data_config: the data set, of which every process reads its share.
       mesh: as `create_mesh` returns it.
+      on_logits: called with the logits of each batch's images, those that are padding left out.
 
     Returns:
       ``eval/accuracy``, ``eval/loss``, ``eval/solver_steps``, ``eval/residual``,
@@ -38,7 +40,13 @@ def evaluate(
     batches = data.eval_batches(
         data_config, process_index=jax.process_index(), process_count=jax.process_count()
     )
-    sums = [jax.device_get(eval_step(variables, shard(batch, mesh))) for batch in batches]
+    sums = []
+    for batch in batches:
+        batch_sums, logits = eval_step(variables, shard(batch, mesh))
+        sums.append(jax.device_get(batch_sums))
+        if on_logits is not None:
+            local = np.concatenate([piece.data for piece in logits.addressable_shards])
+            on_logits(local[batch["mask"]])
     total = {name: float(sum(s[name] for s in sums)) for name in sums[0]}
     count = total["count"]
     return {

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from mdeq_jax import data
+from mdeq_jax.checkpoint.load import start_from
 from mdeq_jax.checkpoint.orbax_io import Checkpointer
 from mdeq_jax.config import PRESENTATION_KEYS, Config
 from mdeq_jax.models import create_model
@@ -123,9 +125,17 @@ class _Run:
         )
         restored = self.checkpointer.restore_latest(abstract, self.batches)
         if restored is None:
+            if self.config.init_from is not None:
+                self._start_from(self.config.init_from)
             return 0
         step, self.state = restored
         return step
+
+    def _start_from(self, checkpoint: str) -> None:
+        variables, left = start_from(self.state.variables, checkpoint)
+        self.state = dataclasses.replace(self.state, **replicate(variables, self.mesh))
+        print(f"started from {checkpoint}; left at their initial values:", file=sys.stderr)
+        print("\n".join(f"  {name}" for name in left or ["nothing"]), file=sys.stderr)
 
     def advance(self, terminated: Callable[[], bool]) -> None:
         """Take steps until the last one or a signal, then save."""

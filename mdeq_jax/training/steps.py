@@ -110,21 +110,22 @@ def make_train_step(
         new = TrainState(state.step + 1, params, batch_stats, opt_state, state.key)
         return new, metrics
 
-    return jax.jit(_map_over_devices(step, mesh), donate_argnums=0)
+    return jax.jit(_map_over_devices(step, mesh, PartitionSpec()), donate_argnums=0)
 
 
 def make_eval_step(
     model: MDEQ, config: Config, mesh: Mesh, *, unrolled: int | None
-) -> Callable[[PyTree, Batch], Metrics]:
-    """Return the compiled ``eval_step(variables, batch) -> sums`` over the images not masked out.
+) -> Callable[[PyTree, Batch], tuple[Metrics, Array]]:
+    """Return the compiled ``eval_step(variables, batch) -> (sums, logits)``.
 
-    The sums are of count, loss, correct, solver_steps, residual and converged.
+    The sums are of count, loss, correct, solver_steps, residual and converged, over the images that
+    are not masked out. The logits (B, num_classes) are sharded as the batch is.
 
     Args: as of `make_train_step`.
     """
     solver = config.solver.forward.build()
 
-    def step(variables: PyTree, batch: Batch) -> Metrics:
+    def step(variables: PyTree, batch: Batch) -> tuple[Metrics, Array]:
         output: Any = model.apply(variables, batch["image"], solver=solver, unrolled=unrolled)
         logits, info = output
         values = {
@@ -137,12 +138,15 @@ def make_eval_step(
         }
         # Not a product: a padded image may well have a residual that is not finite.
         masked = jax.tree.map(lambda v: jnp.where(batch["mask"], v, 0).sum(), values)
-        return lax.psum(masked, AXIS)
+        return lax.psum(masked, AXIS), logits
 
-    return jax.jit(_map_over_devices(step, mesh))
+    out_specs = (PartitionSpec(), PartitionSpec(AXIS))
+    return jax.jit(_map_over_devices(step, mesh, out_specs))
 
 
-def _map_over_devices(step: Callable[[PyTree, Batch], Any], mesh: Mesh) -> Callable[..., Any]:
-    """Run step(replicated, sharded batch) on every device; what it returns is replicated."""
-    specs = (PartitionSpec(), PartitionSpec(AXIS))
-    return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+def _map_over_devices(
+    step: Callable[[PyTree, Batch], Any], mesh: Mesh, out_specs: PyTree
+) -> Callable[..., Any]:
+    """Run step(replicated, sharded batch) on every device."""
+    in_specs = (PartitionSpec(), PartitionSpec(AXIS))
+    return jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs)

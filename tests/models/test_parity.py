@@ -10,7 +10,7 @@ from torch_weights import load_config, load_figures, load_variables, nhwc, to_va
 from mdeq_jax.models import create_model
 from mdeq_jax.solvers import Anderson, Broyden, solve
 
-NAMES = ("cls3", "cls2_noaffine")
+NAMES = ("cls3", "cls2_noaffine", "seg4")
 SOLVER = Broyden(max_steps=80, tol=1e-12)
 
 
@@ -30,7 +30,8 @@ def in_float64(name):
 
     def loss(params):
         logits, info = model.apply({**variables, "params": params}, images, solver=SOLVER)
-        picked = jax.nn.log_softmax(logits)[jnp.arange(len(logits)), figures["labels"]]
+        labels = jnp.expand_dims(figures["labels"], -1)
+        picked = jnp.take_along_axis(jax.nn.log_softmax(logits), labels, axis=-1)
         return -picked.mean(), (logits, info)
 
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -67,7 +68,8 @@ def test_equilibrium_and_logits(solved):
     assert info.solver.converged.all()
     for ours, theirs in zip(info.z, states(figures, "zstar", np.float64), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(logits, figures["logits"], rtol=0, atol=1e-5)
+    theirs = np.moveaxis(figures["logits"], 1, -1)  # classes are the second axis in PyTorch
+    np.testing.assert_allclose(logits, theirs, rtol=0, atol=1e-5)
 
 
 def test_loss(solved):

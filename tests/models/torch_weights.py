@@ -32,6 +32,9 @@ _NAMES = [
     (r"^final_layer\.0\.", "head.final_layer.conv."),
     (r"^final_layer\.1\.", "head.final_layer.bn."),
     (r"^classifier\.", "head.classifier."),
+    (r"^last_layer\.0\.", "head.last_layer.conv."),
+    (r"^last_layer\.1\.", "head.last_layer.bn."),
+    (r"^last_layer\.3\.", "head.classifier."),
 ]
 _LEAVES = {"weight_g": "g", "weight_v": "v", "running_mean": "mean", "running_var": "var"}
 

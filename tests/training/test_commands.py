@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import last_json, recorded_step, run, start
 
@@ -56,8 +57,10 @@ def test_the_final_line_and_the_files(trained):
 
 def test_eval_reproduces_the_final_evaluation(trained, scratch):
     workdir, final = trained
-    code, out, err = run("eval.py", scratch, f"--checkpoint={workdir}")
+    output = scratch / "logits.npz"
+    code, out, err = run("eval.py", scratch, f"--checkpoint={workdir}", f"--output={output}")
     assert code == 0, err
+    assert np.load(output)["logits"].shape == (360, 10)
     for key in ("accuracy", "loss", "solver_steps", "residual", "examples"):
         assert last_json(out)[f"eval/{key}"] == final[f"eval/{key}"], key
 
@@ -151,6 +154,22 @@ def test_a_loss_that_is_not_finite(scratch):
     assert "Traceback" not in err
     _, out, _ = run("eval.py", scratch, f"--checkpoint={workdir}")
     assert last_json(out)["steps"] >= 1
+
+
+def test_another_models_weights_to_start_from(trained, scratch):
+    workdir, _ = trained
+    code, out, err = run(
+        "train.py",
+        scratch,
+        f"--workdir={scratch / 'started'}",
+        init_from=str(workdir),
+        model__final_channels="24",
+        train__steps="1",
+    )
+    assert code == 0, err
+    assert last_json(out)["resumed_from_step"] == 0
+    assert "params/head/classifier/kernel ((16, 10) there, (24, 10) here)" in err
+    assert "params/cell" not in err
 
 
 @pytest.mark.parametrize(

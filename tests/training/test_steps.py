@@ -141,7 +141,7 @@ def test_evaluation_counts_what_is_not_masked():
     masked = {**batch, "mask": np.array([True, True, False, True])}
     masked["image"] = batch["image"].copy()
     masked["image"][2] = np.nan
-    sums = jax.device_get(eval_step(state.variables, shard(masked, mesh)))
+    sums, logits_of_step = jax.device_get(eval_step(state.variables, shard(masked, mesh)))
     model = create_model(CONFIG.model)
     logits, _ = model.apply(state.variables, batch["image"], solver=CONFIG.solver.forward.build())
     rows = np.array([0, 1, 3])
@@ -151,6 +151,7 @@ def test_evaluation_counts_what_is_not_masked():
     assert sums["correct"] == (logits.argmax(-1)[rows] == labels).sum()
     np.testing.assert_allclose(sums["loss"], -log_probabilities.sum(), rtol=1e-4)
     assert np.isfinite(sums["residual"])
+    np.testing.assert_allclose(logits_of_step[rows], logits[rows], rtol=1e-3, atol=1e-4)
 
 
 def temporary_bytes(solver: str, max_steps: int) -> int:
