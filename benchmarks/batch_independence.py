@@ -1,0 +1,49 @@
+"""How far float32 lets a sample's result depend on what else is in the batch.
+
+    python -m benchmarks.batch_independence runs/digits
+
+In exact arithmetic it does not. In float32 the compiler may order sums by the batch size, and
+Broyden's method amplifies rounding: the states then differ within what the tolerance allows.
+"""
+
+import functools
+import json
+import sys
+
+import jax
+import numpy as np
+
+import mdeq_jax as mx
+from mdeq_jax import data
+
+IMAGES = 24
+
+
+def main(checkpoint: str) -> None:
+    """Print the differences between solving images alone and together as one line of JSON."""
+    model, variables, config = mx.load(checkpoint)
+    images = next(iter(data.eval_batches(config.data)))["image"][:IMAGES]
+    solver = config.solver.forward.build()
+    apply = jax.jit(functools.partial(model.apply, solver=solver))
+    logits, info = apply(variables, images)
+    alone = [apply(variables, images[i : i + 1]) for i in range(IMAGES)]
+
+    def difference(i: int) -> float:
+        pairs = [(z[i], z1[0]) for z, z1 in zip(info.z, alone[i][1].z, strict=True)]
+        error = np.sqrt(sum(np.sum((a - b) ** 2) for a, b in pairs))
+        return float(error / np.sqrt(sum(np.sum(a**2) for a, _ in pairs)))
+
+    differences = [difference(i) for i in range(IMAGES)]
+    alone_logits = np.concatenate([logits for logits, _ in alone])
+    figures = {
+        "tol": solver.tol,
+        "state_difference_median": float(np.median(differences)),
+        "state_difference_max": max(differences),
+        "logit_difference_max": float(np.abs(alone_logits - logits).max()),
+        "same_class": bool((alone_logits.argmax(-1) == logits.argmax(-1)).all()),
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
