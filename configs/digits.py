@@ -15,10 +15,10 @@ def get_config() -> ConfigDict:
     """Return the config."""
     config = default_config()
     config.data.name = "digits"
-    config.data.batch_size = 96
+    config.data.batch_size = 48
     config.model.dropout = 0.1
     config.optim.learning_rate = 2e-3
     config.train.epochs = 25
-    config.train.pretrain_steps = 210
+    config.train.pretrain_steps = 525
     config.train.num_layers = 5
     return config

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mdeq_jax.checkpoint.load import load as load
+    from mdeq_jax.checkpoint.torch_import import import_torch as import_torch
     from mdeq_jax.implicit import Adjoint as Adjoint
     from mdeq_jax.implicit import Exact as Exact
     from mdeq_jax.implicit import JacobianFree as JacobianFree
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mdeq_jax.solvers import Solver as Solver
     from mdeq_jax.solvers import SolverResult as SolverResult
     from mdeq_jax.solvers import solve as solve
+    from mdeq_jax.stability import jacobian_loss as jacobian_loss
+    from mdeq_jax.stability import spectral_radius as spectral_radius
 
 __version__ = "0.1.0"
 
@@ -37,8 +40,11 @@ _HOME = {
     "JacobianFree": "implicit",
     "Phantom": "implicit",
     "equilibrium": "implicit",
+    "jacobian_loss": "stability",
+    "spectral_radius": "stability",
     "ModelConfig": "models",
     "create_model": "models",
+    "import_torch": "checkpoint.torch_import",
     "load": "checkpoint.load",
 }
 __all__ = list(_HOME)

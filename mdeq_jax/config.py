@@ -5,16 +5,15 @@ what differs; the command line overrides it; `finalize` turns the outcome into a
 """
 
 import dataclasses
-import difflib
-import types
-import typing
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from mdeq_jax.implicit import Adjoint, Exact, JacobianFree, Phantom
 from mdeq_jax.models.config import ModelConfig
+from mdeq_jax.sections import from_mapping, to_config_dict
 from mdeq_jax.solvers import Anderson, Broyden, Picard, Solver
 from mdeq_jax.solvers.common import require, require_int
 
@@ -104,6 +103,7 @@ class DataConfig:
       dir: folder of TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
       batch_size: training images of one step, over all devices and processes.
       eval_batch_size: likewise in evaluation.
+      image_size: (height, width) of the images that the model is given.
       augment: whether training images are augmented.
     """
 
@@ -111,10 +111,13 @@ class DataConfig:
     dir: str | None = None
     batch_size: int = 64
     eval_batch_size: int = 120
+    image_size: tuple[int, ...] = (8, 8)
     augment: bool = True
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
+        two_sides = len(self.image_size) == 2 and min(self.image_size) > 0
+        require(self, "image_size", two_sides, "a height and a width, both at least 1")
         require_int(self, "batch_size", minimum=1)
         require_int(self, "eval_batch_size", minimum=1)
 
@@ -124,21 +127,26 @@ class OptimConfig:
     """The optimizer and its learning rate.
 
     Attributes:
-      name: "adam" or "sgd".
+      name: "adam", "sgd" or "rmsprop".
       learning_rate: at the start.
-      schedule: "cosine" from there to `learning_rate_floor` at the last step, or "constant".
+      schedule: "cosine" from there to `learning_rate_floor` at the last step, "poly" as
+        (1 − t / steps)^0.9, "step", or "constant".
       learning_rate_floor: where the cosine ends.
+      step_epochs: epochs at which "step" multiplies the learning rate by `step_factor`.
+      step_factor: that factor, above 0.
       weight_decay: L2 penalty on every parameter, added to the gradient before the optimizer's
-        scaling, as PyTorch's Adam and SGD do.
-      momentum: of SGD, in [0, 1).
+        scaling, as PyTorch's optimizers do.
+      momentum: of SGD and RMSprop, in [0, 1).
       nesterov: whether SGD's momentum is Nesterov's.
       clip_norm: bound on the gradient's global norm; None is unbounded.
     """
 
-    name: Literal["adam", "sgd"] = "adam"
+    name: Literal["adam", "sgd", "rmsprop"] = "adam"
     learning_rate: float = 1e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
     learning_rate_floor: float = 1e-6
+    step_epochs: tuple[int, ...] = (30, 60, 90)
+    step_factor: float = 0.1
     weight_decay: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
@@ -149,9 +157,45 @@ class OptimConfig:
         require(self, "learning_rate", self.learning_rate > 0, "above 0")
         floor = 0 <= self.learning_rate_floor <= self.learning_rate
         require(self, "learning_rate_floor", floor, "between 0 and learning_rate")
+        rising = all(a < b for a, b in itertools.pairwise((0, *self.step_epochs)))
+        require(self, "step_epochs", rising, "a rising list of whole numbers above 0")
+        require(self, "step_factor", self.step_factor > 0, "above 0")
         require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
         require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
         require(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class JacobianConfig:
+    """Jacobian regularisation (Bai, Koltun, Kolter, ICML 2021): γ·`jacobian_loss` on some steps.
+
+    Attributes:
+      probability: that a step adds the term, in [0, 1].
+      weight: γ when the solver takes over.
+      pretrain_weight: γ while the cell is unrolled.
+      increment_steps: γ grows by 0.1 each time this many solved steps are over; None leaves it.
+      stop_epoch: the epoch from which on γ is 0; None is never.
+      step_jitter: on steps with the term the forward solve's limit is solver.forward.max_steps plus
+        a whole number drawn from −step_jitter to 1; 0 leaves it.
+    """
+
+    probability: float = 0.0
+    weight: float = 0.0
+    pretrain_weight: float = 0.0
+    increment_steps: int | None = None
+    stop_epoch: int | None = None
+    step_jitter: int = 2
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        require(self, "probability", 0 <= self.probability <= 1, "in [0, 1]")
+        for field in ("weight", "pretrain_weight"):
+            require(self, field, getattr(self, field) >= 0, "at least 0")
+        if self.increment_steps is not None:
+            require_int(self, "increment_steps", minimum=1)
+        if self.stop_epoch is not None:
+            require_int(self, "stop_epoch", minimum=0)
+        require_int(self, "step_jitter", minimum=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +204,8 @@ class TrainConfig:
 
     Attributes:
       epochs: passes over the training set.
+      epoch_fraction: share of an epoch's batches that is trained on, in (0, 1]. It shortens the
+        epochs, not the schedule of the learning rate.
       steps: number of steps; if not None it takes the place of `epochs`.
       pretrain_steps: first steps in which the cell is unrolled instead of solved.
       num_layers: applications of the cell in those steps.
@@ -169,6 +215,7 @@ class TrainConfig:
     """
 
     epochs: int = 50
+    epoch_fraction: float = 1.0
     steps: int | None = None
     pretrain_steps: int = 0
     num_layers: int = 10
@@ -180,10 +227,15 @@ class TrainConfig:
         """Check the options; raises ValueError."""
         for field in ("epochs", "num_layers", "log_every", "eval_every"):
             require_int(self, field, minimum=1)
+        require(self, "epoch_fraction", 0 < self.epoch_fraction <= 1, "in (0, 1]")
         if self.steps is not None:
             require_int(self, "steps", minimum=1)
         require_int(self, "pretrain_steps", minimum=0)
         require(self, "checkpoint_seconds", self.checkpoint_seconds >= 0, "at least 0")
+
+    def steps_per_epoch(self, batches_per_epoch: int) -> int:
+        """Return the number of steps of an epoch."""
+        return max(1, int(self.epoch_fraction * batches_per_epoch))
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of steps."""
@@ -204,9 +256,10 @@ class Config:
       adjoint: where the gradient comes from.
       data: the data set.
       optim: the optimizer.
+      jacobian: regularisation of the cell's Jacobian.
       train: the course of training.
-      init_from: checkpoint whose weights a fresh run starts from, as far as they fit; None starts
-        from random ones.
+      init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
+        fit; None starts from random ones.
       seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
     """
 
@@ -215,6 +268,7 @@ class Config:
     adjoint: AdjointConfig = AdjointConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
+    jacobian: JacobianConfig = JacobianConfig()
     train: TrainConfig = TrainConfig()
     init_from: str | None = None
     seed: int = 0
@@ -236,21 +290,7 @@ PRESENTATION_KEYS = (
 
 def default_config() -> ConfigDict:
     """Return every key with its default, for a config file to start from."""
-    return _as_config_dict(Config())
-
-
-def _as_config_dict(section: Any) -> ConfigDict:
-    """Return a section as a ConfigDict in which what is None still has a type to be set to."""
-    hints = typing.get_type_hints(type(section))
-    result = ConfigDict()
-    for name, hint in hints.items():
-        value = getattr(section, name)
-        if dataclasses.is_dataclass(value):
-            value = _as_config_dict(value)
-        elif value is None:
-            value = config_dict.placeholder(typing.get_args(hint)[0])
-        result[name] = value
-    return result
+    return to_config_dict(Config())
 
 
 def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
@@ -263,58 +303,4 @@ def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
       ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
     """
     nested = config.to_dict() if isinstance(config, ConfigDict) else config
-    return _build(Config(), nested, "config")
-
-
-def _build(default: Any, values: Any, path: str) -> Any:
-    """Return the dataclass `default` with the mapping `values`, which stands at `path`, in it."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} is {values!r}; it must be a section with keys of its own.")
-    hints = typing.get_type_hints(type(default))
-    for key in values:
-        if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            remedy = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(hints)}."
-            raise ValueError(f"{path}.{key} is not a config key; {remedy}")
-    changes = {
-        key: _build(getattr(default, key), value, f"{path}.{key}")
-        if dataclasses.is_dataclass(hints[key])
-        else _convert(value, hints[key], f"{path}.{key}")
-        for key, value in values.items()
-    }
-    try:
-        return dataclasses.replace(default, **changes)
-    except ValueError as error:
-        raise ValueError(error if path == "config" else f"{path}: {error}") from None
-
-
-def _convert(value: Any, hint: Any, path: str) -> Any:
-    """Return the value as the type that the hint names."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        fits, converted = _fit(value, option)
-        if fits:
-            return converted
-    names = " or ".join(_describe(option) for option in options)
-    raise ValueError(f"{path} is {value!r} ({type(value).__name__}); it must be {names}.")
-
-
-def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
-    """Whether a value is of a type without alternatives, and the value as that type."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return value in arguments, value
-    if origin is tuple:
-        fits = isinstance(value, list | tuple) and all(_fit(v, arguments[0])[0] for v in value)
-        return fits, tuple(value) if fits else value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return True, float(value)
-    return type(value) is hint, value
-
-
-def _describe(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(map(repr, typing.get_args(hint)))
-    if typing.get_origin(hint) is tuple:
-        return f"a list of {typing.get_args(hint)[0].__name__}"
-    return "None" if hint is type(None) else hint.__name__
+    return from_mapping(Config(), nested, "config")

@@ -12,3 +12,8 @@ def x64():
     """Run the test with 64-bit types enabled."""
     with jax.enable_x64(True):
         yield
+
+
+def pytest_addoption(parser):
+    """Add the size of the long fuzz test, which a machine with time to spare can raise."""
+    parser.addoption("--fuzz-cases", type=int, default=2000, help="mutated files (default 2000)")

@@ -40,6 +40,11 @@ def test_epochs_count_where_steps_are_not_given():
     assert finalize({"train": {"epochs": 3}}).train.total_steps(steps_per_epoch=5) == 15
 
 
+def test_a_fraction_of_an_epoch_is_at_least_a_step():
+    train = finalize({"train": {"epoch_fraction": 0.25}}).train
+    assert [train.steps_per_epoch(n) for n in (1, 4, 10, 100)] == [1, 1, 2, 25]
+
+
 def test_the_first_steps_are_unrolled():
     train = finalize({"train": {"pretrain_steps": 2, "num_layers": 6}}).train
     assert [train.unrolled_at(step) for step in range(4)] == [6, 6, None, None]
@@ -68,6 +73,18 @@ def test_a_whole_number_is_a_fine_float():
         ({"data": {"batch_size": 0}}, r"config\.data: .*batch_size is 0; .* at least 1"),
         ({"optim": {"momentum": 1.0}}, r"config\.optim: .*momentum is 1\.0; .*\[0, 1\)"),
         ({"optim": {"clip_norm": 0.0}}, r"clip_norm is 0\.0; it must be above 0, or None"),
+        ({"optim": {"step_epochs": (30, 20)}}, r"step_epochs is \(30, 20\); .* rising list"),
+        ({"optim": {"step_factor": 0.0}}, r"step_factor is 0\.0; it must be above 0"),
+        ({"data": {"image_size": (32,)}}, r"image_size is \(32,\); .* a height and a width"),
+        ({"data": {"image_size": (0, 8)}}, r"image_size is \(0, 8\)"),
+        (
+            {"jacobian": {"probability": 2.0}},
+            r"config\.jacobian: .*probability is 2\.0; .*\[0, 1\]",
+        ),
+        ({"jacobian": {"weight": -1.0}}, r"config\.jacobian: .*weight is -1\.0"),
+        ({"jacobian": {"increment_steps": 0}}, r"increment_steps is 0; .* at least 1"),
+        ({"jacobian": {"step_jitter": -1}}, r"step_jitter is -1"),
+        ({"train": {"epoch_fraction": 0.0}}, r"epoch_fraction is 0\.0; .*\(0, 1\]"),
         ({"adjoint": {"steps": 0}}, r"config\.adjoint: Phantom\.steps is 0"),
         ({"train": {"log_every": 0}}, r"config\.train: .*log_every is 0"),
         ({"seed": -1}, r"Config\.seed is -1"),

@@ -12,12 +12,14 @@ LAYOUT = (
     "implicit",
     "stability",
     "models",
+    "sections",
     "config",
     "data",
     "checkpoint",
     "viz",
     "training",
     "cli",
+    "summary",
     "apps",
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

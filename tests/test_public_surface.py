@@ -20,8 +20,11 @@ PUBLIC = [
     "SolverResult",
     "create_model",
     "equilibrium",
+    "import_torch",
+    "jacobian_loss",
     "load",
     "solve",
+    "spectral_radius",
 ]
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from mdeq_jax.checkpoint.orbax_io import load_checkpoint
+from mdeq_jax.checkpoint.torch_import import import_torch, infer_config
 from mdeq_jax.config import Config, finalize
 from mdeq_jax.models import MDEQ, ModelConfig, create_model
 
@@ -61,36 +62,41 @@ def load_trained(
 
 
 def start_from(
-    variables: PyTree, checkpoint_dir: str | os.PathLike[str]
+    variables: PyTree, source: str | os.PathLike[str], config: ModelConfig
 ) -> tuple[PyTree, list[str]]:
-    """Put the weights of a checkpoint into a new model, wherever name and shape agree.
+    """Put the weights of another model into a new one, wherever name and shape agree.
 
     As `MODEL.PRETRAINED` of the originals: a segmentation model starts from a classifier's cell.
 
     Args:
       variables: of the new model.
-      checkpoint_dir: as of `load`.
+      source: a checkpoint folder as of `load`, or a PyTorch file as of `import_torch`.
+      config: architecture of the new model; tells what a PyTorch file does not.
 
     Returns:
       The variables, and the names of those that kept their initial values, each with the reason.
 
     Raises:
-      ValueError: as `load`; or nothing fits.
+      ValueError: as `load` or `import_torch`; or nothing fits.
     """
-    theirs = dict(jax.tree.leaves_with_path(load_trained(checkpoint_dir).variables))
+    if os.path.isfile(source):
+        found = import_torch(source, infer_config(source, {"num_groups": config.num_groups}))
+    else:
+        found = load_trained(source).variables
+    theirs = dict(jax.tree.leaves_with_path(found))
     left = []
 
     def take(path: tuple, own: Array) -> Array:
         found = theirs.get(path)
         if found is not None and found.shape == own.shape:
-            return found.astype(own.dtype)
+            return jnp.asarray(found, own.dtype)
         reason = "not there" if found is None else f"{found.shape} there, {own.shape} here"
         left.append(f"{jax.tree_util.keystr(path, simple=True, separator='/')} ({reason})")
         return own
 
     started = jax.tree.map_with_path(take, variables)
     if len(left) == len(jax.tree.leaves(variables)):
-        raise ValueError(f"nothing in {os.fspath(checkpoint_dir)} fits this model.")
+        raise ValueError(f"nothing in {os.fspath(source)} fits this model.")
     return started, left
 
 

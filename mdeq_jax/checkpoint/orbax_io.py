@@ -179,6 +179,19 @@ class Checkpointer:
         self.close()
 
 
+def write_checkpoint(folder: epath.Path, state: Any, config: Mapping[str, Any], step: int) -> None:
+    """Writes one checkpoint outside of a run, into a folder that `load_checkpoint` takes.
+
+    Args: as of `Checkpointer` and its `save`.
+    """
+    items = {
+        "state": ocp.args.StandardSave(state),
+        "config": ocp.args.JsonSave(json.loads(json.dumps(config))),
+    }
+    with _manager(folder, keep=1) as manager:
+        manager.save(step, args=ocp.args.Composite(**items))
+
+
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads a checkpoint without knowing what is in it, on any devices.
 

@@ -1,6 +1,9 @@
-"""What a workdir must satisfy before a run may go on in it."""
+"""What a workdir must satisfy before a run may go on in it, and folders that appear whole."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -19,6 +22,24 @@ def require_writable(folder: epath.Path) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error}. Use another --workdir.") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
+    """Gives a folder to be filled, which gets the name `path` if nothing is raised.
+
+    Raises:
+      ValueError: `path` exists, and not as an empty folder.
+    """
+    target = epath.Path(path).absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"{target} exists; name a new folder.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        folder = epath.Path(scratch) / target.name
+        folder.mkdir()
+        yield folder
+        os.rename(folder, target)
 
 
 def config_differences(

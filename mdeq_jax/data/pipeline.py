@@ -44,9 +44,9 @@ def dataset_info(data: DataConfig) -> DatasetInfo:
       The sizes.
 
     Raises:
-      ValueError: unknown name, or a folder that cannot be written.
+      ValueError: unknown name, another image size, or a folder that cannot be written.
     """
-    dataset = _find(data.name)
+    dataset = _find(data)
     return DatasetInfo(
         train_examples=len(dataset.open_split(data, dataset.train_split)),
         eval_examples=len(dataset.open_split(data, dataset.eval_split)),
@@ -73,9 +73,10 @@ def train_iterator(
       An iterator whose position get_state and set_state save and restore exactly.
 
     Raises:
-      ValueError: unknown name, a batch size that does not fit, or a folder that cannot be written.
+      ValueError: unknown name, another image size, a batch size that does not fit, or a folder that
+        cannot be written.
     """
-    dataset = _find(data.name)
+    dataset = _find(data)
     share = _share("data.batch_size", data.batch_size, process_count)
     source = dataset.open_split(data, dataset.train_split)
     if data.batch_size > len(source):
@@ -110,9 +111,10 @@ def eval_batches(
       The batches, b = eval_batch_size / process_count.
 
     Raises:
-      ValueError: unknown name, a batch size that does not fit, or a folder that cannot be written.
+      ValueError: unknown name, another image size, a batch size that does not fit, or a folder that
+        cannot be written.
     """
-    dataset = _find(data.name)
+    dataset = _find(data)
     share = _share("data.eval_batch_size", data.eval_batch_size, process_count)
     source = dataset.open_split(data, dataset.eval_split)
     last = len(source) - 1
@@ -126,10 +128,17 @@ def eval_batches(
     return iter(batches.to_iter_dataset(_READ_OPTIONS))
 
 
-def _find(name: str) -> Dataset:
-    if name not in DATASETS:
-        raise ValueError(f"data.name={name!r} is not a data set; known: {', '.join(DATASETS)}.")
-    return DATASETS[name]
+def _find(data: DataConfig) -> Dataset:
+    if data.name not in DATASETS:
+        known = ", ".join(DATASETS)
+        raise ValueError(f"data.name={data.name!r} is not a data set; known: {known}.")
+    dataset = DATASETS[data.name]
+    if data.image_size != dataset.image_shape[:2]:
+        raise ValueError(
+            f"data.image_size={data.image_size}, but images of {data.name!r} are "
+            f"{dataset.image_shape[:2]}; set it to that."
+        )
+    return dataset
 
 
 def _share(key: str, batch_size: int, process_count: int) -> int:

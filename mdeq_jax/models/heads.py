@@ -120,8 +120,9 @@ class SegmentationHead(nn.Module):
             name="last_layer",
         )
         size = self.config.final_conv_kernel
-        classifier = Conv(self.config.num_classes, size, use_bias=True, name="classifier")
-        return classifier(nn.relu(last(y, train)))
+        # Not named as the classification head's last layer, whose weights mean something else.
+        last_conv = Conv(self.config.num_classes, size, use_bias=True, name="pixel_classifier")
+        return last_conv(nn.relu(last(y, train)))
 
 
 # The head of each task.

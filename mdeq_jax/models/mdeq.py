@@ -88,6 +88,8 @@ class MDEQ(nn.Module):
     ) -> tuple[Float[Array, "B *pixels num_classes"], ModelInfo]:
         """Return logits and how they came about.
 
+        With ``mutable=["intermediates"]``, ``cell_args`` there holds the `CellArgs`.
+
         Args:
           images: floating point, normalised; sides divisible by config.size_divisor.
           solver: of the forward solve; `Broyden()` by default.
@@ -105,6 +107,7 @@ class MDEQ(nn.Module):
           ValueError: images, z0 or unrolled do not fit; at trace time.
         """
         f, start, args = self.problem(images, z0=z0, train=train)
+        self.sow("intermediates", "cell_args", args)
         if self.is_initializing():
             unrolled = 0
         if unrolled is not None:

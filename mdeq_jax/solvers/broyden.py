@@ -78,7 +78,6 @@ class Broyden(Solver):
         with_g, with_last = _products(memory.steps, n, (g, last))
         coefficients = _append_row(memory.coefficients, n - 1, with_last)
         c = jnp.einsum("bij,bj->bi", coefficients, with_g, precision=lax.Precision.HIGHEST)
-        c = jnp.where(jnp.arange(rows) < n, c, 0)  # what stands below is from before a restart
         c_last = jnp.where(n > 0, c[:, n - 1], 0)
         weights = jnp.pad(c[:, :-1], ((0, 0), (1, 0)))
         step = scale(_reciprocal(1 - c_last), _weighted_sum(memory.steps, n, weights, g))
@@ -97,12 +96,13 @@ def _append_row(
     """Append row j, c_j = (s_jᵀg + Σ_{i<j} c_i s_jᵀs_{i+1}) / ‖s_j‖², given gram_i = s_jᵀs_i.
 
     A step of length 0 has a row of zeros (0/0 counts as 0). Before the first step, row −1 lands on
-    row 0, which the first step then overwrites.
+    row 0, which the first step then overwrites. Rows further down, left from before a restart, meet
+    only the zeros that gram has there.
     """
     rows = gram.shape[-1]
     shifted = jnp.pad(gram[:, 1:], ((0, 0), (0, 1)))
     new = jnp.einsum("bi,bij->bj", shifted, coefficients, precision=lax.Precision.HIGHEST)
-    new = jnp.where(jnp.arange(rows) < row, new, 0) + (jnp.arange(rows) == row)
+    new = new + (jnp.arange(rows) == row)
     squared = gram[:, row, None]
     new = jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))
     return coefficients.at[:, jnp.maximum(row, 0)].set(new)

@@ -67,15 +67,15 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    total = config.train.total_steps(info.train_examples // config.data.batch_size)
+    batches_per_epoch = info.train_examples // config.data.batch_size
     with Checkpointer(
         str(workdir), dataclasses.asdict(config), may_differ=PRESENTATION_KEYS
     ) as checkpointer:
-        run = _Run(config, workdir, checkpointer, batches, info.image_shape, total)
+        run = _Run(config, workdir, checkpointer, batches, info.image_shape, batches_per_epoch)
         with contextlib.closing(run.recorder), _catch_sigterm() as terminated:
             run.advance(terminated)
             metrics = {}
-            if run.step == total:
+            if run.step == run.total:
                 metrics = run.evaluate()
                 run.draw()
     return {
@@ -84,7 +84,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         "wall_s": round(time.monotonic() - started, 2),
         "resumed_from_step": run.resumed_from,
         "params_sha256": fingerprint(run.state.params),
-        "interrupted": run.step < total,
+        "interrupted": run.step < run.total,
     }
 
 
@@ -98,16 +98,26 @@ class _Run:
         checkpointer: Checkpointer,
         batches: grain.DatasetIterator,
         image_shape: tuple[int, int, int],
-        total: int,
+        batches_per_epoch: int,
     ):
-        self.config, self.workdir, self.total = config, workdir, total
+        self.config, self.workdir = config, workdir
+        steps_per_epoch = config.train.steps_per_epoch(batches_per_epoch)
+        self.total = config.train.total_steps(steps_per_epoch)
         self.checkpointer, self.batches = checkpointer, batches
         self.mesh = create_mesh()
         check_batch_sizes(config.data, self.mesh)
         model = create_model(config.model, axis_name=AXIS)
-        optimizer = create_optimizer(config.optim, total)
+        whole = config.train.total_steps(batches_per_epoch)
+        optimizer = create_optimizer(config.optim, whole, steps_per_epoch)
         self.train_step = functools.cache(
-            lambda unrolled: make_train_step(model, config, optimizer, self.mesh, unrolled=unrolled)
+            lambda unrolled: make_train_step(
+                model,
+                config,
+                optimizer,
+                self.mesh,
+                unrolled=unrolled,
+                steps_per_epoch=steps_per_epoch,
+            )
         )
         self.eval_step = functools.cache(
             lambda unrolled: make_eval_step(model, config, self.mesh, unrolled=unrolled)
@@ -116,7 +126,7 @@ class _Run:
         self.step = self.resumed_from = self._restore()
         best = checkpointer.best_metrics()
         self.best_accuracy = best["eval/accuracy"] if best else -1.0
-        self.recorder = Recorder(workdir, self.resumed_from, total)
+        self.recorder = Recorder(workdir, self.resumed_from, self.total)
         self.metrics = MetricBuffer()
 
     def _restore(self) -> int:
@@ -131,10 +141,10 @@ class _Run:
         step, self.state = restored
         return step
 
-    def _start_from(self, checkpoint: str) -> None:
-        variables, left = start_from(self.state.variables, checkpoint)
+    def _start_from(self, source: str) -> None:
+        variables, left = start_from(self.state.variables, source, self.config.model)
         self.state = dataclasses.replace(self.state, **replicate(variables, self.mesh))
-        print(f"started from {checkpoint}; left at their initial values:", file=sys.stderr)
+        print(f"started from {source}; left at their initial values:", file=sys.stderr)
         print("\n".join(f"  {name}" for name in left or ["nothing"]), file=sys.stderr)
 
     def advance(self, terminated: Callable[[], bool]) -> None:

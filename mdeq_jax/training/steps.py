@@ -4,6 +4,7 @@ A device solves for its share of the batch without talking to the others: there 
 a solver loop. BatchNorm reduces over the axis by name; gradients are averaged here.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,15 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.config import Config, DataConfig
 from mdeq_jax.models import MDEQ
+from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers.common import require
 from mdeq_jax.training.losses import cross_entropy
+from mdeq_jax.training.regularization import draw, forward_solver, jacobian_term
 from mdeq_jax.training.state import TrainState
 
 AXIS = "data"
+# Folded into a step's key where all devices draw alike; no device has an index as large.
+_SHARED = 2**31
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
 
@@ -55,25 +60,36 @@ def make_train_step(
     mesh: Mesh,
     *,
     unrolled: int | None,
+    steps_per_epoch: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the compiled ``train_step(state, batch) -> (state, metrics)``; it consumes `state`.
 
     The metrics are means over the batch: loss, accuracy, solver_steps, residual, adjoint_steps,
-    adjoint_residual, and grad_norm, the global norm of the gradient before clipping.
+    adjoint_residual, and grad_norm, the global norm of the gradient before clipping; with Jacobian
+    regularisation also jacobian_term, what it adds to the loss.
 
     Args:
       model: made with ``axis_name="data"``.
-      config: for solvers and adjoint.
+      config: for solvers, adjoint and Jacobian regularisation.
       optimizer: as `create_optimizer` returns it.
       mesh: as `create_mesh` returns it.
       unrolled: applications of the cell in place of the solve, for the first steps; or None.
+      steps_per_epoch: number of steps of an epoch.
     """
-    forward, backward = config.solver.forward.build(), config.solver.backward.build()
+    forward, backward = forward_solver(config), config.solver.backward.build()
     adjoint = config.adjoint.build(backward)
+    regularized = config.jacobian.probability > 0
+    cell = cell_function(config.model)
+    draw_term = functools.partial(
+        draw, config, unrolled=unrolled is not None, steps_per_epoch=steps_per_epoch
+    )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         images, labels = batch["image"], batch["label"]
-        key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), lax.axis_index(AXIS))
+        step_key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(step_key, lax.axis_index(AXIS))
+        shared_key = jax.random.fold_in(step_key, _SHARED)
+        gamma, limit = draw_term(shared_key, state.step) if regularized else (None, None)
 
         def loss(params: PyTree, probe: Float[Array, "B 2"]) -> tuple[Array, Any]:
             (logits, info), updated = model.apply(
@@ -81,11 +97,12 @@ def make_train_step(
                 images,
                 solver=forward,
                 adjoint=adjoint,
+                step_limit=limit,
                 unrolled=unrolled,
                 train=True,
                 adjoint_probe=probe,
                 rngs={"dropout": key},
-                mutable=["batch_stats"],
+                mutable=["batch_stats", "intermediates"],
             )
             value = cross_entropy(logits, labels).mean()
             metrics = {
@@ -94,6 +111,11 @@ def make_train_step(
                 "solver_steps": info.solver.steps.mean(),
                 "residual": info.solver.residual.mean(),
             }
+            if gamma is not None:
+                (args,) = updated["intermediates"]["cell_args"]
+                term = jacobian_term(gamma, cell, info.z, args, jax.random.fold_in(key, 0))
+                metrics["jacobian_term"] = term
+                value = value + term
             return value, (metrics, updated["batch_stats"])
 
         # Marked as varying, each device keeps its own gradient until the one mean below.

@@ -103,7 +103,8 @@ def test_init_does_not_run_the_cell():
 
 
 @pytest.mark.parametrize(
-    ("times", "branches", "divisor"), [(0, 1, 1), (0, 2, 2), (1, 3, 8), (2, 2, 8), (3, 1, 8)]
+    ("times", "branches", "divisor"),
+    [(0, 1, 1), (0, 2, 2), (0, 3, 4), (1, 2, 4), (2, 2, 8), (3, 1, 8)],
 )
 def test_stem_and_state_shapes(times, branches, divisor):
     config = ModelConfig(

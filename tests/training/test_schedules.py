@@ -10,20 +10,38 @@ from mdeq_jax.training.schedules import create_optimizer, learning_rate
 
 def test_cosine_falls_to_the_floor():
     optim = OptimConfig(learning_rate=0.1, learning_rate_floor=1e-6)
-    schedule = learning_rate(optim, steps=40)
+    schedule = learning_rate(optim, steps=40, steps_per_epoch=5)
     t = np.arange(41)
     expected = 1e-6 + (0.1 - 1e-6) * (1 + np.cos(np.pi * t / 40)) / 2
     np.testing.assert_allclose([schedule(k) for k in t], expected, rtol=1e-5, atol=1e-8)
 
 
+def test_poly_falls_to_nothing():
+    schedule = learning_rate(OptimConfig(learning_rate=0.1, schedule="poly"), 40, steps_per_epoch=5)
+    t = np.arange(41)
+    np.testing.assert_allclose(
+        [schedule(k) for k in t], 0.1 * (1 - t / 40) ** 0.9, rtol=1e-5, atol=1e-8
+    )
+
+
+def test_step_falls_at_the_epochs():
+    optim = OptimConfig(learning_rate=0.1, schedule="step", step_epochs=(2, 6), step_factor=0.5)
+    schedule = learning_rate(optim, steps=40, steps_per_epoch=5)
+    np.testing.assert_allclose(
+        [schedule(k) for k in (0, 9, 10, 29, 30, 39)], [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
+    )
+
+
 def test_constant():
-    schedule = learning_rate(OptimConfig(learning_rate=0.1, schedule="constant"), steps=40)
+    schedule = learning_rate(
+        OptimConfig(learning_rate=0.1, schedule="constant"), steps=40, steps_per_epoch=5
+    )
     assert schedule(0) == schedule(39) == 0.1
 
 
 def descend(optim: OptimConfig, gradients: list[float], start: float) -> list[float]:
     """Parameter after each of some given gradients."""
-    optimizer = create_optimizer(optim, steps=len(gradients))
+    optimizer = create_optimizer(optim, steps=len(gradients), steps_per_epoch=1)
     x = jnp.float32(start)
     state, path = optimizer.init(x), []
     for gradient in gradients:
@@ -54,5 +72,17 @@ def test_sgd_as_in_pytorch(nesterov):
         g = np.clip(gradient, -2.0, 2.0) + 0.5 * x
         buffer = 0.8 * buffer + g
         x -= 0.1 * (g + 0.8 * buffer if nesterov else buffer)
+        expected.append(x)
+    np.testing.assert_allclose(descend(optim, [1.0, -3.0, 0.5], 2.0), expected, rtol=1e-5)
+
+
+def test_rmsprop_as_in_pytorch():
+    optim = OptimConfig("rmsprop", 0.1, "constant", weight_decay=0.5, momentum=0.8)
+    x, v, buffer, expected = 2.0, 0.0, 0.0, []
+    for gradient in [1.0, -3.0, 0.5]:
+        g = gradient + 0.5 * x
+        v = 0.99 * v + 0.01 * g * g
+        buffer = 0.8 * buffer + g / (np.sqrt(v) + 1e-8)
+        x -= 0.1 * buffer
         expected.append(x)
     np.testing.assert_allclose(descend(optim, [1.0, -3.0, 0.5], 2.0), expected, rtol=1e-5)

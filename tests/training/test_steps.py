@@ -55,7 +55,7 @@ def make_batch(size: int, dtype=np.float32, side: int = 8) -> dict[str, np.ndarr
 def initial_state(config):
     """The state before the first step, on the host."""
     model = create_model(config.model)
-    optimizer = create_optimizer(config.optim, steps=10)
+    optimizer = create_optimizer(config.optim, steps=10, steps_per_epoch=5)
     return jax.device_get(create_state(model, optimizer, (8, 8, 3), config.seed))
 
 
@@ -63,11 +63,12 @@ def setup(config, devices: int = 1, unrolled: int | None = None, dtype=jnp.float
     """A step, a state, and the mesh they live on."""
     mesh = mesh_of(devices)
     model = create_model(config.model, axis_name="data")
-    optimizer = create_optimizer(config.optim, steps=10)
+    optimizer = create_optimizer(config.optim, steps=10, steps_per_epoch=5)
     state = initial_state(config)
     floating = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
     state = replicate(jax.tree.map(floating, state), mesh)
-    return make_train_step(model, config, optimizer, mesh, unrolled=unrolled), state, mesh
+    step = make_train_step(model, config, optimizer, mesh, unrolled=unrolled, steps_per_epoch=5)
+    return step, state, mesh
 
 
 @pytest.mark.parametrize("unrolled", [2, None])

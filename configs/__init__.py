@@ -1,0 +1,1 @@
+"""Configs of experiments: one file each, with a function `get_config`."""

@@ -1,0 +1,23 @@
+"""`cityscapes_small` at 2.5 times the width, 55,955,859 parameters.
+
+    python train.py --config configs/cityscapes_large.py --workdir runs/cityscapes_large \\
+        --config.init_from=runs/imagenet_large
+
+Published: 77.8 % mIoU on the validation set (arXiv 2006.08656, table 3). After
+`experiments/cityscapes/seg_mdeq_LARGE.yaml`, locuslab/deq (4 GPUs).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cityscapes_small
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = cityscapes_small.get_config()
+
+    config.model.branch_channels = (80, 160, 320, 640)
+    config.model.dropout = 0.03
+
+    config.optim.weight_decay = 3e-4
+    return config

@@ -1,0 +1,48 @@
+"""Cityscapes segmentation, four branches, 8,968,467 parameters, starting from an ImageNet model.
+
+    python train.py --config configs/cityscapes_small.py --workdir runs/cityscapes_small \\
+        --config.init_from=runs/imagenet_small
+
+Data: Cityscapes, 2,975 finely annotated training and 500 validation images of 2048×1024; crops of
+1024×512. Published: 75.1 % mIoU on the validation set (arXiv 2006.08656, table 3); the authors'
+released weights reach 76.5. After `experiments/cityscapes/seg_mdeq_SMALL.yaml`, locuslab/deq
+(4 GPUs).
+"""
+
+from ml_collections import ConfigDict
+
+from mdeq_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = default_config()
+
+    config.model.task = "segmentation"
+    config.model.num_classes = 19
+    config.model.branch_channels = (32, 64, 128, 256)
+    config.model.blocks_per_branch = (1, 1, 1, 1)
+    config.model.big_kernels = (0, 0, 0, 0)
+    config.model.downsample_times = 2
+    config.model.post_gn_affine = True
+    config.model.dropout = 0.05
+
+    config.solver.forward.max_steps = 27
+    config.solver.backward.max_steps = 30
+    config.solver.forward.stop_mode = "abs"
+
+    config.data.name = "cityscapes"
+    config.data.image_size = (512, 1024)
+    config.data.batch_size = 12
+    config.data.eval_batch_size = 4
+
+    config.optim.name = "sgd"
+    config.optim.learning_rate = 0.01
+    config.optim.weight_decay = 2e-4
+    config.optim.momentum = 0.9
+    config.optim.nesterov = False
+
+    config.train.epochs = 500
+    config.train.pretrain_steps = 60_000
+    config.train.num_layers = 3
+    return config

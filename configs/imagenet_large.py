@@ -1,0 +1,24 @@
+"""`imagenet_small` at 2.5 times the width, 67,063,624 parameters.
+
+    python train.py --config configs/imagenet_large.py --workdir runs/imagenet_large
+
+Published: 77.5 % top-1 (arXiv 2106.14342, ICML 2021). After
+`experiments/imagenet/cls_mdeq_LARGE.yaml`, locuslab/deq (4 GPUs).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import imagenet_small
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = imagenet_small.get_config()
+
+    config.model.branch_channels = (80, 160, 320, 640)
+    config.model.head_channels = (32, 64, 128, 256)
+
+    config.optim.weight_decay = 1e-4
+
+    config.train.num_layers = 4
+    return config

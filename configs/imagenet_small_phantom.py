@@ -1,0 +1,26 @@
+"""`imagenet_small` with phantom gradients and plain iteration, after TorchDEQ; no warm-up.
+
+    python train.py --config configs/imagenet_small_phantom.py --workdir runs/imagenet_small_phantom
+
+Data: as `imagenet_small`. Published: 75.7 % top-1, and 73.6 % when evaluated with
+`--config.solver.forward.max_steps=10` (`deq-zoo/mdeq`, locuslab/torchdeq; 2 GPUs).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import imagenet_small
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = imagenet_small.get_config()
+
+    config.solver.forward.name = "picard"
+    config.adjoint.name = "phantom"
+    config.adjoint.steps = 5
+    config.adjoint.damping = 1.0
+
+    config.data.eval_batch_size = 100
+
+    config.train.pretrain_steps = 0
+    return config

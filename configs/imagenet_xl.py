@@ -1,0 +1,24 @@
+"""The widest ImageNet model, 90,463,280 parameters.
+
+    python train.py --config configs/imagenet_xl.py --workdir runs/imagenet_xl
+
+Published: 79.2 % top-1 (arXiv 2006.08656, table 2). After
+`experiments/imagenet/cls_mdeq_XL.yaml`, locuslab/deq (8 GPUs). As that file stands, its 510,000
+steps of warm-up are more than the 500,400 that 100 epochs have at this batch size.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import imagenet_large
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = imagenet_large.get_config()
+
+    config.model.branch_channels = (88, 176, 352, 704)
+    config.model.expansion = 6
+
+    config.data.batch_size = 256
+    config.data.eval_batch_size = 256
+    return config

@@ -1,0 +1,136 @@
+"""The names of the originals' PyTorch parameters beside ours, and the layouts of their files."""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mdeq_jax.models import ModelConfig
+
+# Layers. {i}, {j}, {k} are numbers, {layer} is the same name on both sides. Where two rows fit one
+# of ours, the first holds. Source: `mdeq_core.py` and `mdeq.py` in `lib/models`, locuslab/deq.
+# PyTorch                                       ours
+_BODY = """
+downsample.0                                    stem/downsample_0/conv
+downsample.1                                    stem/downsample_0/bn
+downsample.3                                    stem/downsample_1/conv
+downsample.4                                    stem/downsample_1/bn
+downsample.DS{k+1}                              stem/downsample_{k}/conv
+downsample.DS{k+1}-BN                           stem/downsample_{k}/bn
+stage0.0                                        stem/stage0/conv
+stage0.1                                        stem/stage0/bn
+
+fullstage.branches.{i}.blocks.{j}.{layer}       cell/branches_{i}_blocks_{j}/{layer}
+fullstage.fuse_layers.{i}.{j}.net.{k}.{layer}   cell/fuse_layers_{i}_{j}/net_{k}/{layer}
+fullstage.fuse_layers.{i}.{j}.net.{layer}       cell/fuse_layers_{i}_{j}/net/{layer}
+fullstage.post_fuse_layers.{i}.{layer}          cell/post_fuse_layers_{i}/{layer}
+"""
+_HEADS = {
+    "classification": """
+incre_modules.{i}.0.conv{k}                     head/incre_modules_{i}/layer{k}/conv
+incre_modules.{i}.0.bn{k}                       head/incre_modules_{i}/layer{k}/bn
+incre_modules.{i}.0.downsample.0                head/incre_modules_{i}/shortcut/conv
+incre_modules.{i}.0.downsample.1                head/incre_modules_{i}/shortcut/bn
+downsamp_modules.{i}.0                          head/downsamp_modules_{i}/conv
+downsamp_modules.{i}.1                          head/downsamp_modules_{i}/bn
+final_layer.0                                   head/final_layer/conv
+final_layer.1                                   head/final_layer/bn
+classifier                                      head/classifier
+""",
+    "segmentation": """
+last_layer.0                                    head/last_layer/conv
+last_layer.1                                    head/last_layer/bn
+last_layer.3                                    head/pixel_classifier
+""",
+}
+
+# What a layer holds: ours, PyTorch's.
+_LEAVES = {
+    "kernel": "weight",  # (h, w, I, O) of a convolution, there (O, I, h, w); else the transpose
+    "bias": "bias",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+    "v": "weight_v",  # as kernel
+    "g": "weight_g",  # (O,), there (O, 1, 1, 1)
+}
+
+# In front of all names: of DataParallel, and of the segmentation trainer's model with its loss.
+_PREFIXES = ("module.", "model.")
+# TorchDEQ's name of the cell, and the originals'.
+_RENAMED = {"full_stage.": "fullstage."}
+_IGNORED = {
+    "*.num_batches_tracked": "counters of BatchNorm, which nothing depends on",
+    "fullstage_copy.*": "copies of the cell in the 2020 layout",
+    "deq.func.*": "copies of the cell in the 2020 layout",
+    "deq.func_copy.*": "copies of the cell in the 2020 layout",
+    "loss.*": "class weights of the segmentation trainer's loss",
+}
+_IGNORED_OF_ONE_BRANCH = {"fullstage.post_fuse_layers.*": "not used by a model of one branch"}
+
+
+class _Row(NamedTuple):
+    theirs: str
+    ours: re.Pattern[str]
+
+
+def canonical_name(name: str) -> str:
+    """Return a name of any layout as the originals' models have it."""
+    while name.startswith(_PREFIXES):
+        name = name.split(".", 1)[1]
+    for start, renamed in _RENAMED.items():
+        if name.startswith(start):
+            name = renamed + name.removeprefix(start)
+    return name
+
+
+def why_ignored(name: str, config: ModelConfig) -> str | None:
+    """Return why a canonical name is of no use to a model, or None if it is."""
+    rules = _IGNORED | (_IGNORED_OF_ONE_BRANCH if config.num_branches == 1 else {})
+    return next((why for rule, why in rules.items() if fnmatch.fnmatchcase(name, rule)), None)
+
+
+def torch_name(path: Sequence[str], task: str) -> str:
+    """Return the PyTorch name of one of our arrays.
+
+    Args:
+      path: keys in "params" or "batch_stats", as ("cell", "branches_0_blocks_0", "conv1", "g").
+      task: of the model, as in `ModelConfig`.
+    """
+    *layer, leaf = path
+    for row in _rows(_BODY + _HEADS[task]):
+        match = row.ours.fullmatch("/".join(layer))
+        if match:
+            return f"{_fill(row.theirs, match.groupdict())}.{_LEAVES[leaf]}"
+    raise ValueError(f"{'/'.join(path)} has no PyTorch name.")
+
+
+def torch_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that PyTorch has one of our arrays in."""
+    if path[-1] == "g":
+        return (*shape, 1, 1, 1)
+    return (*shape[:-3:-1], *shape[:-2])
+
+
+def from_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
+    """Return a PyTorch array as ours at `path`."""
+    if path[-1] == "g":
+        return array.reshape(-1)
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _rows(table: str) -> list[_Row]:
+    pairs = [line.split() for line in table.splitlines() if line]
+    return [_Row(theirs, re.compile(_pattern(ours))) for theirs, ours in pairs]
+
+
+def _pattern(ours: str) -> str:
+    kinds = {"layer": r"[a-z]+\d?"}
+    return re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{kinds.get(m[1], '[0-9]+')})", ours)
+
+
+def _fill(theirs: str, parts: dict[str, str]) -> str:
+    theirs = re.sub(r"\{(\w)\+1\}", lambda m: str(int(parts[m[1]]) + 1), theirs)
+    return theirs.format(**parts)

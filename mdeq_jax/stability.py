@@ -1,0 +1,103 @@
+"""How stable an equilibrium is: the size of the Jacobian J = ∂f/∂z at z, and its spectral radius.
+
+Both need products vᵀJ only, one backward pass through f each.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from mdeq_jax.solvers import State
+from mdeq_jax.solvers.common import inner, norm, scale, select, vary_together
+
+
+def jacobian_loss(
+    f: Callable[[State, Any], State],
+    z: State,
+    args: PyTree,
+    key: PRNGKeyArray | None = None,
+    probes: int = 2,
+    *,
+    vectors: State | None = None,
+) -> Float[Array, ""]:
+    """Return ‖vᵀJ‖² / entries of z (batch included), the mean over probes v ~ N(0, I).
+
+    Its expectation is ‖J‖²_F / entries of z. Differentiable in args; z is held fixed.
+
+    Args:
+      f: the map (z, args) -> z.
+      z: the state at which J is taken, usually an equilibrium.
+      args: what f is differentiated by.
+      key: from which the probes are drawn.
+      probes: number of probes drawn, at least 1.
+      vectors: one probe v of the structure and shapes of z, in place of key and probes.
+
+    Raises:
+      ValueError: neither or both of key and vectors are given, or probes is below 1.
+
+    Source: Bai, Koltun, Kolter, "Stabilizing Equilibrium Models by Jacobian Regularization",
+    ICML 2021, equation 7, and `lib/jacobian.py`, locuslab/deq.
+    """
+    if (key is None) == (vectors is None):
+        raise ValueError("jacobian_loss takes either a key or vectors; give one of the two.")
+    if probes < 1:
+        raise ValueError(f"probes is {probes}; it must be at least 1.")
+    z = lax.stop_gradient(z)
+    _, pullback = jax.vjp(lambda z: f(z, args), z)
+    drawn = [vectors] if key is None else [_normal(k, z) for k in jax.random.split(key, probes)]
+    squares = jnp.stack([_squared_norm(pullback(v)[0]) for v in drawn])
+    return squares.mean() / sum(x.size for x in jax.tree.leaves(z))
+
+
+def spectral_radius(
+    f: Callable[[State, Any], State],
+    z: State,
+    args: PyTree,
+    key: PRNGKeyArray,
+    iterations: int = 100,
+) -> Float[Array, " B"]:
+    """Return max |λ(J)| of each sample, by the growth of ‖vᵀJᵏ‖ with k.
+
+    Growth, and not the Rayleigh quotient, for the latter is wrong where the dominant eigenvalues
+    are a complex pair: there v turns forever.
+
+    Args:
+      f: the map (z, args) -> z, each sample of the batch by itself.
+      z: the state at which J is taken, usually an equilibrium.
+      args: further arguments of f.
+      key: from which the first v is drawn.
+      iterations: products with J, at least 1.
+
+    Raises:
+      ValueError: iterations is below 1.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}; it must be at least 1.")
+    _, pullback = jax.vjp(lambda z: f(z, args), z)
+
+    def grow(v: State, _: None) -> tuple[State, Float[Array, " B"]]:
+        v = scale(1 / norm(v), v)
+        (vj,) = pullback(v)
+        growth = norm(vj)
+        return select(growth > 0, vj, v), growth
+
+    _, growths = lax.scan(grow, vary_together(_normal(key, z), like=z), length=iterations)
+    # While a complex pair turns v, the growth of one step swings about its mean, and the first
+    # steps still show the smaller eigenvalues: weights that vanish at both ends leave little of it.
+    weights = jnp.sin(jnp.pi * (jnp.arange(iterations) + 0.5) / iterations) ** 2
+    return jnp.exp(weights @ jnp.log(growths) / weights.sum())
+
+
+def _normal(key: PRNGKeyArray, like: State) -> State:
+    leaves, structure = jax.tree.flatten(like)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _squared_norm(tree: State) -> Float[Array, ""]:
+    return inner(tree, tree).sum()

@@ -1,0 +1,165 @@
+"""What a config's model is made of, and what it costs.
+
+    python -m mdeq_jax.summary --config configs/imagenet_small.py
+
+Nothing is computed but shapes. The last line on stdout is one JSON object with the totals.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mdeq_jax import cli
+from mdeq_jax.config import Config
+from mdeq_jax.models import MDEQ, create_model
+from mdeq_jax.models.layers import Conv
+
+
+class Part(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+      name: "stem", "branch 0" and so on, "fusion", "post-fusion" or "head".
+      parameters: number of trainable parameters.
+      multiply_adds: of its convolutions and linear layers in one pass over one image.
+      passes: times that it is applied to an image.
+    """
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    passes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A model's parts, and what a solve holds in memory.
+
+    Attributes:
+      parts: in the order of the data.
+      state_bytes: the state of one image.
+      history_bytes: what the forward solver remembers beside it, for one image.
+    """
+
+    parts: tuple[Part, ...]
+    state_bytes: int
+    history_bytes: int
+
+    def totals(self) -> dict[str, int]:
+        """Return the totals: parameters, multiply-adds and bytes, the latter two per image."""
+        in_cell = [part for part in self.parts if part.name not in ("stem", "head")]
+        return {
+            "parameters": sum(part.parameters for part in self.parts),
+            "multiply_adds_per_application": sum(part.multiply_adds for part in in_cell),
+            "multiply_adds_per_image": sum(part.multiply_adds * part.passes for part in self.parts),
+            "state_bytes": self.state_bytes,
+            "history_bytes": self.history_bytes,
+        }
+
+
+def summarize(config: Config) -> Summary:
+    """Return the summary for one image of `config.data.image_size`, float32.
+
+    The cell is counted max_steps + 1 times: a solve of N steps evaluates it at its start as well.
+
+    Args:
+      config: for model, image size and forward solver.
+
+    Raises:
+      ValueError: the image size does not fit the model.
+    """
+    model, solver = create_model(config.model), config.solver.forward.build()
+    image = jax.ShapeDtypeStruct((1, *config.data.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    parameters = collections.Counter()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        parameters[_part(tuple(key.key for key in path))] += leaf.size
+    multiply_adds, z = _trace(model, variables, image)
+    names = sorted(parameters, key=lambda name: (name == "head", name != "stem", name))
+    return Summary(
+        parts=tuple(
+            Part(
+                name,
+                parameters[name],
+                multiply_adds[name],
+                1 if name in ("stem", "head") else solver.max_steps + 1,
+            )
+            for name in names
+        ),
+        state_bytes=_bytes(z),
+        history_bytes=_bytes(jax.eval_shape(solver.init, z, z)),
+    )
+
+
+def _trace(model: MDEQ, variables: Any, image: jax.ShapeDtypeStruct) -> tuple[dict[str, int], Any]:
+    """Return the multiply-adds of each part in one pass, and the state's shapes."""
+    by_module = {}
+
+    def count(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        y = call(*args, **kwargs)
+        if isinstance(context.module, Conv | nn.Dense) and context.method_name == "__call__":
+            window = context.module.size**2 if isinstance(context.module, Conv) else 1
+            # Set and not added: Flax also traces the cell's initialiser, before the cell itself.
+            by_module[context.module.path] = y.size * window * args[0].shape[-1]
+        return y
+
+    with nn.intercept_methods(count):
+        _, info = jax.eval_shape(functools.partial(model.apply, unrolled=1), variables, image)
+    multiply_adds = collections.Counter()
+    for path, number in by_module.items():
+        multiply_adds[_part(path)] += number
+    return multiply_adds, info.z
+
+
+def _part(path: tuple[str, ...]) -> str:
+    """Return the part that a module or a parameter belongs to; modules of the cell start there."""
+    name = path[1] if path[0] == "cell" else path[0]
+    if name.startswith("branches"):
+        return f"branch {name.split('_')[1]}"
+    if name.startswith("fuse_layers"):
+        return "fusion"
+    return "post-fusion" if name.startswith("post_fuse_layers") else name
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def render(summary: Summary) -> str:
+    """Return the table as text."""
+    totals = summary.totals()
+    rows = [("part", "parameters", "multiply-adds, one pass", "passes", "per image")]
+    for part in summary.parts:
+        once, all_passes = part.multiply_adds, part.multiply_adds * part.passes
+        rows.append(
+            (part.name, f"{part.parameters:,}", f"{once:,}", f"{part.passes}", f"{all_passes:,}")
+        )
+    cell, image = totals["multiply_adds_per_application"], totals["multiply_adds_per_image"]
+    passes = f"{max(part.passes for part in summary.parts)}"
+    rows.append(("the cell", "", f"{cell:,}", passes, ""))
+    rows.append(("total", f"{totals['parameters']:,}", "", "", f"{image:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        f"{row[0]:<{widths[0]}}  "
+        + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    mib = [f"{count / 2**20:.2f} MiB" for count in (summary.state_bytes, summary.history_bytes)]
+    return "\n".join([*lines, f"state {mib[0]} per image, solver's history {mib[1]} per image"])
+
+
+def main(config: Config) -> dict[str, int]:
+    """Print the table and return the totals."""
+    summary = summarize(config)
+    print(render(summary))
+    return summary.totals()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,119 @@
+"""Every config of the repository: parameter counts, and a training step on random input."""
+
+import dataclasses
+import importlib
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from mdeq_jax.config import finalize
+from mdeq_jax.models import create_model
+from mdeq_jax.summary import summarize
+from mdeq_jax.training.schedules import create_optimizer
+from mdeq_jax.training.state import create_state
+from mdeq_jax.training.steps import make_train_step, replicate, shard
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
+COUNTS = {
+    "digits": 158_890,
+    "cifar10_tiny": 158_890,
+    "cifar10_large": 11_097_438,
+    "cifar10_large_reg": 11_097_438,
+    "cifar10_large_phantom": 11_098_398,
+    "imagenet_small": 16_808_936,
+    "imagenet_small_reg": 18_613_496,
+    "imagenet_small_phantom": 16_808_936,
+    "imagenet_large": 67_063_624,
+    "imagenet_large_reg": 67_061_224,
+    "imagenet_xl": 90_463_280,
+    "cityscapes_small": 8_968_467,
+    "cityscapes_large": 55_955_859,
+    "cityscapes_xl": 79_551_755,
+}
+
+
+@pytest.fixture(autouse=True)
+def root_on_path(monkeypatch):
+    """As for a command that is run from the root, where a config may start from another."""
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+
+
+def load(name):
+    return finalize(importlib.import_module(f"configs.{name}").get_config())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameter_count(name):
+    assert summarize(load(name)).totals()["parameters"] == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_header_has_the_command_and_the_figure(name):
+    header = importlib.import_module(f"configs.{name}").__doc__
+    assert f"python train.py --config configs/{name}.py --workdir runs/{name}" in header
+    assert name == "digits" or ("Published: " in header and "locuslab/" in header)
+
+
+def prepare(config, batch_size, image_size):
+    """A training step, an abstract state, and a random batch."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    model = create_model(config.model, axis_name="data")
+    optimizer = create_optimizer(config.optim, steps=10, steps_per_epoch=5)
+    step = make_train_step(model, config, optimizer, mesh, unrolled=None, steps_per_epoch=5)
+    state = lambda: create_state(model, optimizer, (*image_size, 3), config.seed)  # noqa: E731
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(batch_size, *image_size, 3)).astype(np.float32)
+    times, classes = config.model.downsample_times, config.model.num_classes
+    grid = [side >> times for side in image_size] if config.model.task == "segmentation" else []
+    shape = (batch_size, *grid)
+    labels = rng.integers(0, classes, shape).astype(np.int32)
+    return step, state, {"image": images, "label": labels}, mesh
+
+
+# One of each kind: these take seconds to trace, and the slow suite steps all of them.
+@pytest.mark.parametrize("name", ["cifar10_large_reg", "imagenet_small_phantom", "cityscapes_xl"])
+def test_training_step_fits_together(name):
+    config = load(name)
+    side = config.model.size_divisor
+    step, state, batch, _ = prepare(config, 2, (side, 2 * side))
+    before = jax.eval_shape(state)
+    after, metrics = jax.eval_shape(step, before, batch)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
+    assert ("jacobian_term" in metrics) == name.endswith("_reg")
+
+
+def take_step(config, batch_size, image_size):
+    step, state, batch, mesh = prepare(config, batch_size, image_size)
+    before = replicate(jax.jit(state)(), mesh)
+    kept = jax.device_get(before.params["head"])
+    after, metrics = jax.device_get(step(before, shard(batch, mesh)))
+    assert all(np.isfinite(value) for value in metrics.values())
+    # At random weights an adjoint of three steps may well find nothing better than 0.
+    moved = jax.tree.map(lambda old, new: (old != new).any(), kept, after.params["head"])
+    assert all(jax.tree.leaves(moved))
+
+
+def with_few_steps(config):
+    few = lambda solver: dataclasses.replace(solver, max_steps=3)  # noqa: E731
+    solver = dataclasses.replace(
+        config.solver, forward=few(config.solver.forward), backward=few(config.solver.backward)
+    )
+    return dataclasses.replace(config, solver=solver)
+
+
+def test_a_training_step_of_the_smallest():
+    take_step(with_few_steps(load("cifar10_tiny")), 2, (32, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "cifar10_tiny"])
+def test_a_training_step(name):
+    config = with_few_steps(load(name))
+    sides = (config.model.size_divisor * 2,) * 2
+    take_step(config, 2, sides)
