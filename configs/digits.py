@@ -16,9 +16,9 @@ def get_config() -> ConfigDict:
     config = default_config()
     config.data.name = "digits"
     config.data.batch_size = 48
-    config.model.dropout = 0.1
+    config.model.dropout = 0.2
     config.optim.learning_rate = 2e-3
-    config.train.epochs = 25
-    config.train.pretrain_steps = 525
+    config.train.epochs = 32
+    config.train.pretrain_steps = 700
     config.train.num_layers = 5
     return config

@@ -1,15 +1,13 @@
-"""Nested dataclasses as sections of a config: to a ConfigDict, and back with every value checked."""
+"""Nested dataclasses as sections of a config: to a ConfigDict, and back with values checked."""
 
 import dataclasses
 import difflib
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
-
-Section = TypeVar("Section")
 
 
 def to_config_dict(section: Any) -> ConfigDict:
@@ -26,7 +24,7 @@ def to_config_dict(section: Any) -> ConfigDict:
     return result
 
 
-def from_mapping(default: Section, values: Any, path: str) -> Section:
+def from_mapping(default: Any, values: Any, path: str) -> Any:
     """Return the dataclass `default` with some of its fields replaced.
 
     Args:
