@@ -78,8 +78,8 @@ def prepare(config, batch_size, image_size):
     return step, state, {"image": images, "label": labels}, mesh
 
 
-# One of each kind: these take seconds to trace, and the slow suite steps all of them.
-@pytest.mark.parametrize("name", ["cifar10_large_reg", "imagenet_small_phantom", "cityscapes_xl"])
+# One of each task: they take seconds to trace, and the slow suite takes a step of every config.
+@pytest.mark.parametrize("name", ["imagenet_small_phantom", "cityscapes_xl"])
 def test_training_step_fits_together(name):
     config = load(name)
     side = config.model.size_divisor
@@ -87,7 +87,7 @@ def test_training_step_fits_together(name):
     before = jax.eval_shape(state)
     after, metrics = jax.eval_shape(step, before, batch)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
-    assert ("jacobian_term" in metrics) == name.endswith("_reg")
+    assert metrics["loss"].shape == ()
 
 
 def take_step(config, batch_size, image_size):
@@ -99,6 +99,7 @@ def take_step(config, batch_size, image_size):
     # At random weights an adjoint of three steps may well find nothing better than 0.
     moved = jax.tree.map(lambda old, new: (old != new).any(), kept, after.params["head"])
     assert all(jax.tree.leaves(moved))
+    return metrics
 
 
 def with_few_steps(config):
@@ -118,4 +119,4 @@ def test_a_training_step_of_the_smallest():
 def test_a_training_step(name):
     config = with_few_steps(load(name))
     sides = (config.model.size_divisor * 2,) * 2
-    take_step(config, 2, sides)
+    assert ("jacobian_term" in take_step(config, 2, sides)) == name.endswith("_reg")

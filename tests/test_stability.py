@@ -25,8 +25,8 @@ def test_a_given_probe_is_taken_as_it_is(x64):
 
 def test_its_expectation_is_the_frobenius_norm(x64):
     a, z = matrix(), jnp.ones((3, 6))
-    value = jacobian_loss(linear, z, a, jax.random.key(0), probes=4000)
-    np.testing.assert_allclose(value, jnp.sum(a**2) / 6, rtol=0.05)
+    value = jacobian_loss(linear, z, a, jax.random.key(0), probes=200)
+    np.testing.assert_allclose(value, jnp.sum(a**2) / 6, rtol=0.1)
 
 
 def test_probes_differ_between_leaves_and_draws(x64):
