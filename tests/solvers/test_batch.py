@@ -63,20 +63,21 @@ def test_a_finished_sample_is_frozen():
 
 
 def affine_until_close(z, args):
-    """`affine`, and NaN once a sample's residual is below a limit of its own."""
-    affine_args, limit = args
+    """`affine`, and something else once a sample's residual is below a limit of its own."""
+    affine_args, limit, bad = args
     fz = maps.affine(z, affine_args)
-    return jnp.where((jnp.abs(z - fz).max(axis=1) < limit)[:, None], jnp.nan, fz)
+    return jnp.where((jnp.abs(z - fz).max(axis=1) < limit)[:, None], bad, fz)
 
 
 @every_solver
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("when", ["from the start", "on the way"])
-def test_a_nan_in_one_sample_leaves_the_others_untouched(kind, when):
+def test_a_sample_not_finite_leaves_the_others_untouched(kind, bad, when):
     args, _ = maps.random_affine()
-    limit = jnp.inf if when == "from the start" else 0.3
-    solver, z0 = kind(max_steps=60, tol=1e-4), jnp.zeros((4, 6))
-    whole = run(affine_until_close, z0, (args, jnp.zeros(4)), solver)
-    hurt = run(affine_until_close, z0, (args, jnp.zeros(4).at[2].set(limit)), solver)
+    limit = np.float32([0, 0, np.inf if when == "from the start" else 0.3, 0])
+    solver, z0 = kind(max_steps=60, tol=1e-4, stop_mode="abs"), np.zeros((4, 6), np.float32)
+    whole = run(affine_until_close, z0, (args, np.zeros_like(limit), bad), solver)
+    hurt = run(affine_until_close, z0, (args, limit, bad), solver)
     batch_last = [SolverResult(r.z.T, *r[1:]) for r in (hurt, whole)]
     assert_same(*(jax.tree.map(lambda x: x[..., [0, 1, 3]], r) for r in batch_last), rtol=0)
     assert not hurt.converged[2]
