@@ -289,6 +289,17 @@ def test_evaluation_of_the_imported_checkpoint(imported_digits):
     assert metrics["eval/examples"] == 360
 
 
+def test_logits_of_the_imported_checkpoint(imported_digits, tmp_path):
+    command = [sys.executable, "eval.py", "--config=configs/digits.py"]
+    command += [f"--checkpoint={imported_digits}", f"--config.data.dir={imported_digits.parent}"]
+    command += ["--config.solver.forward.tol=1e-6", "--config.solver.forward.max_steps=80"]
+    command += [f"--output={tmp_path / 'logits.npz'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    logits = np.load(tmp_path / "logits.npz")["logits"]
+    np.testing.assert_allclose(logits, np.load(FIXTURES / "digits_tiny.npz")["logits"], atol=1e-3)
+
+
 def test_the_command_infers(tmp_path, capsys):
     options = ["--set", "num_groups=4", "--output", tmp_path / "out"]
     assert run("--infer", "--input", FIXTURES / "cls3.pkl", *options) == 0
