@@ -1,8 +1,13 @@
 """Fixtures of all tests, and the simulated devices of those that shard."""
 
+import os
+from pathlib import Path
+
 import jax
 import pytest
 
+# For the processes that tests start: the project need not be installed.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 # Before anything starts the backend. Unsharded work stays on the first device, at its usual speed.
 jax.config.update("jax_num_cpu_devices", 8)
 
