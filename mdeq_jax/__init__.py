@@ -11,9 +11,13 @@ if TYPE_CHECKING:
     from mdeq_jax.checkpoint.load import load as load
     from mdeq_jax.checkpoint.torch_import import import_torch as import_torch
     from mdeq_jax.implicit import Adjoint as Adjoint
+    from mdeq_jax.implicit import Cotangent as Cotangent
     from mdeq_jax.implicit import Exact as Exact
+    from mdeq_jax.implicit import ForwardProblem as ForwardProblem
     from mdeq_jax.implicit import JacobianFree as JacobianFree
+    from mdeq_jax.implicit import Neumann as Neumann
     from mdeq_jax.implicit import Phantom as Phantom
+    from mdeq_jax.implicit import Shine as Shine
     from mdeq_jax.implicit import equilibrium as equilibrium
     from mdeq_jax.models import ModelConfig as ModelConfig
     from mdeq_jax.models import create_model as create_model
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from mdeq_jax.solvers import Solver as Solver
     from mdeq_jax.solvers import SolverResult as SolverResult
     from mdeq_jax.solvers import solve as solve
+    from mdeq_jax.stability import gradient_error as gradient_error
     from mdeq_jax.stability import jacobian_loss as jacobian_loss
     from mdeq_jax.stability import spectral_radius as spectral_radius
 
@@ -36,10 +41,15 @@ _HOME = {
     "SolverResult": "solvers",
     "solve": "solvers",
     "Adjoint": "implicit",
+    "Cotangent": "implicit",
     "Exact": "implicit",
+    "ForwardProblem": "implicit",
     "JacobianFree": "implicit",
+    "Neumann": "implicit",
     "Phantom": "implicit",
+    "Shine": "implicit",
     "equilibrium": "implicit",
+    "gradient_error": "stability",
     "jacobian_loss": "stability",
     "spectral_radius": "stability",
     "ModelConfig": "models",

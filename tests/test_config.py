@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from mdeq_jax import Anderson, Broyden, Exact, JacobianFree, Phantom, Picard
+from mdeq_jax import Anderson, Broyden, Exact, JacobianFree, Neumann, Phantom, Picard, Shine
 from mdeq_jax.config import (
     PRESENTATION_KEYS,
     AdjointConfig,
     Config,
+    CorrectionConfig,
     SolverConfig,
     default_config,
     finalize,
@@ -86,6 +87,22 @@ def test_a_whole_number_is_a_fine_float():
         ({"jacobian": {"step_jitter": -1}}, r"step_jitter is -1"),
         ({"train": {"epoch_fraction": 0.0}}, r"epoch_fraction is 0\.0; .*\(0, 1\]"),
         ({"adjoint": {"steps": 0}}, r"config\.adjoint: Phantom\.steps is 0"),
+        ({"adjoint": {"damping": 1.5}}, r"config\.adjoint: Phantom\.damping is 1\.5; .*\(0, 1\]"),
+        ({"adjoint": {"name": "shine", "refine": -1}}, r"config\.adjoint: Shine\.refine is -1"),
+        ({"adjoint": {"refine": 3}}, r"refine is 3.*adjoint\.name is 'exact'; set it to 'shine'"),
+        ({"adjoint": {"opa_every": 5}}, r"opa_every 5, which belong to the adjoint 'shine'"),
+        (
+            {"adjoint": {"name": "shine"}, "solver": {"forward": {"name": "anderson"}}},
+            r"adjoint\.name is 'shine'.* solver\.forward is 'anderson'.*name='broyden'",
+        ),
+        (
+            {"adjoint": {"name": "shine"}, "solver": {"forward": {"memory": 5}}},
+            r"solver\.forward is 'broyden' with memory=5; set",
+        ),
+        ({"correction": {"states": 0}}, r"CorrectionConfig\.states is 0"),
+        ({"correction": {"gamma": 0.0}}, r"CorrectionConfig\.gamma is 0\.0; .*\(0, 1\]"),
+        ({"correction": {"states": 40}}, r"correction\.states is 40.* at most 18 steps"),
+        ({"model": {"injection": "none"}}, r"injection is 'none'"),
         ({"train": {"log_every": 0}}, r"config\.train: .*log_every is 0"),
         ({"seed": -1}, r"Config\.seed is -1"),
         ({"seed": 2**32}, r"Config\.seed is 4294967296; it must be below"),
@@ -116,6 +133,17 @@ def test_adjoints_by_name():
     assert AdjointConfig("exact").build(backward) == Exact(backward)
     assert AdjointConfig("jacobian_free").build(backward) == JacobianFree()
     assert AdjointConfig("phantom", 3, 0.7).build(backward) == Phantom(3, 0.7)
+    assert AdjointConfig("neumann", 3, 0.7).build(backward) == Neumann(3, 0.7)
+    shine = AdjointConfig("shine", refine=2, fallback=1.3, opa_every=4).build(backward)
+    assert shine == Shine(refine=2, fallback=1.3, opa_every=4)
+
+
+@pytest.mark.parametrize(
+    ("states", "max_steps", "sample_at"),
+    [(1, 18, ()), (3, 18, (6, 12)), (3, 20, (8, 14)), (2, 2, (1,))],
+)
+def test_sampled_states_are_evenly_spaced(states, max_steps, sample_at):
+    assert CorrectionConfig(states=states).sample_at(max_steps) == sample_at
 
 
 def test_the_keys_that_may_differ_exist():

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdeq_jax import jacobian_loss, spectral_radius
+from mdeq_jax import (
+    Broyden,
+    Exact,
+    SolverResult,
+    equilibrium,
+    gradient_error,
+    jacobian_loss,
+    spectral_radius,
+)
 
 
 def linear(z, a):
@@ -91,3 +99,52 @@ def test_each_sample_has_its_own(x64):
 def test_no_jacobian_no_radius():
     radius = spectral_radius(lambda z, a: a, jnp.ones((2, 3)), jnp.ones((2, 3)), jax.random.key(0))
     np.testing.assert_array_equal(radius, 0)
+
+
+def error_of_the_gradient(tol, seed):
+    """Relative errors of each sample's gradient by its injection, true and estimated."""
+    rng = np.random.default_rng(seed)
+    weight = jnp.asarray(0.9 * matrix(12, seed) / np.linalg.norm(matrix(12, seed), 2))
+    x = jnp.asarray(rng.normal(size=(20, 12)))
+    solvers = {"solver": Broyden(40, tol), "adjoint": Exact(Broyden(40, tol))}
+    tight = {"solver": Broyden(80, 1e-13), "adjoint": Exact(Broyden(80, 1e-13))}
+
+    def gradient(x, probe, options):
+        def loss(x, probe):
+            f = lambda z, x: jnp.tanh(z @ weight + x)  # noqa: E731
+            z, result = equilibrium(f, jnp.zeros_like(x), x, adjoint_probe=probe, **options)
+            return jnp.sum(jnp.cos(z)), result
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(x, probe)
+
+    probe = jnp.zeros((20, 2))
+    (rough, adjoint), result = gradient(x, probe, solvers)
+    (exact, _), _ = gradient(x, probe, tight)
+    true = jnp.linalg.norm(rough - exact, axis=1) / jnp.linalg.norm(exact, axis=1)
+    return np.asarray(true), np.asarray(gradient_error(result, adjoint))
+
+
+def test_the_estimate_of_the_gradients_error(x64):
+    """It follows the true error over six orders of magnitude, to about one."""
+    tols = (1e-1, 1e-2, 1e-3, 1e-5, 1e-7)
+    true, estimated = map(
+        np.concatenate, zip(*(error_of_the_gradient(t, 0) for t in tols), strict=True)
+    )
+    ratio = np.log10(estimated / true)
+    assert abs(np.median(ratio)) < 0.7
+    assert np.quantile(abs(ratio), 0.9) < 1.3
+    assert np.corrcoef(np.log(true), np.log(estimated))[0, 1] > 0.95
+
+
+def test_the_estimate_in_absolute_mode_and_at_its_ends(x64):
+    z = jnp.full((3, 4), 2.0)
+    residual = jnp.array([0.0, 1e-3, 0.5])
+    trace = jnp.array([[0.0, 1e-1, 0.1], [0.0, 1e-2, 0.2], [0.0, 1e-3, 0.5]])
+    result = SolverResult(z, jnp.array([0, 3, 3]), residual, residual < 1, trace)
+    adjoint = jnp.array([[0, 0.0], [2, 0.01], [5, 0.9]])
+    relative = gradient_error(result, adjoint)
+    # Contraction 0.1 on both sides: (0.01 + 1e-3 / 0.9) / 0.9.
+    np.testing.assert_allclose(relative[:2], [0, (0.01 + 1e-3 / 0.9) / 0.9], rtol=1e-12)
+    assert 10 < relative[2] < 1e6  # no contraction is seen, and the estimate stays finite
+    absolute = gradient_error(result, adjoint, "abs")
+    np.testing.assert_allclose(absolute[1], (0.01 + 1e-3 / 4 / 0.9) / 0.9, rtol=1e-6)

@@ -2,21 +2,39 @@
 
 At z* = f(z*, a), a loss ℓ has dℓ/da = u ∂f/∂a with u = u J + g, J = ∂f/∂z at z*, g = ∂ℓ/∂z* (Bai,
 Kolter, Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1). An `Adjoint` finds u, or
-something cheaper in its place; `equilibrium` does the rest.
+something cheaper in its place; `equilibrium` does the rest. `Shine`, which learns from the forward
+solve, has a file of its own.
 """
 
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.solvers import Solver, SolverResult, State
-from mdeq_jax.solvers.common import norm, scale
+from mdeq_jax.solvers import Solver, SolverResult, State, solve
+from mdeq_jax.solvers.common import norm, require, require_int, scale
+
+
+class ForwardProblem(NamedTuple):
+    """A forward solve, as an adjoint is asked to do it; arguments as of `mdeq_jax.equilibrium`.
+
+    `f` and `outer_gradient` are functions of a state and of all that they depend on.
+    """
+
+    f: Callable[[State, PyTree], State]
+    z0: State
+    args: PyTree
+    solver: Solver
+    tol: Float[Array, ""] | float | None = None
+    step_limit: Int[Array, ""] | int | None = None
+    sample_at: tuple[int, ...] = ()
+    outer_gradient: Callable[[State, PyTree], State] | None = None
+    outer_args: PyTree = None
 
 
 class Cotangent(NamedTuple):
@@ -42,12 +60,29 @@ class Adjoint(abc.ABC):
     does has to be differentiable by JAX if second derivatives are wanted.
     """
 
+    def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, Any]:
+        """Solve for the equilibrium, and return beside it what `solve` needs to know of that.
+
+        Unless a subclass has other wishes, that is nothing.
+        """
+        result = solve(
+            problem.f,
+            problem.z0,
+            problem.args,
+            problem.solver,
+            tol=problem.tol,
+            step_limit=problem.step_limit,
+            sample_at=problem.sample_at,
+        )
+        return result, None
+
     @abc.abstractmethod
     def solve(
         self,
         pullback: Callable[[State], State],
         g: State,
         equilibrium: Callable[..., tuple[State, SolverResult]],
+        kept: Any,
     ) -> Cotangent:
         """Return u for the equation u = pullback(u) + g.
 
@@ -55,6 +90,7 @@ class Adjoint(abc.ABC):
           pullback: u ↦ u J at the equilibrium; its linearisation is made once, outside any loop.
           g: cotangent of the equilibrium, of the state's structure, shapes and dtypes.
           equilibrium: `mdeq_jax.equilibrium`, for adjoints that are a fixed point themselves.
+          kept: what `solve_forward` returned beside the result.
         """
 
 
@@ -79,6 +115,7 @@ class Exact(Adjoint):
         pullback: Callable[[State], State],
         g: State,
         equilibrium: Callable[..., tuple[State, SolverResult]],
+        kept: Any = None,
     ) -> Cotangent:
         """Return the solution of u = pullback(u) + g."""
         solver, size = self.solver, jnp.ones(())
@@ -109,7 +146,57 @@ class JacobianFree(Adjoint):
         pullback: Callable[[State], State],
         g: State,
         equilibrium: Callable[..., tuple[State, SolverResult]],
+        kept: Any = None,
     ) -> Cotangent:
         """Return g itself."""
-        nothing = jnp.zeros_like(norm(g))
-        return Cotangent(g, nothing.astype(jnp.int32), nothing, nothing[None][:0])
+        return unsolved(g, g)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Neumann(Adjoint):
+    """The adjoint equation's Neumann series, damped and cut off.
+
+        u = λ g Σ_{i<k} Bⁱ,  B = λ J + (1 − λ) I
+
+    At an exact equilibrium it is what `Phantom(k, λ)` has, at memory that does not grow with k.
+    Where the spectral radius of B is below 1, it tends to `Exact` at that rate.
+
+    Source: Geng et al., "On Training Implicit Models", NeurIPS 2021, Neumann-series-based phantom
+    gradient.
+
+    Attributes:
+      steps: k, at least 1.
+      damping: λ in (0, 1].
+    """
+
+    steps: int = 5
+    damping: float = 0.5
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        require_int(self, "steps", minimum=1)
+        require(self, "damping", 0 < self.damping <= 1, "in (0, 1]")
+
+    def solve(
+        self,
+        pullback: Callable[[State], State],
+        g: State,
+        equilibrium: Callable[..., tuple[State, SolverResult]],
+        kept: Any = None,
+    ) -> Cotangent:
+        """Return the sum of the first `steps` terms."""
+
+        def add_term(u: State, _: None) -> tuple[State, None]:
+            damp = lambda u, uj, g: u + self.damping * (uj + g - u)  # noqa: E731
+            return jax.tree.map(damp, u, pullback(u), g), None
+
+        first = jax.tree.map(lambda x: self.damping * x, g)
+        u, _ = lax.scan(add_term, first, length=self.steps - 1)
+        return unsolved(u, g)
+
+
+def unsolved(u: State, g: State) -> Cotangent:
+    """Return u as of an adjoint that solves nothing, for the incoming g."""
+    nothing = jnp.zeros_like(norm(g))
+    return Cotangent(u, nothing.astype(jnp.int32), nothing, nothing[None][:0])

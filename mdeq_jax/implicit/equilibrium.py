@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.implicit.adjoints import Adjoint, Exact
+from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
 from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.solvers import Broyden, Solver, SolverResult, State, solve
 from mdeq_jax.solvers.common import check_map, vary_together
@@ -25,6 +25,8 @@ def equilibrium(
     tol: Float[Array, ""] | float | None = None,
     step_limit: Int[Array, ""] | int | None = None,
     adjoint_probe: Float[Array, "B 2"] | None = None,
+    sample_at: tuple[int, ...] = (),
+    outer_gradient: Callable[[State], State] | None = None,
 ) -> tuple[State, SolverResult]:
     """Return z* = f(z*, args), differentiable in args and in what f closes over.
 
@@ -37,19 +39,22 @@ def equilibrium(
       z0: where the solve starts, a pytree of floating-point arrays (B, ...). Its gradient is 0.
       args: any pytree; what f is differentiated by.
       solver: of the forward solve; `Broyden()` by default.
-      adjoint: where the gradient comes from: `Exact(solver)` by default, `JacobianFree`,
-        `Phantom`, or an `Adjoint` of your own.
+      adjoint: where the gradient comes from: `Exact(solver)` by default, `Neumann`,
+        `JacobianFree`, `Shine`, `Phantom`, or an `Adjoint` of your own.
       tol: replaces solver.tol in the forward solve; may be traced.
       step_limit: bounds the forward solve below solver.max_steps; may be traced.
       adjoint_probe: zeros (B, 2). Its cotangent is no derivative but the adjoint solve's (steps,
         residual) of each sample: differentiate by it to see them.
+      sample_at: numbers of steps, as of `solve`; the sampled states are data, with no gradient.
+      outer_gradient: z ↦ ∂ℓ/∂z of the loss, for `Shine(opa_every=...)`; each sample by itself, and
+        only its direction matters. No gradient flows through it.
 
     Returns:
       The equilibrium and the `SolverResult` of the forward solve; what is differentiable is the
       equilibrium, in both places. Under `Phantom` it is the state after the damped steps.
 
     Raises:
-      ValueError: as `solve`.
+      ValueError: as `solve`; or the adjoint does not go with the solver.
 
     Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1.
     """
@@ -60,16 +65,24 @@ def equilibrium(
     check_map(z0, fz0)
     z0 = vary_together(z0, like=fz0)
     whole, everything = _without_captures(f, z0, args)
+    outer, outer_args = None, None
+    if outer_gradient is not None:
+        outer, outer_args = _without_captures(lambda z, _: outer_gradient(z), z0, None)
     limits = (tol, step_limit)
     if isinstance(adjoint, Phantom):
         fixed_z0, fixed_args = lax.stop_gradient((z0, everything))
-        result = solve(whole, fixed_z0, fixed_args, solver, tol=tol, step_limit=step_limit)
+        result = solve(
+            whole, fixed_z0, fixed_args, solver, tol=tol, step_limit=step_limit, sample_at=sample_at
+        )
         return _with_state(result, adjoint.unroll(whole, result.z, everything))
     if adjoint_probe is None:
         adjoint_probe = jnp.zeros((jax.tree.leaves(z0)[0].shape[0], 2))
     adjoint_probe = vary_together(adjoint_probe, like=fz0)
-    z, statistics = _equilibrium(whole, solver, adjoint, z0, everything, limits, adjoint_probe)
-    return _with_state(SolverResult(z, *statistics), z)
+    static = _Static(whole, outer, solver, adjoint, sample_at)
+    z, (result, _) = _equilibrium(
+        static, z0, everything, limits, adjoint_probe, lax.stop_gradient(outer_args)
+    )
+    return _with_state(result, z)
 
 
 def _without_captures(
@@ -96,49 +109,55 @@ def _with_state(result: SolverResult, z: State) -> tuple[State, SolverResult]:
     return z, result._replace(z=z)
 
 
-class _Statistics(NamedTuple):
-    """A `SolverResult` without its state: all that is not differentiable."""
+class _Static(NamedTuple):
+    """What of an equilibrium is no array."""
 
-    steps: Int[Array, " B"]
-    residual: Float[Array, " B"]
-    converged: Bool[Array, " B"]
-    trace: Float[Array, "max_steps B"]
+    f: Callable[[State, PyTree], State]
+    outer_gradient: Callable[[State, PyTree], State] | None
+    solver: Solver
+    adjoint: Adjoint
+    sample_at: tuple[int, ...]
 
 
 def _fixed_point(
-    f: Callable[[State, PyTree], State],
-    solver: Solver,
-    adjoint: Adjoint,
+    static: _Static,
     z0: State,
     args: PyTree,
     limits: tuple,
     probe: Float[Array, "B 2"],
-) -> tuple[State, _Statistics]:
+    outer_args: PyTree,
+) -> tuple[State, tuple[SolverResult, Any]]:
+    """Return what is differentiable, and beside it the result without it and what is kept."""
+    f, outer_gradient, solver, adjoint, sample_at = static
     tol, step_limit = limits
-    result = solve(f, z0, args, solver, tol=tol, step_limit=step_limit)
-    return result.z, _Statistics(*result[1:])
+    problem = ForwardProblem(
+        f, z0, args, solver, tol, step_limit, sample_at, outer_gradient, outer_args
+    )
+    result, kept = adjoint.solve_forward(problem)
+    return result.z, (result._replace(z=None), kept)
 
 
-_equilibrium = jax.custom_vjp(_fixed_point, nondiff_argnums=(0, 1, 2))
+_equilibrium = jax.custom_vjp(_fixed_point, nondiff_argnums=(0,))
 
 
-def _forward(f, solver, adjoint, z0, args, limits, probe):
+def _forward(static, z0, args, limits, probe, outer_args):
     # Through the custom_vjp itself, not through `solve`: an outer derivative then meets the
     # implicit function here too, and not a loop that it cannot reverse.
-    z, statistics = _equilibrium(f, solver, adjoint, z0, args, limits, probe)
-    return (z, statistics), (z, args, limits, probe)
+    z, (result, kept) = _equilibrium(static, z0, args, limits, probe, outer_args)
+    return (z, (result, kept)), (z, args, limits, probe, outer_args, kept)
 
 
-def _backward(f, solver, adjoint, kept, cotangents):
-    z, args, limits, probe = kept
+def _backward(static, residuals, cotangents):
+    z, args, limits, probe, outer_args, kept = residuals
     g, _ = cotangents
-    _, pullback_z = jax.vjp(lambda z: f(z, args), z)
-    _, pullback_args = jax.vjp(lambda args: f(z, args), args)
-    found = adjoint.solve(lambda u: pullback_z(u)[0], g, equilibrium)
+    _, pullback_z = jax.vjp(lambda z: static.f(z, args), z)
+    _, pullback_args = jax.vjp(lambda args: static.f(z, args), args)
+    found = static.adjoint.solve(lambda u: pullback_z(u)[0], g, equilibrium, kept)
     statistics = [found.steps.astype(probe.dtype), found.residual.astype(probe.dtype)]
     nothing = jax.tree.map(jnp.zeros_like, z)
     probe = jnp.stack(statistics, axis=-1)
-    return nothing, *pullback_args(found.u), jax.tree.map(lambda _: None, limits), probe
+    none = jax.tree.map(lambda _: None, (limits, outer_args))
+    return nothing, *pullback_args(found.u), none[0], probe, none[1]
 
 
 _equilibrium.defvjp(_forward, _backward)

@@ -114,15 +114,23 @@ class MDEQCell(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, z: State, x: Float[Array, "B H W C"], masks: Masks | None = None) -> State:
+    def __call__(
+        self,
+        z: State,
+        x: Float[Array, "B H W C"],
+        masks: Masks | None = None,
+        lower: State = (),
+    ) -> State:
         """Return f(z, x).
 
         Args:
           z: per branch an array of half the height and width of the one before.
           x: injected into the first block of branch 0.
           masks: from `dropout_masks`; None is without dropout.
+          lower: injected likewise into the branches after it; none by default.
         """
-        h = tuple(self._blocks(i, z[i], x if i == 0 else None, masks) for i in range(len(z)))
+        injected = dict(enumerate((x, *lower)))
+        h = tuple(self._blocks(i, z[i], injected.get(i), masks) for i in range(len(z)))
         if len(z) == 1:
             return h
         return tuple(self._fuse(i, h) for i in range(len(z)))

@@ -40,6 +40,8 @@ class ModelConfig:
       expansion: a block's inner width over its branch's channels.
       num_groups: groups of every GroupNorm; those after the fusion have half as many.
       downsample_times: times that the stem halves the sides of the image.
+      injection: "highest" injects the stem's output into the highest resolution alone, "all" into
+        every one, pooled and by a 1×1 convolution.
       weight_norm: whether the blocks and the convolutions after the fusion are weight-normed.
       block_gn_affine: whether GroupNorm has scale and bias in the blocks,
       fuse_gn_affine: in the fusion,
@@ -58,6 +60,7 @@ class ModelConfig:
     expansion: int = 5
     num_groups: int = 8
     downsample_times: int = 0
+    injection: Literal["highest", "all"] = "highest"
     weight_norm: bool = True
     block_gn_affine: bool = True
     fuse_gn_affine: bool = True
@@ -91,6 +94,7 @@ class ModelConfig:
     def _check_values(self) -> None:
         tasks = ("classification", "segmentation")
         require(self, "task", self.task in tasks, " or ".join(map(repr, tasks)))
+        require(self, "injection", self.injection in ("highest", "all"), "'highest' or 'all'")
         for field, minimum in _MINIMUM.items():
             require_int(self, field, minimum)
         for field in _SWITCHES:

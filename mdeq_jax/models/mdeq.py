@@ -14,7 +14,7 @@ from mdeq_jax.models import weight_norm
 from mdeq_jax.models.cell import Masks, MDEQCell, State, dropout_masks, init_cell
 from mdeq_jax.models.config import ModelConfig
 from mdeq_jax.models.heads import HEADS
-from mdeq_jax.models.stem import Stem
+from mdeq_jax.models.stem import LowerInjections, Stem
 from mdeq_jax.solvers import Picard, Solver, SolverResult
 from mdeq_jax.solvers.common import residual, vary_together
 
@@ -26,13 +26,15 @@ class CellArgs(NamedTuple):
 
     Attributes:
       params: the cell's parameters with plain kernels.
-      x: the injection.
+      x: the injection into the highest resolution.
       masks: of dropout, or None.
+      lower: the injections into the others, none unless config.injection is "all".
     """
 
     params: PyTree
     x: Float[Array, "B H W C"]
     masks: Masks | None
+    lower: State = ()
 
 
 class FixedPointProblem(NamedTuple):
@@ -49,10 +51,12 @@ class ModelInfo(NamedTuple):
     Attributes:
       solver: of the forward solve, or of the unrolled applications.
       z: the states that the head saw, one per branch.
+      sampled_logits: (n, B, ...) of the n states that were sampled on the way, or None.
     """
 
     solver: SolverResult
     z: State
+    sampled_logits: Float[Array, "n B *pixels num_classes"] | None = None
 
 
 class MDEQ(nn.Module):
@@ -72,6 +76,8 @@ class MDEQ(nn.Module):
         self.stem = Stem(self.config, self.axis_name)
         self.cell = self.param("cell", init_cell, self.config)
         self.head = HEADS[self.config.task](self.config, self.axis_name)
+        if self.config.injection == "all":
+            self.lower_injections = LowerInjections(self.config)
 
     def __call__(
         self,
@@ -85,6 +91,9 @@ class MDEQ(nn.Module):
         unrolled: int | None = None,
         train: bool = False,
         adjoint_probe: Float[Array, "B 2"] | None = None,
+        sample_at: tuple[int, ...] = (),
+        phantom: Phantom | None = None,
+        outer_gradient: Callable[[State], State] | None = None,
     ) -> tuple[Float[Array, "B *pixels num_classes"], ModelInfo]:
         """Return logits and how they came about.
 
@@ -98,10 +107,14 @@ class MDEQ(nn.Module):
           tol: replaces solver.tol; may be traced.
           step_limit: bounds the solve below solver.max_steps; may be traced.
           unrolled: number of tied applications of the cell with ordinary backpropagation that take
-            the place of the solve; solver, adjoint, tol and step_limit are then not used.
+            the place of the solve; what concerns the solve is then not used.
           train: whether BatchNorm goes by the batch, which needs ``mutable=["batch_stats"]``, and
             dropout is on, which needs ``rngs={"dropout": key}``.
           adjoint_probe: as of `equilibrium`.
+          sample_at: numbers of steps as of `solve`; the states sampled after them go through
+            `phantom` and the head as well, for losses on the way (fixed-point correction).
+          phantom: `Phantom()` by default.
+          outer_gradient: as of `equilibrium`.
 
         Raises:
           ValueError: images, z0 or unrolled do not fit; at trace time.
@@ -122,8 +135,15 @@ class MDEQ(nn.Module):
                 tol=tol,
                 step_limit=step_limit,
                 adjoint_probe=adjoint_probe,
+                sample_at=sample_at,
+                outer_gradient=outer_gradient,
             )
-        return self.predict(z, train=train), ModelInfo(result, z)
+        sampled = None
+        if result.states is not None:
+            unrolled_on = (phantom or Phantom()).unroll
+            ends = [unrolled_on(f, lax.stop_gradient(s), args) for s in _unstack(result.states)]
+            sampled = jnp.stack([self.predict(end, train=train) for end in ends])
+        return self.predict(z, train=train), ModelInfo(result, z, sampled)
 
     def problem(
         self, images: Float[Array, "B H W 3"], *, z0: State | None = None, train: bool = False
@@ -139,7 +159,9 @@ class MDEQ(nn.Module):
             key = self.make_rng("dropout")
             masks = dropout_masks(key, self.config, x.shape[0], dtype)
         start = vary_together(zeros if z0 is None else _check_state(z0, zeros), like=x)
-        return FixedPointProblem(cell_function(self.config), start, CellArgs(params, x, masks))
+        lower = self.lower_injections(x) if self.config.injection == "all" else ()
+        args = CellArgs(params, x, masks, lower)
+        return FixedPointProblem(cell_function(self.config), start, args)
 
     def predict(self, z: State, *, train: bool = False) -> Float[Array, "B *pixels num_classes"]:
         """Return the logits of an equilibrium."""
@@ -161,7 +183,8 @@ def cell_function(config: ModelConfig) -> Callable[[State, CellArgs], State]:
     cell = MDEQCell(config, parent=None)
 
     def f(z: State, args: CellArgs) -> State:
-        return cast(State, cell.apply({"params": args.params}, z, args.x, args.masks))
+        params = {"params": args.params}
+        return cast(State, cell.apply(params, z, args.x, args.masks, args.lower))
 
     return f
 
@@ -197,6 +220,11 @@ def unroll(
         trace=jnp.stack(trace) if trace else jnp.zeros((0, batch)),
     )
     return z, result
+
+
+def _unstack(states: PyTree[Float[Array, "n B ..."]]) -> list[State]:
+    count = len(jax.tree.leaves(states)[0])
+    return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(count)]
 
 
 def _check_images(config: ModelConfig, images: Array) -> None:

@@ -4,7 +4,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mdeq_jax.models.config import ModelConfig
-from mdeq_jax.models.layers import ConvBN
+from mdeq_jax.models.layers import Conv, ConvBN
 
 
 class Stem(nn.Module):
@@ -42,3 +42,22 @@ class Stem(nn.Module):
             axis_name=self.axis_name,
             name=name,
         )
+
+
+class LowerInjections(nn.Module):
+    """What is injected into the resolutions below the highest: the mean of each square, projected.
+
+    Attributes:
+      config: the architecture.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w C"]) -> tuple[Float[Array, "B _h _w _C"], ...]:
+        """Return one injection for each branch from the second on, given the first's."""
+        injections = []
+        for i, width in enumerate(self.config.branch_channels[1:], start=1):
+            pooled = nn.avg_pool(x, (2**i, 2**i), (2**i, 2**i))
+            injections.append(Conv(width, 1, name=f"branch_{i}")(pooled))
+        return tuple(injections)

@@ -23,6 +23,13 @@ from mdeq_jax.solvers.common import (
     vary_together,
 )
 from mdeq_jax.solvers.picard import Picard
+from mdeq_jax.solvers.samples import (
+    Samples,
+    check_samples,
+    complete_samples,
+    no_samples,
+    take_sample,
+)
 
 __all__ = ["Anderson", "Broyden", "Picard", "Solver", "SolverResult", "iterate", "solve"]
 
@@ -35,6 +42,7 @@ def solve(
     *,
     tol: Float[Array, ""] | float | None = None,
     step_limit: Int[Array, ""] | int | None = None,
+    sample_at: tuple[int, ...] = (),
 ) -> SolverResult:
     """Find z with z = f(z, args), for each sample of a batch on its own.
 
@@ -51,14 +59,37 @@ def solve(
       solver: `Picard`, `Anderson`, `Broyden`, or a `Solver` of your own.
       tol: replaces solver.tol; may be traced.
       step_limit: fewer steps than solver.max_steps, which bounds it; may be traced.
+      sample_at: rising numbers of steps in [1, max_steps] after which `SolverResult.states` keeps
+        the best iterate; of a sample that has stopped, what it returns.
 
     Returns:
       A `SolverResult`. A sample that did not converge says so there; nothing is raised.
 
     Raises:
-      ValueError: z0 is no state, or f(z0) has another structure, shape or dtype; at trace time.
+      ValueError: z0 is no state, f(z0) has another structure, shape or dtype, or sample_at is out
+        of range; at trace time.
     """
-    return iterate(f, z0, args, solver, tol=tol, step_limit=step_limit)[0]
+    return iterate(f, z0, args, solver, tol=tol, step_limit=step_limit, sample_at=sample_at).result
+
+
+class Iteration(NamedTuple):
+    """A solve and where it stood when it ended, for what goes on from there.
+
+    Attributes:
+      result: what `solve` returns.
+      memory: what the solver remembers.
+      z: the last iterate, in the working dtype.
+      g: its residual f(z) − z.
+      k: steps of the sample that took the most.
+      best_step: (B,) steps after which `result.z` was reached.
+    """
+
+    result: SolverResult
+    memory: Memory
+    z: State
+    g: State
+    k: Int[Array, ""]
+    best_step: Int[Array, " B"]
 
 
 class _Carry(NamedTuple):
@@ -70,7 +101,9 @@ class _Carry(NamedTuple):
     steps: Int[Array, " B"]
     best: State
     best_residual: Float[Array, " B"]
+    best_step: Int[Array, " B"]
     trace: Float[Array, "max_steps B"]
+    states: Samples
 
 
 def iterate(
@@ -81,11 +114,13 @@ def iterate(
     *,
     tol: Float[Array, ""] | float | None = None,
     step_limit: Int[Array, ""] | int | None = None,
-) -> tuple[SolverResult, Memory]:
-    """`solve`, which documents the arguments, with the solver's final memory beside the result."""
+    sample_at: tuple[int, ...] = (),
+) -> Iteration:
+    """`solve`, which documents the arguments, and where it stood when it ended."""
     z0 = jax.tree.map(jnp.asarray, z0)
     fz0 = f(z0, args)
     check_map(z0, fz0)
+    check_samples(sample_at, solver.max_steps)
     dtypes = jax.tree.map(lambda x: x.dtype, z0)
     tol = solver.tol if tol is None else tol
     limit = solver.max_steps if step_limit is None else jnp.minimum(step_limit, solver.max_steps)
@@ -103,6 +138,7 @@ def iterate(
         g = gap(f(here, args), here)
         now = residual(solver, g, z)
         better = c.active & (now < c.best_residual)
+        best = select(better, here, c.best)
         trace = c.trace.at[c.k].set(now)
         stop = (now <= tol) | hopeless(solver, now, first, trace, c.k, tol)
         return _Carry(
@@ -112,9 +148,11 @@ def iterate(
             memory=memory,
             active=c.active & ~stop,
             steps=c.steps + c.active,
-            best=select(better, here, c.best),
+            best=best,
             best_residual=jnp.where(better, now, c.best_residual),
+            best_step=jnp.where(better, c.k + 1, c.best_step),
             trace=trace,
+            states=take_sample(c.states, best, c.k + 1, sample_at),
         )
 
     z = to_working_dtype(z0)
@@ -129,7 +167,9 @@ def iterate(
         steps=jnp.zeros(first.shape, jnp.int32),
         best=z0,
         best_residual=first,
+        best_step=jnp.zeros(first.shape, jnp.int32),
         trace=jnp.zeros((solver.max_steps, *first.shape), first.dtype),
+        states=no_samples(z0, sample_at),
     )
     # Each device counts its own steps, so under shard_map the whole carry varies.
     start = vary_together(start, like=g)
@@ -141,5 +181,6 @@ def iterate(
         residual=end.best_residual,
         converged=end.best_residual <= tol,
         trace=jnp.where(taken, end.trace, end.best_residual),
+        states=complete_samples(end.states, end.best, end.k, sample_at),
     )
-    return result, end.memory
+    return Iteration(result, end.memory, end.z, end.g, end.k, end.best_step)

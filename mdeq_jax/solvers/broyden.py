@@ -26,9 +26,12 @@ from mdeq_jax.solvers.common import (
     State,
     empty_rows,
     inner,
+    read_row,
+    reciprocal,
     require_int,
     scale,
     vary_together,
+    write_row,
 )
 
 
@@ -51,7 +54,7 @@ class Broyden(Solver):
 
     Attributes:
       memory: rows of history, at least 1; when they are full the method restarts with a plain
-        step. None keeps every step: `max_steps` rows.
+        step. None keeps every step: `max_steps` rows. More rows than steps stay unused.
     """
 
     memory: int | None = None
@@ -64,7 +67,7 @@ class Broyden(Solver):
 
     def init(self, z: State, g: State) -> History:
         """Return an empty history."""
-        rows, squared = min(self.memory or self.max_steps, self.max_steps), inner(g, g)
+        rows, squared = self.memory or self.max_steps, inner(g, g)
         coefficients = jnp.zeros((len(squared), rows, rows), squared.dtype)
         return History(empty_rows(rows, g), coefficients)
 
@@ -74,20 +77,15 @@ class Broyden(Solver):
         """Return the iterate after a full quasi-Newton step, and the history with that step."""
         rows = memory.coefficients.shape[-1]
         n = k % rows
-        last = _read(memory.steps, n - 1)  # before the first step, any row: it weighs nothing
+        last = read_row(memory.steps, n - 1)  # before the first step, any row: it weighs nothing
         with_g, with_last = _products(memory.steps, n, (g, last))
         coefficients = _append_row(memory.coefficients, n - 1, with_last)
         c = jnp.einsum("bij,bj->bi", coefficients, with_g, precision=lax.Precision.HIGHEST)
         c_last = jnp.where(n > 0, c[:, n - 1], 0)
         weights = jnp.pad(c[:, :-1], ((0, 0), (1, 0)))
-        step = scale(_reciprocal(1 - c_last), _weighted_sum(memory.steps, n, weights, g))
-        history = History(_write(memory.steps, n, step), coefficients)
+        step = scale(reciprocal(1 - c_last), _weighted_sum(memory.steps, n, weights, g))
+        history = History(write_row(memory.steps, n, step), coefficients)
         return jax.tree.map(jnp.add, z, step), history
-
-
-def _reciprocal(x: Float[Array, " B"]) -> Float[Array, " B"]:
-    """1/x, and 1 where x is 0: the update that would divide by it is left out."""
-    return 1 / jnp.where(x == 0, 1, x)
 
 
 def _append_row(
@@ -115,7 +113,7 @@ def _products(
     rows = jax.tree.leaves(steps)[0].shape[0]
 
     def body(i: Int[Array, ""], out: tuple[Array, ...]) -> tuple[Array, ...]:
-        row = _read(steps, i)
+        row = read_row(steps, i)
         pairs = zip(out, vectors, strict=True)
         return tuple(lax.dynamic_update_index_in_dim(o, inner(row, v), i, 0) for o, v in pairs)
 
@@ -133,16 +131,6 @@ def _weighted_sum(
     """start_from + Σ_{i<n} weights_i s_i, in one pass over the first n steps."""
 
     def body(i: Int[Array, ""], total: State) -> State:
-        return jax.tree.map(jnp.add, total, scale(weights[:, i], _read(steps, i)))
+        return jax.tree.map(jnp.add, total, scale(weights[:, i], read_row(steps, i)))
 
     return lax.fori_loop(0, n, body, start_from)
-
-
-# Rows are read and written one at a time, by a dynamic slice: gathers and scatters, which is what
-# indexing with a traced number makes, and reductions over all rows at once copy the history.
-def _read(rows: PyTree[Float[Array, "rows B ..."]], i: Int[Array, ""]) -> State:
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows)
-
-
-def _write(rows: PyTree[Float[Array, "rows B ..."]], i: Int[Array, ""], row: State) -> PyTree:
-    return jax.tree.map(lambda x, r: lax.dynamic_update_index_in_dim(x, r, i, 0), rows, row)

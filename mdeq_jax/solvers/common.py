@@ -33,6 +33,8 @@ class SolverResult(NamedTuple):
       converged: (B,) bool, whether ``residual <= tol``.
       trace: (max_steps, B), entry k is the residual after step k+1; from where the sample
         stopped on, the residual of ``z``.
+      states: leaves (n, B, ...), the best iterates after each of the n steps that were asked for;
+        None if none was.
     """
 
     z: State
@@ -40,6 +42,7 @@ class SolverResult(NamedTuple):
     residual: Float[Array, " B"]
     converged: Bool[Array, " B"]
     trace: Float[Array, "max_steps B"]
+    states: PyTree[Float[Array, "n B ..."]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +146,11 @@ def norm(tree: State) -> Float[Array, " B"]:
     return jnp.sqrt(inner(tree, tree))
 
 
+def reciprocal(x: Float[Array, " B"]) -> Float[Array, " B"]:
+    """Return 1/x, and 1 where x is 0: the update that would divide by it is left out."""
+    return 1 / jnp.where(x == 0, 1, x)
+
+
 def residual(solver: Solver, g: State, z: State) -> Float[Array, " B"]:
     """Residual of an iterate in the solver's mode and scope, given g = f(z) − z."""
     total = (lambda x: jnp.full_like(x, x.sum())) if solver.stop_scope == "batch" else lambda x: x
@@ -187,6 +195,18 @@ def empty_rows(rows: int, g: State) -> PyTree[Float[Array, "rows B ..."]]:
     XLA keeps a constant from its first use to its last: the history would take its memory twice.
     """
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), g)
+
+
+# Rows are read and written one at a time, by a dynamic slice: gathers and scatters, which is what
+# indexing with a traced number makes, and reductions over all rows at once copy the history.
+def read_row(rows: PyTree[Float[Array, "rows B ..."]], i: Int[Array, ""]) -> State:
+    """Return row i of every leaf."""
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows)
+
+
+def write_row(rows: PyTree[Float[Array, "rows B ..."]], i: Int[Array, ""], row: State) -> PyTree:
+    """Return the rows with row i of every leaf replaced."""
+    return jax.tree.map(lambda x, r: lax.dynamic_update_index_in_dim(x, r, i, 0), rows, row)
 
 
 def vary_together(tree: PyTree, like: PyTree) -> PyTree:

@@ -35,7 +35,8 @@ def evaluate(
 
     Returns:
       ``eval/accuracy``, ``eval/loss``, ``eval/solver_steps``, ``eval/residual``,
-      ``eval/converged`` (a share, like the accuracy) and ``eval/examples``.
+      ``eval/converged`` (a share, like the accuracy), ``eval/spectral_radius`` where the config
+      asks for it, and ``eval/examples``.
     """
     batches = data.eval_batches(
         data_config, process_index=jax.process_index(), process_count=jax.process_count()
@@ -48,15 +49,9 @@ def evaluate(
             local = np.concatenate([piece.data for piece in logits.addressable_shards])
             on_logits(local[batch["mask"]])
     total = {name: float(sum(s[name] for s in sums)) for name in sums[0]}
-    count = total["count"]
-    return {
-        "eval/accuracy": total["correct"] / count,
-        "eval/loss": total["loss"] / count,
-        "eval/solver_steps": total["solver_steps"] / count,
-        "eval/residual": total["residual"] / count,
-        "eval/converged": total["converged"] / count,
-        "eval/examples": count,
-    }
+    count = total.pop("count")
+    means = {f"eval/{name}": value / count for name, value in total.items()}
+    return {**means, "eval/examples": count}
 
 
 def solver_traces(

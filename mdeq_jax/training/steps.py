@@ -13,21 +13,21 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from mdeq_jax.config import Config, DataConfig
 from mdeq_jax.models import MDEQ
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers.common import require
+from mdeq_jax.stability import gradient_error, spectral_radius
 from mdeq_jax.training.losses import cross_entropy
-from mdeq_jax.training.regularization import draw, forward_solver, jacobian_term
+from mdeq_jax.training.objective import Batch, Draw, Metrics, make_objective
+from mdeq_jax.training.regularization import draw
 from mdeq_jax.training.state import TrainState
 
 AXIS = "data"
 # Folded into a step's key where all devices draw alike; no device has an index as large.
 _SHARED = 2**31
-Batch = dict[str, Array]
-Metrics = dict[str, Float[Array, ""]]
 
 
 def create_mesh() -> Mesh:
@@ -64,72 +64,53 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the compiled ``train_step(state, batch) -> (state, metrics)``; it consumes `state`.
 
-    The metrics are means over the batch: loss, accuracy, solver_steps, residual, adjoint_steps,
-    adjoint_residual, and grad_norm, the global norm of the gradient before clipping; with Jacobian
-    regularisation also jacobian_term, what it adds to the loss.
+    The metrics are means over the batch: those of `make_objective`, adjoint_steps,
+    adjoint_residual, and grad_norm, the global norm of the gradient before clipping. Where the
+    gradient is the exact one they have gradient_error as well, an estimate of its relative error.
 
     Args:
       model: made with ``axis_name="data"``.
-      config: for solvers, adjoint and Jacobian regularisation.
+      config: for solvers, adjoint, correction and Jacobian regularisation.
       optimizer: as `create_optimizer` returns it.
       mesh: as `create_mesh` returns it.
       unrolled: applications of the cell in place of the solve, for the first steps; or None.
       steps_per_epoch: number of steps of an epoch.
     """
-    forward, backward = forward_solver(config), config.solver.backward.build()
-    adjoint = config.adjoint.build(backward)
+    objective = make_objective(model, config, unrolled=unrolled)
     regularized = config.jacobian.probability > 0
-    cell = cell_function(config.model)
     draw_term = functools.partial(
         draw, config, unrolled=unrolled is not None, steps_per_epoch=steps_per_epoch
     )
+    estimates_error = config.adjoint.name == "exact" and unrolled is None
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        images, labels = batch["image"], batch["label"]
         step_key = jax.random.fold_in(state.key, state.step)
-        key = jax.random.fold_in(step_key, lax.axis_index(AXIS))
         shared_key = jax.random.fold_in(step_key, _SHARED)
-        gamma, limit = draw_term(shared_key, state.step) if regularized else (None, None)
-
-        def loss(params: PyTree, probe: Float[Array, "B 2"]) -> tuple[Array, Any]:
-            (logits, info), updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                solver=forward,
-                adjoint=adjoint,
-                step_limit=limit,
-                unrolled=unrolled,
-                train=True,
-                adjoint_probe=probe,
-                rngs={"dropout": key},
-                mutable=["batch_stats", "intermediates"],
-            )
-            value = cross_entropy(logits, labels).mean()
-            metrics = {
-                "loss": value,
-                "accuracy": (logits.argmax(-1) == labels).mean(),
-                "solver_steps": info.solver.steps.mean(),
-                "residual": info.solver.residual.mean(),
-            }
-            if gamma is not None:
-                (args,) = updated["intermediates"]["cell_args"]
-                term = jacobian_term(gamma, cell, info.z, args, jax.random.fold_in(key, 0))
-                metrics["jacobian_term"] = term
-                value = value + term
-            return value, (metrics, updated["batch_stats"])
-
+        drawn = Draw(
+            jax.random.fold_in(step_key, lax.axis_index(AXIS)),
+            *(draw_term(shared_key, state.step) if regularized else ()),
+        )
         # Marked as varying, each device keeps its own gradient until the one mean below.
         params = lax.pcast(state.params, AXIS, to="varying")
-        probe = lax.pcast(jnp.zeros((len(labels), 2)), AXIS, to="varying")
-        gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-        (grads, statistics), (metrics, batch_stats) = gradient(params, probe)
-        adjoint_steps, adjoint_residual = statistics.mean(axis=0)
-        metrics |= {"adjoint_steps": adjoint_steps, "adjoint_residual": adjoint_residual}
+        probe = lax.pcast(jnp.zeros((len(batch["label"]), 2)), AXIS, to="varying")
+        gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        (grads, adjoint), outcome = gradient(params, probe, state.batch_stats, batch, drawn)
+        adjoint_steps, adjoint_residual = adjoint.mean(axis=0)
+        metrics = {
+            **outcome.metrics,
+            "adjoint_steps": adjoint_steps,
+            "adjoint_residual": adjoint_residual,
+        }
+        if estimates_error:
+            stop_mode = config.solver.forward.stop_mode
+            metrics["gradient_error"] = gradient_error(
+                outcome.info.solver, adjoint, stop_mode
+            ).mean()
         grads, metrics = lax.pmean((grads, metrics), AXIS)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new = TrainState(state.step + 1, params, batch_stats, opt_state, state.key)
+        new = TrainState(state.step + 1, params, outcome.batch_stats, opt_state, state.key)
         return new, metrics
 
     return jax.jit(_map_over_devices(step, mesh, PartitionSpec()), donate_argnums=0)
@@ -140,24 +121,36 @@ def make_eval_step(
 ) -> Callable[[PyTree, Batch], tuple[Metrics, Array]]:
     """Return the compiled ``eval_step(variables, batch) -> (sums, logits)``.
 
-    The sums are of count, loss, correct, solver_steps, residual and converged, over the images that
-    are not masked out. The logits (B, num_classes) are sharded as the batch is.
+    The sums are of count, loss, accuracy, solver_steps, residual and converged, and of
+    spectral_radius where the config asks for it, over the images that are not masked out. The
+    logits (B, num_classes) are sharded as the batch is.
 
     Args: as of `make_train_step`.
     """
     solver = config.solver.forward.build()
+    cell, iterations = cell_function(config.model), config.train.spectral_radius_iterations
 
     def step(variables: PyTree, batch: Batch) -> tuple[Metrics, Array]:
-        output: Any = model.apply(variables, batch["image"], solver=solver, unrolled=unrolled)
-        logits, info = output
+        output: Any = model.apply(
+            variables,
+            batch["image"],
+            solver=solver,
+            unrolled=unrolled,
+            mutable=["intermediates"],
+        )
+        (logits, info), sown = output
         values = {
             "count": jnp.ones(len(logits)),
             "loss": cross_entropy(logits, batch["label"]),
-            "correct": logits.argmax(-1) == batch["label"],
+            "accuracy": logits.argmax(-1) == batch["label"],
             "solver_steps": info.solver.steps,
             "residual": info.solver.residual,
             "converged": info.solver.converged,
         }
+        if iterations > 0:
+            (args,) = sown["intermediates"]["cell_args"]
+            key = jax.random.PRNGKey(0)
+            values["spectral_radius"] = spectral_radius(cell, info.z, args, key, iterations)
         # Not a product: a padded image may well have a residual that is not finite.
         masked = jax.tree.map(lambda v: jnp.where(batch["mask"], v, 0).sum(), values)
         return lax.psum(masked, AXIS), logits

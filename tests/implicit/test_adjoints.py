@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from cells import TIGHT, assert_slopes, dense_gradient, layer, random_args, readout, start
 
-from mdeq_jax.implicit import Adjoint, Cotangent, Exact, JacobianFree, Phantom, equilibrium
+from mdeq_jax.implicit import (
+    Adjoint,
+    Cotangent,
+    Exact,
+    JacobianFree,
+    Neumann,
+    Phantom,
+    equilibrium,
+)
 from mdeq_jax.solvers import Anderson, Broyden, Picard
 
 
@@ -163,7 +171,7 @@ class Series(Adjoint):
 
     terms: int = 40
 
-    def solve(self, pullback, g, equilibrium):
+    def solve(self, pullback, g, equilibrium, kept):
         def add_term(_, u):
             return jax.tree.map(jnp.add, pullback(u), g)
 
@@ -205,3 +213,51 @@ def test_adjoints_are_static_arguments_of_jit():
     exact = [Exact(Broyden()), Exact(Broyden()), Exact(Picard())]
     assert len(set(exact)) == 2
     assert jax.tree.leaves(exact) == []
+
+
+@pytest.mark.parametrize(("steps", "damping"), [(1, 1.0), (5, 0.5), (3, 0.7)])
+def test_neumann_is_phantom_at_an_exact_fixed_point(x64, steps, damping):
+    args, g = random_args(), random_cotangent()
+    _, ours, probe = pull_back(args, g, Neumann(steps, damping))
+    solved = lambda args: equilibrium(  # noqa: E731
+        layer, start(args), args, solver=TIGHT, adjoint=Phantom(steps, damping)
+    )[0]
+    _, pullback = jax.vjp(solved, args)
+    assert_trees_close(ours, pullback(g)[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(probe, 0)
+
+
+def test_neumann_of_one_full_step_is_jacobian_free(x64):
+    args, g = random_args(), random_cotangent()
+    free, neumann = (pull_back(args, g, a)[1] for a in (JacobianFree(), Neumann(1, 1.0)))
+    assert_trees_close(neumann, free, rtol=1e-12)
+
+
+@pytest.mark.parametrize("damping", [1.0, 0.6])
+def test_neumann_tends_to_exact_at_the_rate_of_the_spectral_radius(x64, damping):
+    """Of B = λJ + (1 − λ)I, for a map whose J is a matrix."""
+    basis = np.random.default_rng(0).normal(size=(4, 4)) + 2 * np.eye(4)
+    matrix = basis @ np.diag([0.8, 0.5, -0.6, 0.1]) @ np.linalg.inv(basis)
+    radius = 0.8 * damping + 1 - damping
+    g = np.ones((1, 4))
+    exact = np.linalg.solve(np.eye(4) - matrix.T, g[0])
+
+    def error(steps):
+        def solved(x):
+            f = lambda z, x: z @ matrix.T + x  # noqa: E731
+            options = {"solver": TIGHT, "adjoint": Neumann(steps, damping)}
+            return equilibrium(f, jnp.zeros((1, 4)), x, **options)[0]
+
+        _, pullback = jax.vjp(solved, jnp.ones((1, 4)))
+        return np.linalg.norm(pullback(jnp.asarray(g))[0] - exact)
+
+    assert error(60) / error(40) == pytest.approx(radius**20, rel=0.02)
+    assert error(40) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("steps", 0), ("steps", 1.5), ("damping", 0.0), ("damping", 1.1)]
+)
+def test_bad_options_of_neumann(field, value):
+    with pytest.raises(ValueError, match=f"Neumann.{field} is {value!r}; it must be"):
+        Neumann(**{field: value})

@@ -9,7 +9,7 @@ import pytest
 from cells import TIGHT, layer, random_args, start
 from jax.sharding import AxisType, PartitionSpec
 
-from mdeq_jax.implicit import Exact, Phantom, equilibrium
+from mdeq_jax.implicit import Exact, Phantom, Shine, equilibrium
 from mdeq_jax.solvers import Anderson, Broyden
 
 COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)")
@@ -56,8 +56,9 @@ def loop_bodies(hlo):
         (Broyden(60, 1e-13), Exact(Broyden(60, 1e-13))),
         (Anderson(200, 1e-13), Exact(TIGHT)),
         (TIGHT, Phantom()),
+        (Broyden(60, 1e-9), Shine(refine=2)),
     ],
-    ids=["broyden", "anderson-picard", "phantom"],
+    ids=["broyden", "anderson-picard", "phantom", "shine"],
 )
 def test_gradients_are_those_of_one_device(x64, solver, adjoint):
     args = random_args(size=16)

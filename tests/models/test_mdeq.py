@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from torch_weights import load_config, load_figures, load_variables, nhwc
 from variables import make_images, make_variables
 
-from mdeq_jax.implicit import JacobianFree
+from mdeq_jax.implicit import JacobianFree, Phantom
 from mdeq_jax.models import ModelConfig, create_model
 from mdeq_jax.solvers import Broyden, Picard
 
@@ -285,3 +285,30 @@ def test_computes_in_the_dtype_of_images_and_variables(x64, dtype):
 def test_everything_but_images_and_variables_is_by_keyword():
     kinds = [p.kind for p in inspect.signature(create_model(SMALL).__call__).parameters.values()]
     assert set(kinds[1:]) == {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_injection_into_every_resolution():
+    """The lower ones get the mean of each square, by a 1×1 convolution of their own."""
+    config = dataclasses.replace(SMALL, injection="all")
+    model, variables = setting(config, IMAGES)
+    f, z0, args = model.apply(variables, IMAGES, method="problem")
+    (lower,) = args.lower
+    kernel = variables["params"]["lower_injections"]["branch_1"]["kernel"]
+    squares = np.asarray(args.x).reshape(len(IMAGES), lower.shape[1], 2, lower.shape[2], 2, -1)
+    expected = squares.mean(axis=(2, 4)) @ np.asarray(kernel)[0, 0]
+    np.testing.assert_allclose(lower, expected, rtol=1e-4, atol=1e-5)
+    moved = f(z0, args._replace(lower=(lower + 1,)))
+    assert not np.allclose(moved[1], f(z0, args)[1])
+    without = create_model(SMALL).apply(variables, IMAGES, method="problem").args.lower
+    assert without == ()
+
+
+def test_sampled_states_go_through_the_phantom_and_the_head():
+    model, variables = setting(SMALL, IMAGES)
+    solver = Picard(max_steps=6, tol=0.0)
+    phantom = Phantom(2, 0.5)
+    _, info = model.apply(variables, IMAGES, solver=solver, sample_at=(2, 4), phantom=phantom)
+    for i, steps in enumerate((2, 4)):
+        logits, _ = model.apply(variables, IMAGES, solver=solver, adjoint=phantom, step_limit=steps)
+        np.testing.assert_allclose(info.sampled_logits[i], logits, rtol=1e-3, atol=1e-4)
+    assert model.apply(variables, IMAGES, solver=solver)[1].sampled_logits is None

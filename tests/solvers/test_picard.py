@@ -13,7 +13,7 @@ def test_iterates(x64, damping):
     args, _ = maps.random_affine()
     z0 = np.random.default_rng(2).normal(size=(4, 6))
     solver = Picard(max_steps=7, tol=0, stop_mode="abs", damping=damping)
-    r, memory = iterate(maps.affine, z0, args, solver)
+    r, memory, *_ = iterate(maps.affine, z0, args, solver)
     assert memory == ()
     z, trace = z0, []
     for _ in range(7):

@@ -85,7 +85,7 @@ def test_bfloat16_states_keep_a_float32_memory(kind):
 
     args, fixed_points = maps.random_affine(radius=0.5)
     z0 = jnp.zeros((4, 6), jnp.bfloat16)
-    r, memory = jax.jit(lambda: iterate(f, z0, args, kind(max_steps=30, tol=1e-2)))()
+    r, memory, *_ = jax.jit(lambda: iterate(f, z0, args, kind(max_steps=30, tol=1e-2)))()
     assert r.z.dtype == jnp.bfloat16
     assert set(seen) == {jnp.dtype(jnp.bfloat16)}
     assert {x.dtype for x in jax.tree.leaves((memory, r.residual, r.trace))} <= {jnp.float32.dtype}

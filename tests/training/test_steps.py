@@ -11,7 +11,12 @@ import pytest
 from jax.sharding import AxisType
 
 from mdeq_jax.config import finalize
+from mdeq_jax.implicit import Phantom
 from mdeq_jax.models import create_model
+from mdeq_jax.models.mdeq import cell_function
+from mdeq_jax.solvers import Broyden
+from mdeq_jax.stability import spectral_radius
+from mdeq_jax.training.losses import cross_entropy
 from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import TrainState, create_state
 from mdeq_jax.training.steps import (
@@ -37,6 +42,19 @@ CONFIG = finalize(
         "optim": {"learning_rate": 0.1, "name": "sgd"},
     }
 )
+
+
+def with_sections(**sections):
+    """CONFIG with some keys of some sections replaced."""
+    nested = dataclasses.asdict(CONFIG)
+    for name, keys in sections.items():
+        nested[name] = merge(nested[name], keys)
+    return finalize(nested)
+
+
+def merge(section, keys):
+    nested = {k: merge(section[k], v) if isinstance(v, dict) else v for k, v in keys.items()}
+    return {**section, **nested}
 
 
 def mesh_of(devices: int) -> jax.sharding.Mesh:
@@ -111,17 +129,94 @@ def test_steps_learn_and_report():
     assert 1 <= metrics["adjoint_steps"] <= 20
     assert 0 < metrics["adjoint_residual"] < 1
     assert set(metrics) == {
-        [
-            "loss",
-            "accuracy",
-            "solver_steps",
-            "residual",
-            "adjoint_steps",
-            "adjoint_residual",
-            "grad_norm",
-        ][i]
-        for i in range(7)
+        "loss",
+        "accuracy",
+        "solver_steps",
+        "residual",
+        "adjoint_steps",
+        "adjoint_residual",
+        "gradient_error",
+        "grad_norm",
     }
+    assert metrics["adjoint_residual"] < metrics["gradient_error"]
+
+
+def test_evaluation_reports_the_spectral_radius_when_asked():
+    config = with_sections(train={"spectral_radius_iterations": 20})
+    _, state, mesh = setup(config, devices=2)
+    eval_step = make_eval_step(create_model(config.model), config, mesh, unrolled=None)
+    batch = make_batch(4) | {"mask": np.array([True, True, False, True])}
+    sums, _ = jax.device_get(eval_step(state.variables, shard(batch, mesh)))
+    model, solver = create_model(config.model), config.solver.forward.build()
+    (_, info), sown = model.apply(
+        state.variables, batch["image"], solver=solver, mutable=["intermediates"]
+    )
+    (args,) = sown["intermediates"]["cell_args"]
+    radius = spectral_radius(
+        cell_function(config.model), info.z, args, jax.random.key(3), iterations=100
+    )
+    np.testing.assert_allclose(sums["spectral_radius"], radius[np.array([0, 1, 3])].sum(), rtol=0.1)
+
+
+def test_fixed_point_correction_adds_weighted_losses_on_the_way():
+    """With a phantom gradient for the last state too, all is ordinary backpropagation."""
+    config = with_sections(
+        adjoint={"name": "phantom", "steps": 2},
+        correction={"states": 3, "gamma": 0.5},
+        solver={"forward": {"max_steps": 6, "tol": 0.0}},
+    )
+    step, state, mesh = setup(config)
+    batch = make_batch(8)
+    model = create_model(config.model)
+
+    def losses(steps):
+        (logits, _), _ = model.apply(
+            state.variables,
+            batch["image"],
+            solver=Broyden(6, 0.0),
+            adjoint=Phantom(2, 0.5),
+            step_limit=steps,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return cross_entropy(logits, batch["label"]).mean()
+
+    first, second, last = (float(losses(steps)) for steps in (2, 4, 6))
+    _, metrics = step(state, shard(batch, mesh))
+    np.testing.assert_allclose(metrics["loss"], last, rtol=1e-4)
+    np.testing.assert_allclose(metrics["correction_term"], first / 4 + second / 2, rtol=1e-4)
+    assert metrics["grad_norm"] > 0
+
+
+def gradient_norms(states):
+    config = with_sections(
+        correction={"states": states}, solver={"forward": {"max_steps": 6, "tol": 0.0}}
+    )
+    step, state, mesh = setup(config)
+    return float(step(state, shard(make_batch(8), mesh))[1]["grad_norm"])
+
+
+def test_the_correction_reaches_the_gradient():
+    assert gradient_norms(1) != gradient_norms(2)
+
+
+@pytest.mark.parametrize(
+    "adjoint",
+    [
+        {"name": "neumann"},
+        {"name": "shine"},
+        {"name": "shine", "refine": 2, "opa_every": 2},
+    ],
+    ids=lambda adjoint: "-".join(map(str, adjoint.values())),
+)
+def test_every_estimator_trains_on_two_devices(adjoint):
+    step, state, mesh = setup(with_sections(adjoint=adjoint), devices=2)
+    batch, losses = shard(make_batch(8), mesh), []
+    for _ in range(6):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0]
+    assert metrics["adjoint_steps"] == adjoint.get("refine", 0)
 
 
 def test_dropout_depends_on_the_step_and_the_seed_alone():
@@ -149,7 +244,7 @@ def test_evaluation_counts_what_is_not_masked():
     labels = batch["label"][rows]
     log_probabilities = jax.nn.log_softmax(logits)[rows, labels]
     assert sums["count"] == 3
-    assert sums["correct"] == (logits.argmax(-1)[rows] == labels).sum()
+    assert sums["accuracy"] == (logits.argmax(-1)[rows] == labels).sum()
     np.testing.assert_allclose(sums["loss"], -log_probabilities.sum(), rtol=1e-4)
     assert np.isfinite(sums["residual"])
     np.testing.assert_allclose(logits_of_step[rows], logits[rows], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,114 @@
+"""The configuration of a run: frozen dataclasses, and `finalize`, which checks what a user wrote.
+
+A config file returns a `ml_collections.ConfigDict` that starts from `default_config()` and states
+what differs; the command line overrides it; `finalize` turns the outcome into a `Config`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mdeq_jax.config.equilibrium import (
+    AdjointConfig,
+    CorrectionConfig,
+    JacobianConfig,
+    SolverConfig,
+    SolversConfig,
+)
+from mdeq_jax.config.training import DataConfig, OptimConfig, TrainConfig
+from mdeq_jax.models.config import ModelConfig
+from mdeq_jax.sections import from_mapping, to_config_dict
+from mdeq_jax.solvers.common import require, require_int
+
+__all__ = [
+    "PRESENTATION_KEYS",
+    "AdjointConfig",
+    "Config",
+    "CorrectionConfig",
+    "DataConfig",
+    "JacobianConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "SolverConfig",
+    "SolversConfig",
+    "TrainConfig",
+    "default_config",
+    "finalize",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All of a run.
+
+    Attributes:
+      model: the architecture.
+      solver: the forward and the backward solver.
+      adjoint: where the gradient comes from.
+      correction: losses on states of the solve.
+      data: the data set.
+      optim: the optimizer.
+      jacobian: regularisation of the cell's Jacobian.
+      train: the course of training.
+      init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
+        fit; None starts from random ones.
+      seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
+    """
+
+    model: ModelConfig = ModelConfig()
+    solver: SolversConfig = SolversConfig()
+    adjoint: AdjointConfig = AdjointConfig()
+    correction: CorrectionConfig = CorrectionConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    jacobian: JacobianConfig = JacobianConfig()
+    train: TrainConfig = TrainConfig()
+    init_from: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        require_int(self, "seed", minimum=0)
+        require(self, "seed", self.seed < 2**32, "below 2**32")
+        forward = self.solver.forward
+        if self.adjoint.name == "shine" and (forward.name, forward.memory) != ("broyden", None):
+            raise ValueError(
+                f"adjoint.name is 'shine', which reuses the whole history of Broyden's method, but "
+                f"solver.forward is {forward.name!r} with memory={forward.memory}; set "
+                "solver.forward.name='broyden' and solver.forward.memory=None, or another adjoint."
+            )
+        if self.correction.states > forward.max_steps:
+            raise ValueError(
+                f"correction.states is {self.correction.states}, but the solve has at most "
+                f"{forward.max_steps} steps; lower it or raise solver.forward.max_steps."
+            )
+
+
+# Keys that change nothing of what is computed, and so may differ when a run is resumed.
+PRESENTATION_KEYS = (
+    "data.dir",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_seconds",
+    "train.spectral_radius_iterations",
+)
+
+
+def default_config() -> ConfigDict:
+    """Return every key with its default, for a config file to start from."""
+    return to_config_dict(Config())
+
+
+def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
+    """Check a config and freeze it.
+
+    Args:
+      config: nested mapping with the keys of `Config`, any of them left out.
+
+    Raises:
+      ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
+    """
+    nested = config.to_dict() if isinstance(config, ConfigDict) else config
+    return from_mapping(Config(), nested, "config")

@@ -1,0 +1,130 @@
+"""The sections of a config that say what is trained on, by what, and for how long."""
+
+import dataclasses
+import itertools
+from typing import Literal
+
+from mdeq_jax.solvers.common import require, require_int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The data set and how it is fed.
+
+    Attributes:
+      name: of the data set.
+      dir: folder of TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
+      batch_size: training images of one step, over all devices and processes.
+      eval_batch_size: likewise in evaluation.
+      image_size: (height, width) of the images that the model is given.
+      augment: whether training images are augmented.
+    """
+
+    name: str = "digits"
+    dir: str | None = None
+    batch_size: int = 64
+    eval_batch_size: int = 120
+    image_size: tuple[int, ...] = (8, 8)
+    augment: bool = True
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        two_sides = len(self.image_size) == 2 and min(self.image_size) > 0
+        require(self, "image_size", two_sides, "a height and a width, both at least 1")
+        require_int(self, "batch_size", minimum=1)
+        require_int(self, "eval_batch_size", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer and its learning rate.
+
+    Attributes:
+      name: "adam", "sgd" or "rmsprop".
+      learning_rate: at the start.
+      schedule: "cosine" from there to `learning_rate_floor` at the last step, "poly" as
+        (1 − t / steps)^0.9, "step", or "constant".
+      learning_rate_floor: where the cosine ends.
+      step_epochs: epochs at which "step" multiplies the learning rate by `step_factor`.
+      step_factor: that factor, above 0.
+      weight_decay: L2 penalty on every parameter, added to the gradient before the optimizer's
+        scaling, as PyTorch's optimizers do.
+      momentum: of SGD and RMSprop, in [0, 1).
+      nesterov: whether SGD's momentum is Nesterov's.
+      clip_norm: bound on the gradient's global norm; None is unbounded.
+    """
+
+    name: Literal["adam", "sgd", "rmsprop"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    learning_rate_floor: float = 1e-6
+    step_epochs: tuple[int, ...] = (30, 60, 90)
+    step_factor: float = 0.1
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = True
+    clip_norm: float | None = None
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        require(self, "learning_rate", self.learning_rate > 0, "above 0")
+        floor = 0 <= self.learning_rate_floor <= self.learning_rate
+        require(self, "learning_rate_floor", floor, "between 0 and learning_rate")
+        rising = all(a < b for a, b in itertools.pairwise((0, *self.step_epochs)))
+        require(self, "step_epochs", rising, "a rising list of whole numbers above 0")
+        require(self, "step_factor", self.step_factor > 0, "above 0")
+        require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
+        require(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The course of training.
+
+    Attributes:
+      epochs: passes over the training set.
+      epoch_fraction: share of an epoch's batches that is trained on, in (0, 1]. It shortens the
+        epochs, not the schedule of the learning rate.
+      steps: number of steps; if not None it takes the place of `epochs`.
+      pretrain_steps: first steps in which the cell is unrolled instead of solved.
+      num_layers: applications of the cell in those steps.
+      log_every: steps between lines of metrics.
+      eval_every: steps between evaluations.
+      checkpoint_seconds: most seconds of training between checkpoints.
+      spectral_radius_iterations: products with the cell's Jacobian by which evaluation estimates
+        its spectral radius at each equilibrium; 0 leaves it out.
+    """
+
+    epochs: int = 50
+    epoch_fraction: float = 1.0
+    steps: int | None = None
+    pretrain_steps: int = 0
+    num_layers: int = 10
+    log_every: int = 20
+    eval_every: int = 200
+    checkpoint_seconds: float = 15.0
+    spectral_radius_iterations: int = 0
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        for field in ("epochs", "num_layers", "log_every", "eval_every"):
+            require_int(self, field, minimum=1)
+        require(self, "epoch_fraction", 0 < self.epoch_fraction <= 1, "in (0, 1]")
+        if self.steps is not None:
+            require_int(self, "steps", minimum=1)
+        for field in ("pretrain_steps", "spectral_radius_iterations"):
+            require_int(self, field, minimum=0)
+        require(self, "checkpoint_seconds", self.checkpoint_seconds >= 0, "at least 0")
+
+    def steps_per_epoch(self, batches_per_epoch: int) -> int:
+        """Return the number of steps of an epoch."""
+        return max(1, int(self.epoch_fraction * batches_per_epoch))
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of steps."""
+        return self.epochs * steps_per_epoch if self.steps is None else self.steps
+
+    def unrolled_at(self, step: int) -> int | None:
+        """Return how often the cell is applied after `step` steps, or None where it is solved."""
+        return self.num_layers if step < self.pretrain_steps else None

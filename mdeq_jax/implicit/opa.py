@@ -1,0 +1,163 @@
+"""Broyden's method with outer-problem awareness (OPA): it also learns where the loss will look.
+
+The backward pass wants gᵀB⁻¹ for one g, the gradient of the outer loss, in which the forward
+solve's steps take no interest. Every m-th step B learns one more secant equation,
+
+    vᵀB = vᵀ(J − I)  for  v = −gᵀB⁻¹,
+
+from one product vᵀJ. If v is the true u = −gᵀ(J − I)⁻¹, then −gᵀB⁻¹ = u from there on. By Sherman
+and Morrison, with h = vᵀJ − v + g, which is the adjoint equation's residual at v,
+
+    −B⁻¹ ← (I + a hᵀ)(−B⁻¹),  a = −B⁻¹v / (‖v‖² − hᵀ(−B⁻¹)v)
+
+Source: Ramzi et al., "SHINE", ICLR 2022, adjoint Broyden with OPA; the update of the direction is
+Definition 3 of Schlenkrich, Griewank, Walther, "On the local convergence of adjoint Broyden
+methods", 2010.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from mdeq_jax.implicit.adjoints import ForwardProblem
+from mdeq_jax.solvers import Solver, State
+from mdeq_jax.solvers.common import (
+    empty_rows,
+    inner,
+    read_row,
+    reciprocal,
+    scale,
+    to_working_dtype,
+    write_row,
+)
+from mdeq_jax.solvers.inverse import InverseEstimate
+
+Rows = PyTree[Float[Array, "rows B ..."]]
+
+
+class Layout(NamedTuple):
+    """Which row of the memory holds what, for a solve of so many steps.
+
+    Attributes:
+      rows: number of rows.
+      left: (n,) row of l of each factor I + l rᵀ/‖r‖².
+      right: (n,) row of r.
+      secant: (max_steps + 1,) row of the step that would follow from the secant update alone.
+      step: (max_steps + 1,) row of the step that is taken; the same row where there is no OPA.
+      count: (max_steps + 1,) number of factors of B_k.
+    """
+
+    rows: int
+    left: Int[Array, " n"]
+    right: Int[Array, " n"]
+    secant: Int[Array, " k"]
+    step: Int[Array, " k"]
+    count: Int[Array, " k"]
+
+
+def layout(max_steps: int, every: int) -> Layout:
+    """Return the layout of a solve of up to max_steps steps with OPA at each `every`-th."""
+    left, right, secant, step, count, rows = [], [], [0], [0], [0], 1
+    for k in range(1, max_steps + 1):
+        secant.append(rows)
+        left.append(rows)
+        right.append(step[-1])
+        if k % every == 0:
+            left.append(rows + 1)
+            right.append(rows + 2)
+            rows += 3
+        step.append(rows)
+        count.append(len(left))
+        rows += 1
+    return Layout(rows, *(jnp.asarray(x, jnp.int32) for x in (left, right, secant, step, count)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OuterAwareBroyden(Solver):
+    """Good Broyden's method with OPA. It keeps all its rows and never restarts.
+
+    Attributes:
+      every: m, at least 1.
+      gradient: z ↦ g, the gradient of the outer loss.
+      pullback: (z, v) ↦ vᵀJ at z.
+    """
+
+    every: int
+    gradient: Callable[[State], State]
+    pullback: Callable[[State, State], State]
+
+    @classmethod
+    def of(cls, problem: ForwardProblem, every: int) -> "OuterAwareBroyden":
+        """Return the solver for a problem, with the options of that problem's own."""
+        outer_gradient = problem.outer_gradient
+        if outer_gradient is None:
+            raise ValueError(
+                "Shine with opa_every needs the gradient of the outer loss; give equilibrium its "
+                "outer_gradient=, a function of the state."
+            )
+
+        def seen(z: State) -> State:
+            return jax.tree.map(lambda x, like: x.astype(like.dtype), z, problem.z0)
+
+        def pullback(z: State, v: State) -> State:
+            _, pull = jax.vjp(lambda z: problem.f(z, problem.args), seen(z))
+            return to_working_dtype(pull(seen(v))[0])
+
+        options = {f.name: getattr(problem.solver, f.name) for f in dataclasses.fields(Solver)}
+        return cls(
+            **options,
+            every=every,
+            gradient=lambda z: to_working_dtype(outer_gradient(seen(z), problem.outer_args)),
+            pullback=pullback,
+        )
+
+    def init(self, z: State, g: State) -> Rows:
+        """Return empty rows."""
+        return empty_rows(layout(self.max_steps, self.every).rows, g)
+
+    def propose(self, memory: Rows, z: State, g: State, k: Int[Array, ""]) -> tuple[State, Rows]:
+        """Return the iterate after a full quasi-Newton step, and the rows with what was learned."""
+        plan = layout(self.max_steps, self.every)
+        last = read_row(memory, plan.step[k - 1])
+        before = self._estimate(memory, jnp.where(k > 0, plan.count[k - 1], 0), like=g)
+        step = before.apply(g)
+        c = jnp.where(k > 0, inner(last, step) * reciprocal(inner(last, last)), 0)
+        step = scale(reciprocal(1 - c), step)
+        memory = write_row(memory, plan.secant[k], step)
+        due = (k > 0) & (k % self.every == 0)
+        memory, step = lax.cond(
+            due, lambda: self._learn(memory, z, step, k), lambda: (memory, step)
+        )
+        memory = write_row(memory, plan.step[k], step)
+        return jax.tree.map(jnp.add, z, step), memory
+
+    def inverse(self, memory: Rows, steps: Int[Array, " B"]) -> InverseEstimate:
+        """Return −B⁻¹ of each sample after so many steps."""
+        plan = layout(self.max_steps, self.every)
+        return InverseEstimate(memory, plan.left, plan.right, plan.count[steps])
+
+    def _learn(self, memory: Rows, z: State, step: State, k: Int[Array, ""]) -> tuple[Rows, State]:
+        """Return the memory with one more factor, and the step that follows from it."""
+        plan = layout(self.max_steps, self.every)
+        new = plan.count[k] - 1
+        estimate = self._estimate(memory, new, like=step)
+        g = self.gradient(z)
+        v = estimate.apply_transposed(g)
+        h = jax.tree.map(lambda vj, v, g: vj - v + g, self.pullback(z, v), v, g)
+        image = estimate.apply(v)
+        curvature = inner(v, v) - inner(h, image)
+        # The factor is (I + a hᵀ), kept as the others are: l = ‖h‖² a.
+        a = scale(reciprocal(curvature), image)
+        memory = write_row(memory, plan.left[new], scale(inner(h, h), a))
+        memory = write_row(memory, plan.right[new], h)
+        return memory, jax.tree.map(jnp.add, step, scale(inner(h, step), a))
+
+    def _estimate(self, memory: Rows, count: Int[Array, ""], like: State) -> InverseEstimate:
+        plan = layout(self.max_steps, self.every)
+        batch = jax.tree.leaves(like)[0].shape[0]
+        return InverseEstimate(memory, plan.left, plan.right, jnp.full(batch, count))

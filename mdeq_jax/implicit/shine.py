@@ -1,0 +1,116 @@
+"""SHINE: the backward pass reuses the inverse Jacobian that the forward solve has estimated.
+
+Source: Ramzi, Mannel, Bai, Starck, Ciuciu, Moreau, "SHINE: SHaring the INverse Estimate from the
+forward pass for bi-level optimization and implicit models", ICLR 2022.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mdeq_jax.implicit.adjoints import Adjoint, Cotangent, Exact, ForwardProblem, unsolved
+from mdeq_jax.implicit.opa import OuterAwareBroyden
+from mdeq_jax.solvers import Broyden, SolverResult, State, iterate
+from mdeq_jax.solvers.common import norm, reciprocal, require, require_int, scale, select
+from mdeq_jax.solvers.inverse import InverseEstimate, inverse_from_steps
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Shine(Adjoint):
+    """u = −g B⁻¹, with B the forward solve's estimate of J − I at the iterate that it returned.
+
+    Exact where a sample's state is one number and the solve has converged; otherwise as good as B,
+    which good Broyden need not bring to J − I even on a linear problem. The forward solver has to
+    be a `Broyden` that keeps its whole history.
+
+    Attributes:
+      refine: further Broyden steps on the adjoint equation, at least 0, which start from u and from
+        the forward solve's B. Broyden's method is invariant under linear maps of the residual, so
+        they are steps on u ← u − (u J + g − u) B⁻¹, an equation whose residual estimates u's own
+        error.
+      fallback: a sample with ‖u‖ above this many times ‖g‖ takes u = g instead, and B = −I; above
+        0. None never does.
+      opa_every: m, at least 1: after each m-th forward step one more secant update, in the
+        direction of the outer problem (OPA); needs `outer_gradient`. None has no such updates.
+    """
+
+    refine: int = 0
+    fallback: float | None = 1.8
+    opa_every: int | None = None
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        require_int(self, "refine", minimum=0)
+        require(self, "fallback", self.fallback is None or self.fallback > 0, "above 0, or None")
+        if self.opa_every is not None:
+            require_int(self, "opa_every", minimum=1)
+
+    def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, InverseEstimate]:
+        """Solve for the equilibrium and keep −B⁻¹ there."""
+        solver = problem.solver
+        if not isinstance(solver, Broyden) or solver.memory is not None:
+            raise ValueError(
+                f"Shine reuses the history of the forward solve and was given {solver}; give it a "
+                "Broyden with memory=None, or choose another adjoint."
+            )
+        if self.opa_every is not None:
+            solver = OuterAwareBroyden.of(problem, self.opa_every)
+        else:
+            # One row more, for the secant pair of the last step.
+            solver = dataclasses.replace(solver, memory=solver.max_steps + 1)
+        end = iterate(
+            problem.f,
+            problem.z0,
+            problem.args,
+            solver,
+            tol=problem.tol,
+            step_limit=problem.step_limit,
+            sample_at=problem.sample_at,
+        )
+        # The step that would come next holds what the last one has taught. A sample that stopped
+        # earlier has it already, for its z and g stood still.
+        _, memory = solver.propose(end.memory, end.z, end.g, end.k)
+        if isinstance(solver, OuterAwareBroyden):
+            return end.result, solver.inverse(memory, end.best_step)
+        return end.result, inverse_from_steps(memory, end.best_step)
+
+    def solve(
+        self,
+        pullback: Callable[[State], State],
+        g: State,
+        equilibrium: Callable[..., tuple[State, SolverResult]],
+        kept: InverseEstimate,
+    ) -> Cotangent:
+        """Return −g B⁻¹, refined."""
+        u = kept.apply_transposed(g)
+        if self.fallback is not None:
+            far = ~(norm(u) <= self.fallback * norm(g))
+            kept = kept._replace(count=jnp.where(far, 0, kept.count))
+            u = select(far, g, u)
+        return self._refined(pullback, g, u, equilibrium, kept) if self.refine else unsolved(u, g)
+
+    def _refined(
+        self,
+        pullback: Callable[[State], State],
+        g: State,
+        u: State,
+        equilibrium: Callable[..., tuple[State, SolverResult]],
+        inverse: InverseEstimate,
+    ) -> Cotangent:
+        """Return u after the further steps, taken for u/‖g‖ as in `Exact`."""
+        size = lax.stop_gradient(norm(g))
+        down = reciprocal(size)
+        solver = Broyden(max_steps=self.refine, tol=0.0, stop_mode="abs")
+
+        def f(u: State, g: State) -> State:
+            gap = jax.tree.map(lambda uj, g, u: uj + g - u, pullback(u), g, u)
+            return jax.tree.map(jnp.add, u, inverse.apply_transposed(gap))
+
+        u, result = equilibrium(
+            f, scale(down, u), scale(down, g), solver=solver, adjoint=Exact(solver)
+        )
+        return Cotangent(scale(1 / down, u), result.steps, result.residual, result.trace)

@@ -1,0 +1,49 @@
+"""States sampled while a solve goes on: the best iterate after each of some numbers of steps."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+from mdeq_jax.solvers.common import State, empty_rows, write_row
+
+Samples = PyTree[Float[Array, "n B ..."]] | None
+
+
+def check_samples(sample_at: tuple[int, ...], max_steps: int) -> None:
+    """Raise ValueError unless the numbers rise from 1 to max_steps at most."""
+    bounds = (0, *sample_at, max_steps + 1)
+    if any(not isinstance(n, int) for n in bounds) or sorted(set(bounds)) != list(bounds):
+        raise ValueError(
+            f"sample_at is {sample_at!r}; it must be rising whole numbers of steps from 1 to "
+            f"max_steps, which is {max_steps}."
+        )
+
+
+def no_samples(z0: State, sample_at: tuple[int, ...]) -> Samples:
+    """Return room for the samples, or None where there are none."""
+    return empty_rows(len(sample_at), z0) if sample_at else None
+
+
+def take_sample(
+    states: Samples, best: State, step: Int[Array, ""], sample_at: tuple[int, ...]
+) -> Samples:
+    """Return the samples with `best` among them if one is due after this step."""
+    if not sample_at:
+        return None
+    due = jnp.asarray(sample_at) == step
+    return lax.cond(due.any(), lambda: write_row(states, due.argmax(), best), lambda: states)
+
+
+def complete_samples(
+    states: Samples, best: State, steps: Int[Array, ""], sample_at: tuple[int, ...]
+) -> Samples:
+    """Return the samples with those that a solve of so many steps did not reach set to its end."""
+    if not sample_at:
+        return None
+    missed = jnp.asarray(sample_at) > steps
+
+    def fill(rows: Array, last: Array) -> Array:
+        return jnp.where(missed.reshape(-1, *[1] * last.ndim), last, rows)
+
+    return jax.tree.map(fill, states, best)

@@ -1,0 +1,135 @@
+"""What a training step minimises: the loss at the equilibrium, and the terms added to it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from mdeq_jax.config import Config
+from mdeq_jax.models import MDEQ, ModelInfo, create_model
+from mdeq_jax.models.mdeq import cell_function
+from mdeq_jax.solvers import State
+from mdeq_jax.training.losses import cross_entropy
+from mdeq_jax.training.regularization import forward_solver, jacobian_term
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Draw(NamedTuple):
+    """What a training step draws at random.
+
+    Attributes:
+      key: of dropout and of probes, each device its own.
+      gamma: weight of the Jacobian's term; None without regularisation.
+      step_limit: of the forward solve; None for the solver's own.
+    """
+
+    key: PRNGKeyArray
+    gamma: Float[Array, ""] | None = None
+    step_limit: Int[Array, ""] | None = None
+
+
+class Outcome(NamedTuple):
+    """What comes of a forward pass beside the value that is minimised.
+
+    Attributes:
+      metrics: means over the device's share of the batch.
+      batch_stats: the new running statistics of BatchNorm.
+      info: of the model.
+    """
+
+    metrics: Metrics
+    batch_stats: PyTree
+    info: ModelInfo
+
+
+def make_objective(
+    model: MDEQ, config: Config, *, unrolled: int | None
+) -> Callable[..., tuple[Float[Array, ""], Outcome]]:
+    """Return ``objective(params, probe, batch_stats, batch, draw) -> (value, Outcome)``.
+
+    The metrics are loss, the cross-entropy alone, accuracy, solver_steps and residual; with
+    fixed-point correction also correction_term, and with Jacobian regularisation jacobian_term:
+    what each adds to the value.
+
+    Args:
+      model: the model.
+      config: for solvers, adjoint, correction and Jacobian regularisation.
+      unrolled: applications of the cell in place of the solve, or None.
+    """
+    solver, adjoint = forward_solver(config), config.adjoint.build(config.solver.backward.build())
+    cell = cell_function(config.model)
+    sample_at = config.correction.sample_at(config.solver.forward.max_steps)
+    outer_aware = config.adjoint.opa_every is not None
+
+    def objective(
+        params: PyTree,
+        probe: Float[Array, "B 2"],
+        batch_stats: PyTree,
+        batch: Batch,
+        draw: Draw,
+    ) -> tuple[Float[Array, ""], Outcome]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        (logits, info), updated = model.apply(
+            variables,
+            batch["image"],
+            solver=solver,
+            adjoint=adjoint,
+            step_limit=draw.step_limit,
+            unrolled=unrolled,
+            train=True,
+            adjoint_probe=probe,
+            sample_at=sample_at,
+            phantom=config.adjoint.phantom(),
+            outer_gradient=_outer_gradient(config, variables, batch) if outer_aware else None,
+            rngs={"dropout": draw.key},
+            mutable=["batch_stats", "intermediates"],
+        )
+        loss = cross_entropy(logits, batch["label"]).mean()
+        terms = {}
+        if info.sampled_logits is not None:
+            gamma = config.correction.gamma
+            terms["correction_term"] = correction_term(gamma, info.sampled_logits, batch["label"])
+        if draw.gamma is not None:
+            (args,) = updated["intermediates"]["cell_args"]
+            key = jax.random.fold_in(draw.key, 0)
+            terms["jacobian_term"] = jacobian_term(draw.gamma, cell, info.z, args, key)
+        metrics = {
+            "loss": loss,
+            "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
+            "solver_steps": info.solver.steps.mean(),
+            "residual": info.solver.residual.mean(),
+            **terms,
+        }
+        return sum(terms.values(), loss), Outcome(metrics, updated["batch_stats"], info)
+
+    return objective
+
+
+def correction_term(
+    gamma: float, sampled_logits: Float[Array, "n B num_classes"], labels: Int[Array, " B"]
+) -> Float[Array, ""]:
+    """Return Σ_i γ^(n − i) · cross-entropy of the i-th of n sampled states, i from 0.
+
+    The state after them, the equilibrium, weighs 1 and is not among them.
+    """
+    losses = jax.vmap(lambda logits: cross_entropy(logits, labels).mean())(sampled_logits)
+    n = len(losses)
+    return (gamma ** (n - jnp.arange(n)) * losses).sum()
+
+
+def _outer_gradient(config: Config, variables: PyTree, batch: Batch) -> Callable[[State], State]:
+    """Return the gradient of the loss by the state, with BatchNorm by its running statistics.
+
+    By those of the batch, devices would have to talk to each other within the solve.
+    """
+    model = create_model(config.model)
+
+    def loss(z: State) -> Array:
+        logits: Any = model.apply(variables, z, method="predict")
+        return cross_entropy(logits, batch["label"]).mean()
+
+    return jax.grad(loss)

@@ -1,0 +1,278 @@
+"""SHINE against the inverse that the history stands for, and against the true inverse."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells import layer, random_args, readout, start
+from numpy.testing import assert_allclose
+
+from mdeq_jax.implicit import Exact, JacobianFree, Shine, equilibrium
+from mdeq_jax.solvers import Anderson, Broyden, Picard
+
+SOLVER = Broyden(max_steps=12, tol=1e-12)
+
+
+def cosine(a, b):
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def u_of(adjoint, args, g, solver=SOLVER, **options):
+    """The u that an adjoint finds: what it pulls back through ∂f/∂bias of f = layer + bias."""
+
+    def shifted(z, bias):
+        return layer(z, args) + bias
+
+    def run(bias):
+        return equilibrium(shifted, start(args), bias, solver=solver, adjoint=adjoint, **options)
+
+    bias = jnp.zeros_like(start(args))
+    z, pullback, result = jax.vjp(run, bias, has_aux=True)
+    return np.asarray(pullback(jnp.asarray(g))[0]), np.asarray(z), result
+
+
+def dense_inverse(args, b, steps):
+    """Good Broyden's B⁻¹ of sample b after so many steps, as a matrix, from textbook updates."""
+
+    def gap(z):
+        return np.asarray(layer(z, {**args, "x": args["x"][b : b + 1]}) - z)[0]
+
+    z = np.zeros((1, args["weight"].shape[0]))
+    inverse, g = -np.eye(z.shape[1]), gap(z)
+    for _ in range(steps):
+        s = -inverse @ g
+        z = z + s
+        g, before = gap(z), g
+        y = g - before
+        inverse = inverse + np.outer(s - inverse @ y, s @ inverse) / (s @ inverse @ y)
+    return inverse
+
+
+def jacobian(args, z):
+    weight = np.asarray(args["weight"])
+    return np.stack([(1 - row**2)[:, None] * weight.T for row in np.asarray(layer(z, args))])
+
+
+def random_g(args, seed=1):
+    return np.random.default_rng(seed).normal(size=start(args).shape)
+
+
+def exact_u(args, z, g):
+    pairs = zip(jacobian(args, z), g, strict=True)
+    return np.stack([np.linalg.solve(np.eye(len(j)) - j.T, row) for j, row in pairs])
+
+
+@pytest.mark.parametrize("max_steps", [1, 4, 9])
+def test_it_is_g_times_the_dense_inverse_of_the_history(x64, max_steps):
+    """Also where the step limit ends the solve: the last secant pair is in."""
+    args = random_args()
+    g = random_g(args)
+    solver = dataclasses.replace(SOLVER, max_steps=max_steps)
+    u, _, result = u_of(Shine(fallback=None), args, g, solver)
+    np.testing.assert_array_equal(result.steps, max_steps)
+    for b in range(len(g)):
+        assert_allclose(u[b], -g[b] @ dense_inverse(args, b, max_steps), rtol=1e-6, atol=1e-9)
+
+
+def test_the_history_ends_at_the_iterate_that_is_returned(x64):
+    """Samples of one batch stop at different steps, and their histories with them."""
+    args = random_args(size=6)
+    args["x"] = args["x"] * jnp.array([1e-8, 1e-4, 1e-2, 1, 3, 10])[:, None]
+    args["bias"] = 0 * args["bias"]
+    g = random_g(args)
+    solver = Broyden(max_steps=30, tol=1e-6, stop_mode="abs")
+    u, _, result = u_of(Shine(fallback=None), args, g, solver)
+    assert len(set(np.asarray(result.steps).tolist())) > 3
+    for b in range(len(g)):
+        expected = -g[b] @ dense_inverse(args, b, int(result.steps[b]))
+        assert_allclose(u[b], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_exact_for_a_state_of_one_entry(x64):
+    slopes, g = np.array([[0.9], [-0.5], [-3.0]]), np.array([[1.0], [2.0], [-0.5]])
+    solver = Broyden(max_steps=30, tol=1e-9)
+
+    def run(x):
+        z, _ = equilibrium(lambda z, x: slopes * z + x, 0 * x, x, solver=solver, adjoint=Shine())
+        return z
+
+    _, pullback = jax.vjp(run, jnp.array([[1.0], [2.0], [3.0]]))
+    assert_allclose(pullback(jnp.asarray(g))[0], np.where(slopes < 0.5, g / (1 - slopes), g))
+
+
+def test_refining_tends_to_exact(x64):
+    args = random_args()
+    g = random_g(args)
+    errors = []
+    for n in (0, 2, 4, 12):
+        u, z, _ = u_of(Shine(refine=n), args, g)
+        errors.append(np.linalg.norm(u - exact_u(args, z, g)))
+    assert errors[0] > errors[1] > errors[2] > errors[3]
+    assert errors[3] < 1e-9
+
+
+def test_refining_is_broyden_from_the_forward_inverse(x64):
+    """One step from u with B: u ← u + (uJ + g − u)(−B⁻¹)."""
+    args = random_args()
+    g = random_g(args)
+    solver = dataclasses.replace(SOLVER, max_steps=6)
+    u, z, result = u_of(Shine(refine=1, fallback=None), args, g, solver)
+    for b in range(len(g)):
+        inverse = dense_inverse(args, b, int(result.steps[b]))
+        first = -g[b] @ inverse
+        gap = first @ jacobian(args, z)[b] + g[b] - first
+        assert_allclose(u[b], first - gap @ inverse, rtol=1e-5, atol=1e-8)
+
+
+def test_its_statistics_are_those_of_the_refinement(x64):
+    args = random_args()
+
+    def steps_and_residual(adjoint):
+        def loss(probe):
+            options = {"solver": SOLVER, "adjoint": adjoint, "adjoint_probe": probe}
+            return readout(args, **options)
+
+        return jax.grad(loss)(jnp.zeros((3, 2)))
+
+    np.testing.assert_array_equal(steps_and_residual(Shine()), 0)
+    refined = steps_and_residual(Shine(refine=3))
+    np.testing.assert_array_equal(refined[:, 0], 3)
+    assert (refined[:, 1] > 0).all()
+    assert (refined[:, 1] < 0.1).all()
+
+
+def test_fallback_to_jacobian_free_per_sample(x64):
+    args = random_args(size=6, seed=3)
+    g = random_g(args)
+    whole, *_ = u_of(Shine(fallback=None), args, g)
+    growth = np.linalg.norm(whole, axis=-1) / np.linalg.norm(g, axis=-1)
+    between = float(np.median(growth))
+    u, *_ = u_of(Shine(fallback=between), args, g)
+    far = growth > between
+    assert far.any()
+    assert not far.all()
+    np.testing.assert_array_equal(u[far], g[far])
+    assert_allclose(u[~far], whole[~far], rtol=1e-12)
+    free, *_ = u_of(JacobianFree(), args, g)
+    np.testing.assert_array_equal(u[far], free[far])
+
+
+def test_a_cotangent_of_zero(x64):
+    args = random_args()
+    for adjoint in (Shine(), Shine(refine=3)):
+        u, *_ = u_of(adjoint, args, np.zeros(start(args).shape))
+        np.testing.assert_array_equal(u, 0)
+
+
+def test_second_derivatives_take_the_inverse_as_given(x64):
+    """With B held fixed, u is linear in g: the second derivative of a quadratic loss is finite."""
+    args = random_args(size=2, dim=3)
+
+    def slope(bias):
+        options = {"solver": SOLVER, "adjoint": Shine(refine=20)}
+        return jnp.sum(jax.grad(lambda b: readout({**args, "bias": b}, **options))(bias) ** 2)
+
+    second = jax.jit(jax.grad(slope))(args["bias"])
+    exact = jax.grad(
+        lambda b: jnp.sum(
+            jax.grad(lambda b: readout({**args, "bias": b}, solver=SOLVER, adjoint=Exact(SOLVER)))(
+                b
+            )
+            ** 2
+        )
+    )(args["bias"])
+    assert_allclose(second, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [Picard(), Anderson(), Broyden(memory=4)])
+def test_another_forward_solver_is_an_error(solver):
+    with pytest.raises(ValueError, match=r"Shine reuses the history.*memory=None"):
+        u_of(Shine(), random_args(), random_g(random_args()), solver)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"refine": -1}, r"Shine\.refine is -1; it must be a whole number of at least 0"),
+        ({"refine": 1.5}, r"Shine\.refine is 1\.5"),
+        ({"fallback": 0.0}, r"Shine\.fallback is 0\.0; it must be above 0, or None"),
+        ({"opa_every": 0}, r"Shine\.opa_every is 0; it must be a whole number of at least 1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        Shine(**options)
+
+
+# Outer-problem awareness
+
+
+def outer_options(args, g, every):
+    return {"outer_gradient": lambda z: jnp.asarray(g)}, Shine(fallback=None, opa_every=every)
+
+
+def test_opa_needs_the_outer_gradient():
+    with pytest.raises(ValueError, match="outer_gradient="):
+        u_of(Shine(opa_every=2), random_args(), random_g(random_args()))
+
+
+def test_opa_learns_the_direction_of_the_gradient(x64):
+    args = random_args(size=8, dim=12)
+    g, other = random_g(args), random_g(args, seed=2)
+    solver = Broyden(max_steps=20, tol=1e-9)
+    plain, z, _ = u_of(Shine(fallback=None), args, g, solver)
+    options, adjoint = outer_options(args, g, every=2)
+    aware, z_aware, result = u_of(adjoint, args, g, solver, **options)
+    assert result.converged.all()
+    assert_allclose(z_aware, z, atol=1e-7)
+    exact = exact_u(args, z, g)
+    assert np.median(cosine(aware, exact)) > 0.999 > np.median(cosine(plain, exact))
+    unasked, *_ = u_of(adjoint, args, other, solver, **options)
+    assert np.median(cosine(unasked, exact_u(args, z, other))) < 0.999
+
+
+def test_opa_is_the_dense_update(x64):
+    """Each update makes B obey vᵀB = vᵀ(J − I), by the textbook formula on matrices."""
+    args, every, steps = random_args(size=2, dim=4), 2, 5
+    g = random_g(args)
+    options, adjoint = outer_options(args, g, every)
+    u, *_ = u_of(adjoint, args, g, Broyden(max_steps=steps, tol=0.0), **options)
+    for b in range(2):
+        one = {**args, "x": args["x"][b : b + 1]}
+        gap = lambda z, one=one: np.asarray(layer(z[None], one))[0] - z  # noqa: E731
+        z, matrix = np.zeros(4), -np.eye(4)
+        for k in range(steps):
+            if k and k % every == 0:
+                v = -np.linalg.solve(matrix.T, g[b])
+                j = jacobian(one, z[None])[0] - np.eye(4)
+                matrix = matrix + np.outer(v, v @ j - v @ matrix) / (v @ v)
+                assert_allclose(v @ matrix, v @ j, atol=1e-12)
+            s = -np.linalg.solve(matrix, gap(z))
+            y = gap(z + s) - gap(z)
+            z = z + s
+            matrix = matrix + np.outer(y - matrix @ s, s) / (s @ s)
+        assert_allclose(u[b], -np.linalg.solve(matrix.T, g[b]), rtol=1e-7)
+
+
+def test_opa_with_an_outer_gradient_that_closes_over_what_is_differentiated(x64):
+    args = random_args()
+
+    @jax.jit
+    def gradient(scale):
+        def loss(scale):
+            z, _ = equilibrium(
+                layer,
+                start(args),
+                args,
+                solver=SOLVER,
+                adjoint=Shine(opa_every=3),
+                outer_gradient=lambda z: scale * z,
+            )
+            return scale * jnp.sum(z**2) / 2
+
+        return jax.grad(loss)(scale)
+
+    z, _ = equilibrium(layer, start(args), args, solver=SOLVER)
+    assert_allclose(gradient(2.0), jnp.sum(z**2) / 2, rtol=1e-6)
