@@ -1,0 +1,50 @@
+"""Bi-level optimisation: validation loss against time, and how well H⁻¹ is estimated."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Of Okabe and Ito's colours, which colour-blind readers tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+def plot_bilevel(
+    losses: Mapping[str, Float[np.ndarray, "2 steps"]],
+    inversions: Mapping[str, Float[np.ndarray, "2 tries"]],
+    path: Path,
+) -> None:
+    """Draw the descent of each method beside the quality of the inverse estimates.
+
+    Args:
+      losses: for each method the seconds and the validation loss of each outer step.
+      inversions: for each kind of direction ‖a‖/‖b‖ and 1 − cos(a, b) of each try, a the estimate
+        of b = H⁻¹ v.
+      path: of the PNG to write.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _plot_losses(left, losses)
+    _plot_inversions(right, inversions)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def _plot_losses(axes: Axes, losses: Mapping[str, Float[np.ndarray, "2 steps"]]) -> None:
+    for (name, (seconds, loss)), colour in zip(losses.items(), _COLOURS, strict=False):
+        axes.plot(seconds * 1e3, loss, marker=".", label=name, color=colour)
+    axes.set(xlabel="milliseconds of solves and hyper-gradients", ylabel="validation loss")
+    axes.set_title("Descent of the validation loss (mean of the splits)")
+
+
+def _plot_inversions(axes: Axes, inversions: Mapping[str, Float[np.ndarray, "2 tries"]]) -> None:
+    for (name, (ratio, error)), colour in zip(inversions.items(), _COLOURS, strict=False):
+        # A cosine of 1 has no place on a logarithmic axis.
+        axes.scatter(ratio, np.maximum(error, 1e-16), s=10, label=name, color=colour)
+    axes.set(xlabel="norm of the estimate / true norm", ylabel="1 − cosine", yscale="log")
+    axes.set_title("Estimates of H⁻¹ v")
