@@ -14,6 +14,9 @@ _EPSILON = 1e-5
 # N(0, 0.01²), as the originals initialise convolutions.
 normal_init = nn.initializers.normal(0.01)
 
+# Pixels from which on the kernel's gradient is taken as a sum of matrix products on CPU.
+_MANY_PIXELS = 28 * 28
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -70,12 +73,39 @@ def _convolve_bwd(stride: int, padding: Padding, residuals: tuple[Array, ...], y
             padding, x.shape[1:3], spread.shape[1:3], strict=True
         )
     )
-    # Through lax's own rule, which under shard_map sums a shared kernel's gradient over devices.
-    _, pullback = jax.vjp(lambda kernel: _lax_convolve(x, kernel, stride, padding), kernel)
+    # By transposition, which under shard_map sums a shared kernel's gradient over devices.
+    large = y_bar.shape[1] * y_bar.shape[2] >= _MANY_PIXELS and jax.default_backend() == "cpu"
+    forward = _convolve_by_products if large else _lax_convolve
+    _, pullback = jax.vjp(lambda kernel: forward(x, kernel, stride, padding), kernel)
     return _convolve(spread, flipped, 1, around), *pullback(y_bar)
 
 
 _convolve.defvjp(_convolve_fwd, _convolve_bwd)
+
+
+def _convolve_by_products(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """The convolution as a matrix product for each entry of the kernel's window.
+
+    Never run forward: its transpose with respect to the kernel is, on many pixels, about twice as
+    fast on CPU as that of XLA's convolution. What is shifted is the side of fewer channels.
+    """
+    k, zero = kernel.shape[0], jnp.zeros((), x.dtype)
+    offsets = [(i, j) for i in range(k) for j in range(k)]
+    if stride == 1 and kernel.shape[3] < kernel.shape[2]:
+        (top, bottom), (left, right) = padding
+        shifts = [
+            ((top - i, bottom + i - k + 1), (left - j, right + j - k + 1)) for i, j in offsets
+        ]
+        products = (x @ kernel[i, j] for i, j in offsets)
+        return sum(
+            lax.pad(y, zero, ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
+            for y, (rows, columns) in zip(products, shifts, strict=True)
+        )
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = (((side - k) // stride) * stride + 1 for side in x.shape[1:3])
+    return sum(
+        x[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j] for i, j in offsets
+    )
 
 
 class Conv(nn.Module):

@@ -1,0 +1,68 @@
+"""What a gradient costs by each estimator: the cell's equilibrium alone, without stem and head.
+
+The shapes are those of `cifar10_tiny`; forward 18 steps, exact adjoint 20, all of them taken.
+"""
+
+import functools
+from typing import Any
+
+import jax
+
+from benchmarks.problems import setting
+from benchmarks.timing import milliseconds, ratio, report, take_turns
+from mdeq_jax.implicit import Adjoint, Exact, JacobianFree, Neumann, Phantom, Shine, equilibrium
+
+
+def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 9) -> None:
+    """Print forward and backward times, and how much faster than the exact adjoint each is.
+
+    Args:
+      config: name of a file in configs.
+      batch: images.
+      rounds: measurements of each estimator.
+    """
+    bench = setting(config, batch)
+    forward, backward = bench.config.solver.forward.build(), bench.config.solver.backward.build()
+    f, z0, args = bench.problem()
+    keys = jax.random.split(jax.random.key(1), len(z0))
+    g = tuple(jax.random.normal(k, z.shape) for k, z in zip(keys, z0, strict=True))
+    adjoints = {
+        "exact": Exact(backward),
+        "neumann(5)": Neumann(5, 0.5),
+        "phantom(5)": Phantom(5, 0.5),
+        "shine": Shine(),
+        "shine, refine 5": Shine(refine=5),
+        "jacobian_free": JacobianFree(),
+    }
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def solve(adjoint: Adjoint | Phantom, args: Any) -> Any:
+        def solved(args: Any) -> Any:
+            return equilibrium(f, z0, args, solver=forward, adjoint=adjoint)[0]
+
+        return jax.vjp(solved, args)
+
+    pull_back = jax.jit(lambda pullback, g: pullback(g))
+    pullbacks = {name: solve(adjoint, args)[1] for name, adjoint in adjoints.items()}
+    ahead = take_turns(
+        {name: functools.partial(solve, adjoint, args) for name, adjoint in adjoints.items()},
+        rounds,
+    )
+    back = take_turns(
+        {name: functools.partial(pull_back, p, g) for name, p in pullbacks.items()}, rounds
+    )
+    rows = [
+        {
+            "estimator": name,
+            "forward_ms": milliseconds(ahead[name]),
+            "backward_ms": milliseconds(back[name]),
+            "backward_speedup": ratio(back, "exact", name),
+        }
+        for name in adjoints
+    ]
+    steps = {"forward_steps": forward.max_steps, "backward_steps": backward.max_steps}
+    report("estimators", rows, config=config, batch=batch, **steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The models of the configs on random input: no data set, and no package to read one."""
+
+import dataclasses
+import importlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mdeq_jax.config import Config, finalize
+from mdeq_jax.models import MDEQ, FixedPointProblem, create_model
+
+
+class Setting(NamedTuple):
+    """A model with random weights and a batch of random images.
+
+    Attributes:
+      config: of the model and its solvers.
+      model: the model.
+      variables: its variables.
+      images: (B, H, W, 3) float32.
+      labels: (B,) int32.
+    """
+
+    config: Config
+    model: MDEQ
+    variables: Any
+    images: jax.Array
+    labels: jax.Array
+
+    def problem(self) -> FixedPointProblem:
+        """Return the fixed-point problem of the images."""
+        problem: Any = self.model.apply(self.variables, self.images, method="problem")
+        return problem
+
+
+def setting(name: str, batch: int) -> Setting:
+    """Return the setting of configs/NAME.py; every solve takes all its steps, for tol is 0."""
+    config = finalize(importlib.import_module(f"configs.{name}").get_config())
+    solver = config.solver
+    config = dataclasses.replace(
+        config,
+        solver=dataclasses.replace(
+            solver,
+            forward=dataclasses.replace(solver.forward, tol=0.0),
+            backward=dataclasses.replace(solver.backward, tol=0.0),
+        ),
+    )
+    model = create_model(config.model)
+    key = jax.random.key(0)
+    images = jax.random.normal(key, (batch, *config.data.image_size, 3))
+    labels = jnp.arange(batch, dtype=jnp.int32) % config.model.num_classes
+    variables = jax.jit(model.init)(key, images[:1])
+    return Setting(config, model, variables, images, labels)
