@@ -20,6 +20,7 @@ LAYOUT = (
     "training",
     "cli",
     "summary",
+    "compare",
     "apps",
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

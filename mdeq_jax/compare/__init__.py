@@ -1,0 +1,1 @@
+"""One config trained under several settings, measured alike, in one report."""

@@ -1,0 +1,124 @@
+"""Running a cell, and the file that says how it went, by which a comparison resumes."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mdeq_jax.checkpoint.load import load_trained
+from mdeq_jax.checkpoint.workdir import config_differences
+from mdeq_jax.compare.examine import latency, silenced_scales
+from mdeq_jax.compare.measure import Cost, Measurement, measure
+from mdeq_jax.compare.settings import Cell
+from mdeq_jax.compare.train_baseline import train_baseline
+from mdeq_jax.config import PRESENTATION_KEYS
+from mdeq_jax.training.loop import train
+from mdeq_jax.training.metrics import NonFiniteError
+
+_FILE = "result.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """How a cell went.
+
+    Attributes:
+      status: "running" from its start to its end, then "done", "failed", or "skipped" where a
+        package is missing. Only what is done is not run again.
+      message: why it failed or was skipped.
+      measurements: a row each.
+      seconds: from its start to its end.
+    """
+
+    status: Literal["running", "done", "failed", "skipped"]
+    message: str = ""
+    measurements: tuple[Measurement, ...] = ()
+    seconds: float = 0.0
+
+
+def run_cell(cell: Cell, workdir: Path, base: Path) -> Result:
+    """Run a cell, or go on with it, and write down how it went.
+
+    Args:
+      cell: to be run.
+      workdir: of the comparison.
+      base: folder of the base's run, whose model "silenced" and "latency" examine.
+
+    Returns:
+      The result, "running" if a signal ended training early.
+    """
+    started = time.monotonic()
+    write_result(cell, workdir, Result("running"))
+    try:
+        measurements = _measurements(cell, workdir / cell.folder, base)
+        result = Result("done" if measurements else "running", measurements=measurements)
+    except ModuleNotFoundError as error:
+        remedy = f"install {error.name}: pip install -r requirements-dev.txt"
+        result = Result("skipped", f"{error}; {remedy}")
+    except (ValueError, NonFiniteError) as error:
+        result = Result("failed", str(error))
+    result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 2))
+    write_result(cell, workdir, result)
+    return result
+
+
+def _measurements(cell: Cell, folder: Path, base: Path) -> tuple[Measurement, ...]:
+    """The rows of a cell; none if a signal ended its training early."""
+    if cell.kind == "silenced":
+        return silenced_scales(load_trained(base))
+    if cell.kind == "latency":
+        return latency(load_trained(base))
+    if cell.kind != "equilibrium":
+        return (train_baseline(cell.kind, cell.config),)
+    metrics = train(cell.config, folder)
+    return () if metrics["interrupted"] else (measure(load_trained(folder), metrics),)
+
+
+def read_result(cell: Cell, workdir: Path) -> Result | None:
+    """Return how a cell went, or None if it was never started.
+
+    Raises:
+      ValueError: the folder holds the result of another config.
+    """
+    path = workdir / cell.folder / _FILE
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text())
+    differences = config_differences(stored["run"], _run(cell), _MAY_DIFFER)
+    if differences:
+        raise ValueError(
+            f"{path} is the result of another config: {'; '.join(differences)}. "
+            "Use another --workdir."
+        )
+    return _result(stored["result"])
+
+
+def write_result(cell: Cell, workdir: Path, result: Result) -> None:
+    """Write a cell's result, whole or not at all."""
+    path = workdir / cell.folder / _FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    stored = {"run": _run(cell), "result": dataclasses.asdict(result)}
+    partial.write_text(json.dumps(stored, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+_MAY_DIFFER = tuple(f"config.{key}" for key in PRESENTATION_KEYS)
+
+
+def _run(cell: Cell) -> dict[str, Any]:
+    """What a cell is a run of, in JSON's types."""
+    run = {"kind": cell.kind, "config": dataclasses.asdict(cell.config)}
+    return json.loads(json.dumps(run))
+
+
+def _result(stored: Mapping[str, Any]) -> Result:
+    def measurement(row: dict[str, Any]) -> Measurement:
+        cost = row["cost"]
+        return Measurement(**{**row, "cost": None if cost is None else Cost(**cost)})
+
+    rows = tuple(measurement(row) for row in stored["measurements"])
+    return Result(stored["status"], stored["message"], rows, stored["seconds"])
