@@ -1,0 +1,38 @@
+"""Compilation of a training step: traced, compiled anew, and taken from the persistent cache."""
+
+import tempfile
+import time
+
+import jax
+
+from benchmarks.problems import setting
+from benchmarks.timing import report
+from benchmarks.training import training_step
+
+
+def main(config: str = "cifar10_large", batch: int = 8, rounds: int = 1) -> None:
+    """Print the seconds of each.
+
+    Args:
+      config: name of a file in configs.
+      batch: images.
+      rounds: of compiling anew.
+    """
+    bench = setting(config, batch)
+    step, state, images = training_step(bench, None)
+    with tempfile.TemporaryDirectory() as cache:
+        rows = [{"what": "trace and lower", "s": _seconds(lambda: step.lower(state, images))}]
+        lowered = step.lower(state, images)
+        rows += [{"what": "compile", "s": _seconds(lowered.compile)} for _ in range(rounds)]
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        lowered.compile()
+        jax.clear_caches()
+        rows.append({"what": "compile from cache", "s": _seconds(lowered.compile)})
+    report("compile_time", rows, config=config, batch=batch)
+
+
+def _seconds(function) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

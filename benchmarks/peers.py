@@ -1,0 +1,102 @@
+"""The solvers alone against those of jaxopt and optimistix: one problem, one tolerance.
+
+Every solver gets the cell of a model with random weights, image by image (`vmap` for the others,
+whose norms are over the whole state), and stops where ‖f(z) − z‖ is at most the tolerance.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jaxopt
+import optimistix
+
+from benchmarks.problems import setting
+from benchmarks.timing import milliseconds, report, take_turns
+from mdeq_jax.models.mdeq import CellArgs
+from mdeq_jax.solvers import Anderson, Broyden, Picard, Solver, State, solve
+from mdeq_jax.solvers.common import norm
+
+_STEPS = 50
+
+
+def main(config: str = "cifar10_tiny", batch: int = 8, rounds: int = 5, tol: float = 1.0) -> None:
+    """Print the time of each, and the residual that it ended at.
+
+    Args:
+      config: name of a file in configs.
+      batch: images.
+      rounds: measurements of each.
+      tol: on the norm of an image's residual.
+    """
+    bench = setting(config, batch)
+    f, z0, args = bench.problem()
+    options: dict[str, Any] = {"max_steps": _STEPS, "tol": tol, "stop_mode": "abs"}
+    alone = {"maxiter": _STEPS, "tol": tol}
+    fixed_point = functools.partial(_single, f)
+    runs = {
+        "Broyden": _ours(f, Broyden(**options)),
+        "Anderson": _ours(f, Anderson(**options)),
+        "Picard": _ours(f, Picard(**options)),
+        "jaxopt Broyden": _each(
+            lambda z, a: (
+                jaxopt.Broyden(
+                    lambda z, a: jax.tree.map(jnp.subtract, fixed_point(z, a), z), **alone
+                )
+                .run(z, a)
+                .params
+            )
+        ),
+        "jaxopt Anderson": _each(
+            lambda z, a: (
+                jaxopt.AndersonAcceleration(fixed_point, history_size=6, ridge=1e-4, **alone)
+                .run(z, a)
+                .params
+            )
+        ),
+        "jaxopt fixed point": _each(
+            lambda z, a: jaxopt.FixedPointIteration(fixed_point, **alone).run(z, a).params
+        ),
+        "optimistix fixed point": _each(
+            lambda z, a: (
+                optimistix.fixed_point(
+                    fixed_point,
+                    optimistix.FixedPointIteration(rtol=0.0, atol=tol, norm=optimistix.two_norm),
+                    z,
+                    a,
+                    max_steps=_STEPS,
+                    throw=False,
+                ).value
+            )
+        ),
+    }
+    compiled = {name: functools.partial(jax.jit(run), z0, args) for name, run in runs.items()}
+    residuals = {name: _residual(f, run(), args) for name, run in compiled.items()}
+    seconds = take_turns(compiled, rounds)
+    rows = [
+        {"solver": name, "ms": milliseconds(seconds[name]), "worst_residual": residuals[name]}
+        for name in runs
+    ]
+    report("peers", rows, config=config, batch=batch, tol=tol, max_steps=_STEPS)
+
+
+def _ours(f: Callable[..., State], solver: Solver) -> Callable[[State, Any], State]:
+    return lambda z0, args: solve(f, z0, args, solver).z
+
+
+def _each(run: Callable[[State, Any], State]) -> Callable[[State, Any], State]:
+    """Run on each image by itself; the images share the cell's parameters."""
+    return jax.vmap(run, in_axes=(0, CellArgs(params=None, x=0, masks=None)))
+
+
+def _single(f: Callable[..., State], z: State, args: CellArgs) -> State:
+    """The cell on a state without the batch's axis."""
+    batched = jax.tree.map(lambda x: x[None], z)
+    fz = f(batched, args._replace(x=args.x[None]))
+    return jax.tree.map(lambda x: x[0], fz)
+
+
+def _residual(f: Callable[..., State], z: State, args: CellArgs) -> float:
+    return float(norm(jax.tree.map(jnp.subtract, f(z, args), z)).max())

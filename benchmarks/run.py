@@ -1,0 +1,45 @@
+"""Run a benchmark by name; it prints a table and, last, one line of JSON.
+
+    python -m benchmarks.run solver_overhead --config cifar10_large --batch 16
+    python -m benchmarks.run train_step --config imagenet_small --batch 4 --rounds 3
+
+All but `start_up` run on random input and need only jax, flax, optax and ml_collections (`peers`
+also jaxopt and optimistix).
+"""
+
+import argparse
+import importlib
+
+BENCHMARKS = {
+    "solver_overhead": "a solve against as many bare evaluations of the cell, and its adjoint",
+    "estimators": "what the gradient costs by each estimator",
+    "train_step": "training steps, solved and unrolled",
+    "infer": "inference at several batch sizes",
+    "memory": "temporary memory against solver steps and batch",
+    "compile_time": "compilation of the training step, without and with the cache",
+    "start_up": "from the command to the first training step, cold and warm",
+    "explicit": "the model against ResNets at the same input",
+    "peers": "the solvers alone against jaxopt's and optimistix's",
+}
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    width = max(map(len, BENCHMARKS))
+    listed = "\n".join(f"  {name:<{width}}  {what}" for name, what in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run",
+        epilog=f"benchmarks:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=BENCHMARKS, metavar="NAME")
+    parser.add_argument("--config", help="name of a file in configs, without .py")
+    parser.add_argument("--batch", type=int, help="images")
+    parser.add_argument("--rounds", type=int, help="measurements of each row")
+    options = vars(parser.parse_args())
+    module = importlib.import_module(f"benchmarks.{options.pop('name')}")
+    module.main(**{name: value for name, value in options.items() if value is not None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Training steps on random images: solved with all steps taken, and unrolled as in warm-up."""
+
+from benchmarks.problems import setting
+from benchmarks.timing import milliseconds, report, take_turns
+
+
+def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 5) -> None:
+    """Print the time of a step and the images that it trains on in a second.
+
+    Args:
+      config: name of a file in configs.
+      batch: images.
+      rounds: measurements of each.
+    """
+    bench = setting(config, batch)
+    layers = bench.config.train.num_layers
+    functions = {
+        "solved": _repeatable(bench, None),
+        f"unrolled({layers})": _repeatable(bench, layers),
+    }
+    seconds = take_turns(functions, rounds)
+    rows = [
+        {"step": name, "ms": milliseconds(times), "images/s": 1e3 * batch / milliseconds(times)}
+        for name, times in seconds.items()
+    ]
+    solver = bench.config.solver
+    report(
+        "train_step",
+        rows,
+        config=config,
+        batch=batch,
+        forward_steps=solver.forward.max_steps,
+        backward_steps=solver.backward.max_steps,
+    )

@@ -1,0 +1,46 @@
+"""The compiled training step of a setting, on one device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from benchmarks.problems import Setting
+from mdeq_jax.models import create_model
+from mdeq_jax.training.schedules import create_optimizer
+from mdeq_jax.training.state import TrainState, create_state
+from mdeq_jax.training.steps import AXIS, make_train_step, replicate, shard
+
+Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
+
+
+def training_step(bench: Setting, unrolled: int | None) -> tuple[Step, TrainState, Any]:
+    """Return the step, the state before it, and the batch.
+
+    Args:
+      bench: model and images.
+      unrolled: applications of the cell in place of the solve, or None.
+    """
+    config = bench.config
+    mesh: Mesh = jax.make_mesh(
+        (1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
+    )
+    model = create_model(config.model, axis_name=AXIS)
+    optimizer = create_optimizer(config.optim, 1000, 100)
+    shape = (*config.data.image_size, 3)
+    state = replicate(create_state(model, optimizer, shape, config.seed), mesh)
+    batch = shard({"image": bench.images, "label": bench.labels}, mesh)
+    step = make_train_step(model, config, optimizer, mesh, unrolled=unrolled, steps_per_epoch=100)
+    return step, state, batch
+
+
+def repeatable(step: Step, state: TrainState, batch: Any) -> Callable[[], Any]:
+    """Return the step as a function that goes on from where it was: a step consumes its state."""
+    states = [state]
+
+    def once() -> Any:
+        states[0], metrics = step(states[0], batch)
+        return metrics
+
+    return once
