@@ -90,7 +90,7 @@ def spectral_radius(
     # While a complex pair turns v, the growth of one step swings about its mean, and the first
     # steps still show the smaller eigenvalues: weights that vanish at both ends leave little of it.
     weights = jnp.sin(jnp.pi * (jnp.arange(iterations) + 0.5) / iterations) ** 2
-    return jnp.exp(weights @ jnp.log(growths) / weights.sum())
+    return jnp.exp(jnp.average(jnp.log(growths), axis=0, weights=weights))
 
 
 # Contraction nearer to 1 than this is not told apart from none.
@@ -116,7 +116,8 @@ def gradient_error(
     Args:
       result: of the forward solve.
       adjoint: (steps, residual) of the adjoint solve, as `adjoint_probe`'s cotangent has them,
-        the residual relative to the incoming gradient, from u = 0.
+        the residual relative to the incoming gradient, from u = 0, each sample by itself
+        (`stop_scope="sample"`).
       stop_mode: of the forward solver.
     """
     relative = result.residual

@@ -20,12 +20,15 @@ from mdeq_jax.config import Config
 from mdeq_jax.models import MDEQ, create_model
 from mdeq_jax.models.layers import Conv
 
+# Applied to an image once; all else is of the cell.
+_ONCE = ("stem", "lower_injections", "head")
+
 
 class Part(NamedTuple):
     """A row of the table.
 
     Attributes:
-      name: "stem", "branch 0" and so on, "fusion", "post-fusion" or "head".
+      name: "stem", "branch 0" and so on, "fusion", "post-fusion", "lower_injections" or "head".
       parameters: number of trainable parameters.
       multiply_adds: of its convolutions and linear layers in one pass over one image.
       passes: times that it is applied to an image.
@@ -53,7 +56,7 @@ class Summary:
 
     def totals(self) -> dict[str, int]:
         """Return the totals: parameters, multiply-adds and bytes, the latter two per image."""
-        in_cell = [part for part in self.parts if part.name not in ("stem", "head")]
+        in_cell = [part for part in self.parts if part.name not in _ONCE]
         return {
             "parameters": sum(part.parameters for part in self.parts),
             "multiply_adds_per_application": sum(part.multiply_adds for part in in_cell),
@@ -88,7 +91,7 @@ def summarize(config: Config) -> Summary:
                 name,
                 parameters[name],
                 multiply_adds[name],
-                1 if name in ("stem", "head") else solver.max_steps + 1,
+                1 if name in _ONCE else solver.max_steps + 1,
             )
             for name in names
         ),

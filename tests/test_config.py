@@ -99,6 +99,15 @@ def test_a_whole_number_is_a_fine_float():
             {"adjoint": {"name": "shine"}, "solver": {"forward": {"memory": 5}}},
             r"solver\.forward is 'broyden' with memory=5; set",
         ),
+        (
+            {"adjoint": {"name": "shine", "opa_every": 19}},
+            r"opa_every is 19, but the solve has at most 18 steps",
+        ),
+        (
+            {"jacobian": {"probability": 0.1, "weight": 1.0, "step_jitter": 18}},
+            r"jacobian\.step_jitter is 18, which can leave a solve of at most 18 steps none",
+        ),
+        ({"jacobian": {"probability": 0.1}}, r"probability is 0\.1, but the term has no weight"),
         ({"correction": {"states": 0}}, r"CorrectionConfig\.states is 0"),
         ({"correction": {"gamma": 0.0}}, r"CorrectionConfig\.gamma is 0\.0; .*\(0, 1\]"),
         ({"correction": {"states": 40}}, r"correction\.states is 40.* at most 18 steps"),

@@ -44,6 +44,13 @@ def test_parameters_of_the_parts():
     assert parts["fusion"].parameters == 9 * 4 * 6 + 6 * 4 + 2 * (6 + 4)
 
 
+def test_injections_into_the_lower_resolutions_are_made_once():
+    model = {**CONFIG["model"], "injection": "all"}
+    parts = {part.name: part for part in summarize(finalize({**CONFIG, "model": model})).parts}
+    assert parts["lower_injections"].passes == parts["stem"].passes == 1
+    assert parts["fusion"].passes > 1
+
+
 def test_totals_per_image():
     summary = summarize(finalize(CONFIG))
     totals = summary.totals()

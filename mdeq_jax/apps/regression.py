@@ -79,11 +79,13 @@ def draw_pairs(key: Array, count: int) -> tuple[Float[Array, "B 1"], Float[Array
 
 def init_layer(key: Array) -> Layer:
     """Return random parameters."""
-    keys = jax.random.split(key, 4)
-    shapes = Layer((1, WIDTH), (WIDTH, 1), (1, WIDTH), (WIDTH,))
-    scales = Layer(0.3, WIDTH**-0.5, 1.0, 1.0)
-    draw = lambda k, shape, scale: scale * jax.random.normal(k, shape)  # noqa: E731
-    return Layer(*map(draw, keys, shapes, scales))
+    w1, w2, u, b = jax.random.split(key, 4)
+    return Layer(
+        w1=0.3 * jax.random.normal(w1, (1, WIDTH)),
+        w2=WIDTH**-0.5 * jax.random.normal(w2, (WIDTH, 1)),
+        u=jax.random.normal(u, (1, WIDTH)),
+        b=jax.random.normal(b, (WIDTH,)),
+    )
 
 
 def fit(gamma: float, *, seed: int = 0, steps: int = 3000, batch: int = 256) -> Outcome:

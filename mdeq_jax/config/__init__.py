@@ -79,6 +79,18 @@ class Config:
                 f"solver.forward is {forward.name!r} with memory={forward.memory}; set "
                 "solver.forward.name='broyden' and solver.forward.memory=None, or another adjoint."
             )
+        every = self.adjoint.opa_every
+        if every is not None and every > forward.max_steps:
+            raise ValueError(
+                f"adjoint.opa_every is {every}, but the solve has at most {forward.max_steps} "
+                "steps; lower it or raise solver.forward.max_steps."
+            )
+        jitter = self.jacobian.step_jitter
+        if self.jacobian.probability > 0 and jitter >= forward.max_steps:
+            raise ValueError(
+                f"jacobian.step_jitter is {jitter}, which can leave a solve of at most "
+                f"{forward.max_steps} steps none; lower it or raise solver.forward.max_steps."
+            )
         if self.correction.states > forward.max_steps:
             raise ValueError(
                 f"correction.states is {self.correction.states}, but the solve has at most "

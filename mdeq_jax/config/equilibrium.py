@@ -63,6 +63,9 @@ class SolversConfig:
 class AdjointConfig:
     """Where the gradient of the equilibrium comes from.
 
+    An adjoint does not use fields that it does not have; `refine` and `opa_every`, which are off by
+    default, are an error with any but "shine".
+
     Attributes:
       name: "exact" (solved by `solver.backward`), "neumann", "jacobian_free", "phantom" or "shine".
       steps: k of "neumann", "phantom" and the sampled states of `correction`, at least 1.
@@ -168,3 +171,9 @@ class JacobianConfig:
         if self.stop_epoch is not None:
             require_int(self, "stop_epoch", minimum=0)
         require_int(self, "step_jitter", minimum=0)
+        weightless = (self.weight, self.pretrain_weight, self.increment_steps) == (0, 0, None)
+        if self.probability > 0 and weightless:
+            raise ValueError(
+                f"JacobianConfig.probability is {self.probability}, but the term has no weight; "
+                "give weight, pretrain_weight or increment_steps."
+            )

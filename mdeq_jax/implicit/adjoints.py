@@ -43,7 +43,8 @@ class Cotangent(NamedTuple):
     Attributes:
       u: the cotangent that is pulled back through ∂f/∂a, like g.
       steps: (B,) steps of the adjoint solve, 0 where nothing is solved.
-      residual: (B,) its residual ‖uJ + g − u‖ / ‖g‖, 0 where nothing is solved.
+      residual: (B,) its residual ‖uJ + g − u‖ / ‖g‖, 0 where nothing is solved; of `Shine`, that of
+        the preconditioned equation which it refines.
       trace: (max_steps, B), the residual after each step; no rows where nothing is solved.
     """
 

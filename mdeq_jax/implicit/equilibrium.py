@@ -54,7 +54,8 @@ def equilibrium(
       equilibrium, in both places. Under `Phantom` it is the state after the damped steps.
 
     Raises:
-      ValueError: as `solve`; or the adjoint does not go with the solver.
+      ValueError: as `solve`; the adjoint does not go with the solver; or outer_gradient returns no
+        gradient by the state.
 
     Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1.
     """
@@ -67,6 +68,7 @@ def equilibrium(
     whole, everything = _without_captures(f, z0, args)
     outer, outer_args = None, None
     if outer_gradient is not None:
+        check_map(z0, jax.eval_shape(outer_gradient, z0), "outer_gradient")
         outer, outer_args = _without_captures(lambda z, _: outer_gradient(z), z0, None)
     limits = (tol, step_limit)
     if isinstance(adjoint, Phantom):

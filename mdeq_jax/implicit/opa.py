@@ -22,22 +22,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int
 
 from mdeq_jax.implicit.adjoints import ForwardProblem
 from mdeq_jax.solvers import Solver, State
-from mdeq_jax.solvers.common import (
-    empty_rows,
-    inner,
-    read_row,
-    reciprocal,
-    scale,
-    to_working_dtype,
-    write_row,
-)
+from mdeq_jax.solvers.common import inner, norm, reciprocal, scale, to_working_dtype
 from mdeq_jax.solvers.inverse import InverseEstimate
-
-Rows = PyTree[Float[Array, "rows B ..."]]
+from mdeq_jax.solvers.rows import Rows, empty_rows, read_row, write_row
 
 
 class Layout(NamedTuple):
@@ -83,11 +74,13 @@ class OuterAwareBroyden(Solver):
 
     Attributes:
       every: m, at least 1.
+      plan: `layout` of max_steps and every.
       gradient: z ↦ g, the gradient of the outer loss.
       pullback: (z, v) ↦ vᵀJ at z.
     """
 
     every: int
+    plan: Layout
     gradient: Callable[[State], State]
     pullback: Callable[[State, State], State]
 
@@ -112,17 +105,18 @@ class OuterAwareBroyden(Solver):
         return cls(
             **options,
             every=every,
+            plan=layout(problem.solver.max_steps, every),
             gradient=lambda z: to_working_dtype(outer_gradient(seen(z), problem.outer_args)),
             pullback=pullback,
         )
 
     def init(self, z: State, g: State) -> Rows:
         """Return empty rows."""
-        return empty_rows(layout(self.max_steps, self.every).rows, g)
+        return empty_rows(self.plan.rows, g)
 
     def propose(self, memory: Rows, z: State, g: State, k: Int[Array, ""]) -> tuple[State, Rows]:
         """Return the iterate after a full quasi-Newton step, and the rows with what was learned."""
-        plan = layout(self.max_steps, self.every)
+        plan = self.plan
         last = read_row(memory, plan.step[k - 1])
         before = self._estimate(memory, jnp.where(k > 0, plan.count[k - 1], 0), like=g)
         step = before.apply(g)
@@ -138,15 +132,16 @@ class OuterAwareBroyden(Solver):
 
     def inverse(self, memory: Rows, steps: Int[Array, " B"]) -> InverseEstimate:
         """Return −B⁻¹ of each sample after so many steps."""
-        plan = layout(self.max_steps, self.every)
+        plan = self.plan
         return InverseEstimate(memory, plan.left, plan.right, plan.count[steps])
 
     def _learn(self, memory: Rows, z: State, step: State, k: Int[Array, ""]) -> tuple[Rows, State]:
         """Return the memory with one more factor, and the step that follows from it."""
-        plan = layout(self.max_steps, self.every)
+        plan = self.plan
         new = plan.count[k] - 1
         estimate = self._estimate(memory, new, like=step)
         g = self.gradient(z)
+        g = scale(reciprocal(norm(g)), g)  # squares of squares, below, would leave float32
         v = estimate.apply_transposed(g)
         h = jax.tree.map(lambda vj, v, g: vj - v + g, self.pullback(z, v), v, g)
         image = estimate.apply(v)
@@ -158,6 +153,6 @@ class OuterAwareBroyden(Solver):
         return memory, jax.tree.map(jnp.add, step, scale(inner(h, step), a))
 
     def _estimate(self, memory: Rows, count: Int[Array, ""], like: State) -> InverseEstimate:
-        plan = layout(self.max_steps, self.every)
+        plan = self.plan
         batch = jax.tree.leaves(like)[0].shape[0]
         return InverseEstimate(memory, plan.left, plan.right, jnp.full(batch, count))

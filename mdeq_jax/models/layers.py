@@ -1,6 +1,7 @@
 """What stem, cell and head are made of: convolution, GroupNorm, a convolution with either norm."""
 
 import functools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def _convolve_bwd(stride: int, padding: Padding, residuals: tuple[Array, ...], y
     )
     # By transposition, which under shard_map sums a shared kernel's gradient over devices.
     large = y_bar.shape[1] * y_bar.shape[2] >= _MANY_PIXELS and jax.default_backend() == "cpu"
-    forward = _convolve_by_products if large else _lax_convolve
+    forward = convolve_by_products if large else _lax_convolve
     _, pullback = jax.vjp(lambda kernel: forward(x, kernel, stride, padding), kernel)
     return _convolve(spread, flipped, 1, around), *pullback(y_bar)
 
@@ -83,11 +84,19 @@ def _convolve_bwd(stride: int, padding: Padding, residuals: tuple[Array, ...], y
 _convolve.defvjp(_convolve_fwd, _convolve_bwd)
 
 
-def _convolve_by_products(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """The convolution as a matrix product for each entry of the kernel's window.
+def convolve_by_products(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int, padding: Padding
+) -> Float[Array, "B H' W' O"]:
+    """Return the convolution of `conv2d`, a matrix product for each entry of the kernel's window.
 
-    Never run forward: its transpose with respect to the kernel is, on many pixels, about twice as
-    fast on CPU as that of XLA's convolution. What is shifted is the side of fewer channels.
+    Its transpose with respect to the kernel is, on many pixels, about twice as fast on CPU as that
+    of XLA's convolution. What is shifted is the side of fewer channels.
+
+    Args:
+      x: images.
+      kernel: kernel.
+      stride: 1 or 2.
+      padding: zeros before and after, of height and of width.
     """
     k, zero = kernel.shape[0], jnp.zeros((), x.dtype)
     offsets = [(i, j) for i in range(k) for j in range(k)]
@@ -97,15 +106,19 @@ def _convolve_by_products(x: Array, kernel: Array, stride: int, padding: Padding
             ((top - i, bottom + i - k + 1), (left - j, right + j - k + 1)) for i, j in offsets
         ]
         products = (x @ kernel[i, j] for i, j in offsets)
-        return sum(
+        return _total(
             lax.pad(y, zero, ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
             for y, (rows, columns) in zip(products, shifts, strict=True)
         )
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     height, width = (((side - k) // stride) * stride + 1 for side in x.shape[1:3])
-    return sum(
+    return _total(
         x[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j] for i, j in offsets
     )
+
+
+def _total(terms: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, terms)
 
 
 class Conv(nn.Module):

@@ -51,12 +51,12 @@ class ModelInfo(NamedTuple):
     Attributes:
       solver: of the forward solve, or of the unrolled applications.
       z: the states that the head saw, one per branch.
-      sampled_logits: (n, B, ...) of the n states that were sampled on the way, or None.
+      sampled: the states that were sampled on the way, each like z, with a phantom gradient.
     """
 
     solver: SolverResult
     z: State
-    sampled_logits: Float[Array, "n B *pixels num_classes"] | None = None
+    sampled: tuple[State, ...] = ()
 
 
 class MDEQ(nn.Module):
@@ -112,7 +112,7 @@ class MDEQ(nn.Module):
             dropout is on, which needs ``rngs={"dropout": key}``.
           adjoint_probe: as of `equilibrium`.
           sample_at: numbers of steps as of `solve`; the states sampled after them go through
-            `phantom` and the head as well, for losses on the way (fixed-point correction).
+            `phantom`, for losses on the way (fixed-point correction).
           phantom: `Phantom()` by default.
           outer_gradient: as of `equilibrium`.
 
@@ -138,11 +138,10 @@ class MDEQ(nn.Module):
                 sample_at=sample_at,
                 outer_gradient=outer_gradient,
             )
-        sampled = None
-        if result.states is not None:
-            unrolled_on = (phantom or Phantom()).unroll
-            ends = [unrolled_on(f, lax.stop_gradient(s), args) for s in _unstack(result.states)]
-            sampled = jnp.stack([self.predict(end, train=train) for end in ends])
+        unroll_on = (phantom or Phantom()).unroll
+        sampled = tuple(
+            unroll_on(f, lax.stop_gradient(state), args) for state in _unstack(result.states)
+        )
         return self.predict(z, train=train), ModelInfo(result, z, sampled)
 
     def problem(
@@ -222,8 +221,8 @@ def unroll(
     return z, result
 
 
-def _unstack(states: PyTree[Float[Array, "n B ..."]]) -> list[State]:
-    count = len(jax.tree.leaves(states)[0])
+def _unstack(states: PyTree[Float[Array, "n B ..."]] | None) -> list[State]:
+    count = 0 if states is None else len(jax.tree.leaves(states)[0])
     return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(count)]
 
 

@@ -5,31 +5,23 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.solvers.common import (
-    Solver,
-    State,
-    empty_rows,
-    inner,
-    require,
-    require_int,
-    scale,
-    select,
-)
+from mdeq_jax.solvers.common import Solver, State, inner, require, require_int, select
+from mdeq_jax.solvers.rows import Rows, empty_rows, inner_products, weighted_sum, write_row
 
 
 class Window(NamedTuple):
     """The last iterates, in a ring: step k writes slot k mod window.
 
     Attributes:
-      mixed: leaves (window, B, ...), z_i + mixing · g_i.
-      residuals: leaves (window, B, ...), g_i = f(z_i) − z_i.
+      mixed: leaves (B, window, ...), z_i + mixing · g_i.
+      residuals: leaves (B, window, ...), g_i = f(z_i) − z_i.
       gram: (B, window, window), the inner products ⟨g_i, g_j⟩.
     """
 
-    mixed: PyTree[Float[Array, "window B ..."]]
-    residuals: PyTree[Float[Array, "window B ..."]]
+    mixed: Rows
+    residuals: Rows
     gram: Float[Array, "B window window"]
 
 
@@ -76,15 +68,13 @@ class Anderson(Solver):
         """Return the best mixture of the window, the current iterate included."""
         slot = k % self.window
         plain = jax.tree.map(lambda z, g: z + self.mixing * g, z, g)
-        put = lambda rows, x: rows.at[slot].set(x)  # noqa: E731
-        mixed = jax.tree.map(put, memory.mixed, plain)
-        residuals = jax.tree.map(put, memory.residuals, g)
-        products = jnp.stack([inner(_row(residuals, i), g) for i in range(self.window)], axis=-1)
+        mixed = write_row(memory.mixed, slot, plain)
+        residuals = write_row(memory.residuals, slot, g)
+        products = inner_products(residuals, (g,))[..., 0]
         gram = memory.gram.at[:, slot].set(products).at[:, :, slot].set(products)
         alpha = self._mixture(gram, filled=jnp.arange(self.window) <= k)
-        terms = [scale(alpha[:, i], _row(mixed, i)) for i in range(self.window)]
-        mixture = jax.tree.map(lambda *xs: sum(xs), *terms)
         usable = jnp.isfinite(alpha).all(axis=-1)
+        mixture = weighted_sum(mixed, alpha)
         return select(usable, mixture, plain), Window(mixed, residuals, gram)
 
     def _mixture(
@@ -99,7 +89,3 @@ class Anderson(Solver):
         right = jnp.broadcast_to(filled.astype(gram.dtype), diagonal.shape)
         alpha = jnp.linalg.solve(system, right[..., None])[..., 0]
         return alpha / alpha.sum(axis=-1, keepdims=True)
-
-
-def _row(tree: PyTree, i: int) -> PyTree:
-    return jax.tree.map(lambda x: x[i], tree)

@@ -9,8 +9,8 @@ Equations", SIAM 1995, section 7.3):
 so that v_0 = g, v_{j+1} = v_j + c_j s_{j+1} with c_j = s_jᵀ v_j / ‖s_j‖², and the new step is
 v_{n−1} / (1 − c_{n−1}). The coefficients obey a lower triangular system in the products s_jᵀg and
 s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. A step therefore costs one
-pass over the history for the products and one for the sum, over the steps taken so far, and the
-history is half of what the pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
+pass over the history for the products and one for the sum, and the history is half of what the
+pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
 """
 
 import dataclasses
@@ -19,18 +19,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
-from mdeq_jax.solvers.common import (
-    Solver,
-    State,
+from mdeq_jax.solvers.common import Solver, State, inner, reciprocal, require_int, scale
+from mdeq_jax.solvers.rows import (
+    Rows,
     empty_rows,
-    inner,
+    inner_products,
     read_row,
-    reciprocal,
-    require_int,
-    scale,
-    vary_together,
+    weighted_sum,
     write_row,
 )
 
@@ -39,11 +36,11 @@ class History(NamedTuple):
     """The steps of a solve.
 
     Attributes:
-      steps: leaves (rows, B, ...), row n is step s_n.
+      steps: leaves (B, rows, ...), row n is step s_n.
       coefficients: (B, rows, rows), lower triangular; maps the products s_jᵀg to c_j.
     """
 
-    steps: PyTree[Float[Array, "rows B ..."]]
+    steps: Rows
     coefficients: Float[Array, "B rows rows"]
 
 
@@ -78,12 +75,15 @@ class Broyden(Solver):
         rows = memory.coefficients.shape[-1]
         n = k % rows
         last = read_row(memory.steps, n - 1)  # before the first step, any row: it weighs nothing
-        with_g, with_last = _products(memory.steps, n, (g, last))
+        written = jnp.arange(rows) < n  # the others hold finite numbers that must not count
+        products = jnp.where(written[:, None], inner_products(memory.steps, (g, last)), 0)
+        with_g, with_last = products[..., 0], products[..., 1]
         coefficients = _append_row(memory.coefficients, n - 1, with_last)
         c = jnp.einsum("bij,bj->bi", coefficients, with_g, precision=lax.Precision.HIGHEST)
         c_last = jnp.where(n > 0, c[:, n - 1], 0)
-        weights = jnp.pad(c[:, :-1], ((0, 0), (1, 0)))
-        step = scale(reciprocal(1 - c_last), _weighted_sum(memory.steps, n, weights, g))
+        weights = jnp.where(written, jnp.pad(c[:, :-1], ((0, 0), (1, 0))), 0)
+        direction = jax.tree.map(jnp.add, g, weighted_sum(memory.steps, weights))
+        step = scale(reciprocal(1 - c_last), direction)
         history = History(write_row(memory.steps, n, step), coefficients)
         return jax.tree.map(jnp.add, z, step), history
 
@@ -104,33 +104,3 @@ def _append_row(
     squared = gram[:, row, None]
     new = jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))
     return coefficients.at[:, jnp.maximum(row, 0)].set(new)
-
-
-def _products(
-    steps: PyTree[Float[Array, "rows B ..."]], n: Int[Array, ""], vectors: tuple[State, ...]
-) -> tuple[Float[Array, "B rows"], ...]:
-    """Inner products of each vector with the first n steps, 0 beyond, in one pass over them."""
-    rows = jax.tree.leaves(steps)[0].shape[0]
-
-    def body(i: Int[Array, ""], out: tuple[Array, ...]) -> tuple[Array, ...]:
-        row = read_row(steps, i)
-        pairs = zip(out, vectors, strict=True)
-        return tuple(lax.dynamic_update_index_in_dim(o, inner(row, v), i, 0) for o, v in pairs)
-
-    empty = tuple(jnp.zeros_like(inner(v, v), shape=(rows, len(inner(v, v)))) for v in vectors)
-    out = lax.fori_loop(0, n, body, vary_together(empty, like=vectors))
-    return tuple(o.T for o in out)
-
-
-def _weighted_sum(
-    steps: PyTree[Float[Array, "rows B ..."]],
-    n: Int[Array, ""],
-    weights: Float[Array, "B rows"],
-    start_from: State,
-) -> State:
-    """start_from + Σ_{i<n} weights_i s_i, in one pass over the first n steps."""
-
-    def body(i: Int[Array, ""], total: State) -> State:
-        return jax.tree.map(jnp.add, total, scale(weights[:, i], read_row(steps, i)))
-
-    return lax.fori_loop(0, n, body, start_from)

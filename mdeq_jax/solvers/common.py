@@ -188,27 +188,6 @@ def hopeless(
     return lost | ((k + 1 > _STALL_STEPS) & (now < _STALL_REACH * tol) & flat)
 
 
-def empty_rows(rows: int, g: State) -> PyTree[Float[Array, "rows B ..."]]:
-    """Return leaves (rows, B, ...) to write states into; what they hold until then has no meaning.
-
-    They hold g, not zeros. Zeros would be one constant for the forward and the backward solve, and
-    XLA keeps a constant from its first use to its last: the history would take its memory twice.
-    """
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), g)
-
-
-# Rows are read and written one at a time, by a dynamic slice: gathers and scatters, which is what
-# indexing with a traced number makes, and reductions over all rows at once copy the history.
-def read_row(rows: PyTree[Float[Array, "rows B ..."]], i: Int[Array, ""]) -> State:
-    """Return row i of every leaf."""
-    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), rows)
-
-
-def write_row(rows: PyTree[Float[Array, "rows B ..."]], i: Int[Array, ""], row: State) -> PyTree:
-    """Return the rows with row i of every leaf replaced."""
-    return jax.tree.map(lambda x, r: lax.dynamic_update_index_in_dim(x, r, i, 0), rows, row)
-
-
 def vary_together(tree: PyTree, like: PyTree) -> PyTree:
     """Inside `shard_map`, mark `tree` as varying over every mesh axis that `like` varies over.
 
@@ -221,7 +200,7 @@ def vary_together(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.where(predicate, x, x), tree)
 
 
-def check_map(z: State, fz: PyTree) -> None:
+def check_map(z: State, fz: PyTree, name: str = "f") -> None:
     """Raise ValueError unless z is a state and f(z) has its structure, shapes and dtypes."""
     leaves = jax.tree.leaves(z)
     if not leaves:
@@ -239,8 +218,8 @@ def check_map(z: State, fz: PyTree) -> None:
     # Flattened, for a named tuple equals the tuple of its fields.
     if jax.tree.flatten(described_z) != jax.tree.flatten(described_fz):
         raise ValueError(
-            "f must map a state to one of the same structure, shapes and dtypes, but z0 is "
-            f"{described_z} and f(z0) is {described_fz}."
+            f"{name} must map a state to one of the same structure, shapes and dtypes, but z0 is "
+            f"{described_z} and {name}(z0) is {described_fz}."
         )
 
 

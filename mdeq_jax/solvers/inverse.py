@@ -12,39 +12,40 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_derivatives import linear_call
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Int
 
 from mdeq_jax.solvers.broyden import History
-from mdeq_jax.solvers.common import State, inner, read_row, reciprocal, scale, select
+from mdeq_jax.solvers.common import State, inner, reciprocal, scale, select, to_working_dtype
+from mdeq_jax.solvers.rows import Rows, read_row
 
 
 class InverseEstimate(NamedTuple):
     """−B⁻¹ of each sample.
 
     Attributes:
-      rows: leaves (rows, B, ...), what the factors are made of.
+      rows: leaves (B, rows, ...), what the factors are made of.
       left: (n,) row of each factor's l.
       right: (n,) row of each factor's r; a factor with r = 0 is the identity.
       count: (B,) number of factors of each sample, the first ones; 0 is −B⁻¹ = I.
     """
 
-    rows: PyTree[Float[Array, "rows B ..."]]
+    rows: Rows
     left: Int[Array, " n"]
     right: Int[Array, " n"]
     count: Int[Array, " B"]
 
     def apply(self, x: State) -> State:
-        """Return −B⁻¹ x."""
-        return linear_call(_product, _transposed_product, lax.stop_gradient(self), x)
+        """Return −B⁻¹ x, with structure and dtypes of x; differentiable in x alone."""
+        return _as(x, _product(self, to_working_dtype(x)))
 
     def apply_transposed(self, x: State) -> State:
-        """Return −B⁻ᵀ x, in other words xᵀ(−B⁻¹)."""
-        return linear_call(_transposed_product, _product, lax.stop_gradient(self), x)
+        """Return −B⁻ᵀ x, in other words xᵀ(−B⁻¹), likewise."""
+        return _as(x, _transposed_product(self, to_working_dtype(x)))
 
 
-# Loops of as many rounds as there are factors cannot be differentiated in reverse; `linear_call`
-# is told that each is the transpose of the other.
+# Loops of as many rounds as there are factors cannot be differentiated in reverse. Each of the two
+# products is linear, and the other one is its transpose.
+@jax.custom_vjp
 def _product(estimate: InverseEstimate, x: State) -> State:
     def body(j: Int[Array, ""], x: State) -> State:
         return _add_factor(estimate, j, x, read=estimate.right, add=estimate.left)
@@ -52,6 +53,7 @@ def _product(estimate: InverseEstimate, x: State) -> State:
     return lax.fori_loop(0, estimate.count.max(), body, x)
 
 
+@jax.custom_vjp
 def _transposed_product(estimate: InverseEstimate, x: State) -> State:
     last = estimate.count.max() - 1
 
@@ -59,6 +61,20 @@ def _transposed_product(estimate: InverseEstimate, x: State) -> State:
         return _add_factor(estimate, last - j, x, read=estimate.left, add=estimate.right)
 
     return lax.fori_loop(0, last + 1, body, x)
+
+
+_product.defvjp(
+    lambda estimate, x: (_product(estimate, x), estimate),
+    lambda estimate, y_bar: (None, _transposed_product(estimate, y_bar)),
+)
+_transposed_product.defvjp(
+    lambda estimate, x: (_transposed_product(estimate, x), estimate),
+    lambda estimate, y_bar: (None, _product(estimate, y_bar)),
+)
+
+
+def _as(like: State, x: State) -> State:
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), x, like)
 
 
 def _add_factor(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.solvers.common import State, empty_rows, write_row
+from mdeq_jax.solvers.common import State
 
 Samples = PyTree[Float[Array, "n B ..."]] | None
 
@@ -22,7 +22,8 @@ def check_samples(sample_at: tuple[int, ...], max_steps: int) -> None:
 
 def no_samples(z0: State, sample_at: tuple[int, ...]) -> Samples:
     """Return room for the samples, or None where there are none."""
-    return empty_rows(len(sample_at), z0) if sample_at else None
+    n = len(sample_at)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), z0) if n else None
 
 
 def take_sample(
@@ -32,7 +33,13 @@ def take_sample(
     if not sample_at:
         return None
     due = jnp.asarray(sample_at) == step
-    return lax.cond(due.any(), lambda: write_row(states, due.argmax(), best), lambda: states)
+
+    def write() -> Samples:
+        i = due.argmax()
+        put = lambda rows, x: lax.dynamic_update_index_in_dim(rows, x, i, 0)  # noqa: E731
+        return jax.tree.map(put, states, best)
+
+    return lax.cond(due.any(), write, lambda: states)
 
 
 def complete_samples(

@@ -13,7 +13,7 @@ from mdeq_jax.config import Config, DataConfig
 from mdeq_jax.implicit import Exact, equilibrium
 from mdeq_jax.models import MDEQ
 from mdeq_jax.solvers import solve
-from mdeq_jax.training.losses import cross_entropy
+from mdeq_jax.training.objective import loss_gradient
 from mdeq_jax.training.steps import Batch, Metrics, shard
 
 
@@ -73,12 +73,8 @@ def solver_traces(
         f, z0, args = problem
         result = solve(f, z0, args, forward)
 
-        def loss(z: PyTree) -> Array:
-            logits: Any = model.apply(variables, z, method="predict")
-            return cross_entropy(logits, batch["label"]).mean()
-
         _, pullback = jax.vjp(lambda z: f(z, args), result.z)
-        g = jax.grad(loss)(result.z)
+        g = loss_gradient(config.model, variables, batch["label"])(result.z)
         adjoint = Exact(backward).solve(lambda u: pullback(u)[0], g, equilibrium)
         return result.trace, adjoint.trace
 

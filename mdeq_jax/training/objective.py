@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.config import Config
-from mdeq_jax.models import MDEQ, ModelInfo, create_model
+from mdeq_jax.models import MDEQ, ModelConfig, ModelInfo, create_model
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import State
 from mdeq_jax.training.losses import cross_entropy
@@ -63,7 +63,6 @@ def make_objective(
     solver, adjoint = forward_solver(config), config.adjoint.build(config.solver.backward.build())
     cell = cell_function(config.model)
     sample_at = config.correction.sample_at(config.solver.forward.max_steps)
-    outer_aware = config.adjoint.opa_every is not None
 
     def objective(
         params: PyTree,
@@ -73,6 +72,9 @@ def make_objective(
         draw: Draw,
     ) -> tuple[Float[Array, ""], Outcome]:
         variables = {"params": params, "batch_stats": batch_stats}
+        outer_gradient = None
+        if config.adjoint.opa_every is not None:
+            outer_gradient = loss_gradient(config.model, variables, batch["label"])
         (logits, info), updated = model.apply(
             variables,
             batch["image"],
@@ -84,15 +86,16 @@ def make_objective(
             adjoint_probe=probe,
             sample_at=sample_at,
             phantom=config.adjoint.phantom(),
-            outer_gradient=_outer_gradient(config, variables, batch) if outer_aware else None,
+            outer_gradient=outer_gradient,
             rngs={"dropout": draw.key},
             mutable=["batch_stats", "intermediates"],
         )
         loss = cross_entropy(logits, batch["label"]).mean()
         terms = {}
-        if info.sampled_logits is not None:
+        if info.sampled:
+            sampled_logits = _sampled_logits(model, variables, info.sampled)
             gamma = config.correction.gamma
-            terms["correction_term"] = correction_term(gamma, info.sampled_logits, batch["label"])
+            terms["correction_term"] = correction_term(gamma, sampled_logits, batch["label"])
         if draw.gamma is not None:
             (args,) = updated["intermediates"]["cell_args"]
             key = jax.random.fold_in(draw.key, 0)
@@ -121,15 +124,32 @@ def correction_term(
     return (gamma ** (n - jnp.arange(n)) * losses).sum()
 
 
-def _outer_gradient(config: Config, variables: PyTree, batch: Batch) -> Callable[[State], State]:
-    """Return the gradient of the loss by the state, with BatchNorm by its running statistics.
+def _sampled_logits(
+    model: MDEQ, variables: PyTree, states: tuple[State, ...]
+) -> Float[Array, "n B num_classes"]:
+    """Logits of sampled states, which leave no trace in BatchNorm's running statistics."""
 
-    By those of the batch, devices would have to talk to each other within the solve.
+    def logits(z: State) -> Array:
+        output: Any = model.apply(
+            variables, z, train=True, method="predict", mutable=["batch_stats"]
+        )
+        return output[0]
+
+    return jnp.stack([logits(z) for z in states])
+
+
+def loss_gradient(
+    config: ModelConfig, variables: PyTree, labels: Int[Array, " B"]
+) -> Callable[[State], State]:
+    """Return the gradient of the mean cross-entropy by the state.
+
+    BatchNorm goes by its running statistics: by those of the batch, devices would have to talk to
+    each other within a solve.
     """
-    model = create_model(config.model)
+    model = create_model(config)
 
     def loss(z: State) -> Array:
         logits: Any = model.apply(variables, z, method="predict")
-        return cross_entropy(logits, batch["label"]).mean()
+        return cross_entropy(logits, labels).mean()
 
     return jax.grad(loss)

@@ -66,7 +66,8 @@ def make_train_step(
 
     The metrics are means over the batch: those of `make_objective`, adjoint_steps,
     adjoint_residual, and grad_norm, the global norm of the gradient before clipping. Where the
-    gradient is the exact one they have gradient_error as well, an estimate of its relative error.
+    gradient is the exact one, each sample solved by itself, they have gradient_error as well, an
+    estimate of its relative error.
 
     Args:
       model: made with ``axis_name="data"``.
@@ -81,7 +82,10 @@ def make_train_step(
     draw_term = functools.partial(
         draw, config, unrolled=unrolled is not None, steps_per_epoch=steps_per_epoch
     )
-    estimates_error = config.adjoint.name == "exact" and unrolled is None
+    by_sample = all(
+        solver.stop_scope == "sample" for solver in (config.solver.forward, config.solver.backward)
+    )
+    estimates_error = config.adjoint.name == "exact" and by_sample and unrolled is None
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(state.key, state.step)
@@ -149,7 +153,7 @@ def make_eval_step(
         }
         if iterations > 0:
             (args,) = sown["intermediates"]["cell_args"]
-            key = jax.random.PRNGKey(0)
+            key = jax.random.key(0)
             values["spectral_radius"] = spectral_radius(cell, info.z, args, key, iterations)
         # Not a product: a padded image may well have a residual that is not finite.
         masked = jax.tree.map(lambda v: jnp.where(batch["mask"], v, 0).sum(), values)

@@ -159,6 +159,60 @@ def test_fallback_to_jacobian_free_per_sample(x64):
     np.testing.assert_array_equal(u[far], free[far])
 
 
+def test_what_fell_back_is_refined_from_there(x64):
+    """With B = −I as well: one step is u ← g J + g."""
+    args = random_args()
+    g = random_g(args)
+    u, z, _ = u_of(Shine(refine=1, fallback=1e-9), args, g)
+    plain = np.einsum("bi,bij->bj", g, jacobian(args, z)) + g
+    assert_allclose(u, plain, rtol=1e-9)
+
+
+@pytest.mark.parametrize("adjoint", [Shine(), Shine(refine=2), Shine(opa_every=2)], ids=str)
+def test_vmap(x64, adjoint):
+    """Over the gradient, of models that differ."""
+
+    def gradient(args):
+        outer_gradient = jax.grad(lambda z: jnp.sum(jnp.sin(z)))
+        solver = dataclasses.replace(SOLVER, max_steps=6)  # more only amplify rounding
+        options = {"solver": solver, "adjoint": adjoint, "outer_gradient": outer_gradient}
+        return jax.grad(lambda args: readout(args, **options))(args)
+
+    several = [random_args(seed=seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *several)
+    ours = jax.jit(jax.vmap(gradient))(stacked)
+    single = jax.jit(gradient)
+    expected = jax.tree.map(lambda *xs: jnp.stack(xs), *map(single, several))
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-7, atol=1e-9), ours, expected)
+
+
+@pytest.mark.parametrize("adjoint", [Shine(), Shine(refine=2), Shine(opa_every=2)], ids=str)
+def test_states_of_16_bits(adjoint):
+    args = jax.tree.map(lambda x: x.astype(jnp.float32), random_args())
+
+    def gradient(dtype):
+        def f(z, args):
+            wide = jax.tree.map(lambda x: x.astype(jnp.float32), z)
+            return {"a": layer(wide["a"], args).astype(dtype), "b": jnp.tanh(wide["a"] / 2)}
+
+        def loss(args):
+            z0 = {"a": start(args).astype(dtype), "b": start(args)}
+            z, _ = equilibrium(
+                f,
+                z0,
+                args,
+                solver=Broyden(max_steps=3),
+                adjoint=adjoint,
+                outer_gradient=lambda z: jax.tree.map(jnp.ones_like, z),
+            )
+            return sum(x.astype(jnp.float32).sum() for x in jax.tree.leaves(z))
+
+        return jax.jit(jax.grad(loss))(args)
+
+    narrow, wide = gradient(jnp.bfloat16), gradient(jnp.float32)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=0.1, atol=0.05), narrow, wide)
+
+
 def test_a_cotangent_of_zero(x64):
     args = random_args()
     for adjoint in (Shine(), Shine(refine=3)):
@@ -216,6 +270,26 @@ def outer_options(args, g, every):
 def test_opa_needs_the_outer_gradient():
     with pytest.raises(ValueError, match="outer_gradient="):
         u_of(Shine(opa_every=2), random_args(), random_g(random_args()))
+
+
+@pytest.mark.parametrize(
+    "outer_gradient", [lambda z: z.sum(), lambda z: z[:, :2], lambda z: (z, z)]
+)
+def test_an_outer_gradient_that_is_none(outer_gradient):
+    args = random_args()
+    with pytest.raises(ValueError, match="outer_gradient must map a state to one of the same"):
+        u_of(Shine(opa_every=2), args, random_g(args), outer_gradient=outer_gradient)
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e15])
+def test_opa_goes_by_the_direction_alone(size):
+    args = jax.tree.map(lambda x: x.astype(jnp.float32), random_args(size=2, dim=4))
+    g = random_g(args).astype(np.float32)
+    found = []
+    for factor in (1, size):
+        options, adjoint = outer_options(args, factor * g, every=2)
+        found.append(u_of(adjoint, args, g, Broyden(max_steps=5, tol=0.0), **options)[0])
+    assert_allclose(found[1], found[0], rtol=1e-3)
 
 
 def test_opa_learns_the_direction_of_the_gradient(x64):

@@ -58,7 +58,7 @@ def test_the_kernels_gradient_by_matrix_products(x64, k, stride, sides, widths):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, *sides, widths[0])), rng.normal(size=(k, k, *widths))
     margin = (k - 1) // 2
-    y = layers._convolve_by_products(x, kernel, stride, ((margin, margin),) * 2)
+    y = layers.convolve_by_products(x, kernel, stride, ((margin, margin),) * 2)
     np.testing.assert_allclose(y, lax_conv2d(x, kernel, stride), rtol=1e-10, atol=1e-12)
 
 

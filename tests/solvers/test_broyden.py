@@ -68,8 +68,8 @@ def test_a_linear_problem_ends_within_twice_its_dimension(x64):
 def test_memory_is_one_row_per_step(memory, rows):
     z = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((2, 5, 1))}
     history = Broyden(max_steps=9, memory=memory).init(z, z)
-    assert history.steps["a"].shape == (rows, 2, 3)
-    assert history.steps["b"].shape == (rows, 2, 5, 1)
+    assert history.steps["a"].shape == (2, rows, 3)
+    assert history.steps["b"].shape == (2, rows, 5, 1)
     assert history.coefficients.shape == (2, rows, rows)
 
 

@@ -17,6 +17,7 @@ from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.stability import spectral_radius
 from mdeq_jax.training.losses import cross_entropy
+from mdeq_jax.training.objective import loss_gradient
 from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import TrainState, create_state
 from mdeq_jax.training.steps import (
@@ -89,11 +90,27 @@ def setup(config, devices: int = 1, unrolled: int | None = None, dtype=jnp.float
     return step, state, mesh
 
 
-@pytest.mark.parametrize("unrolled", [2, None])
-def test_several_devices_do_what_one_does(x64, unrolled):
+# Few steps: more amplify what rounding makes of the order of a sum.
+FEW_STEPS = {"solver": {"forward": {"max_steps": 5}}}
+OPA = {"adjoint": {"name": "shine", "refine": 2, "opa_every": 2}, **FEW_STEPS}
+
+
+@pytest.mark.parametrize(
+    ("sections", "unrolled"),
+    [
+        ({}, 2),
+        ({}, None),
+        ({"adjoint": {"name": "neumann"}}, None),
+        ({"adjoint": {"name": "shine"}, **FEW_STEPS}, None),
+        (OPA, None),
+        ({"correction": {"states": 3}}, None),
+    ],
+    ids=str,
+)
+def test_several_devices_do_what_one_does(x64, sections, unrolled):
     batch, after = make_batch(8, np.float64), []
     for devices in (1, 2):
-        step, state, mesh = setup(CONFIG, devices, unrolled, jnp.float64)
+        step, state, mesh = setup(with_sections(**sections), devices, unrolled, jnp.float64)
         after.append(jax.device_get(step(state, shard(batch, mesh))))
     (state, metrics), (state2, metrics2) = after
     for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(state2), strict=True):
@@ -102,8 +119,9 @@ def test_several_devices_do_what_one_does(x64, unrolled):
     np.testing.assert_allclose(metrics2["grad_norm"], metrics["grad_norm"], rtol=1e-7)
 
 
-def test_no_collective_inside_the_solver_loops():
-    step, state, mesh = setup(CONFIG, 2)
+@pytest.mark.parametrize("sections", [{}, OPA], ids=str)
+def test_no_collective_inside_the_solver_loops(sections):
+    step, state, mesh = setup(with_sections(**sections), 2)
     hlo = step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
     assert "all-reduce" in hlo
     bodies = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo))
@@ -200,23 +218,31 @@ def test_the_correction_reaches_the_gradient():
     assert gradient_norms(1) != gradient_norms(2)
 
 
-@pytest.mark.parametrize(
-    "adjoint",
-    [
-        {"name": "neumann"},
-        {"name": "shine"},
-        {"name": "shine", "refine": 2, "opa_every": 2},
-    ],
-    ids=lambda adjoint: "-".join(map(str, adjoint.values())),
-)
-def test_every_estimator_trains_on_two_devices(adjoint):
-    step, state, mesh = setup(with_sections(adjoint=adjoint), devices=2)
-    batch, losses = shard(make_batch(8), mesh), []
-    for _ in range(6):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"]))
-    assert losses[-1] < losses[0]
-    assert metrics["adjoint_steps"] == adjoint.get("refine", 0)
+def test_the_correction_leaves_no_trace_in_the_running_statistics():
+    after = []
+    for states in (1, 3):
+        step, state, mesh = setup(with_sections(correction={"states": states}))
+        after.append(step(state, shard(make_batch(8), mesh))[0].batch_stats)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), *after)
+
+
+def test_the_gradient_that_opa_learns_is_that_of_the_loss(x64):
+    """By the state, with BatchNorm's running statistics, by finite differences."""
+    model = create_model(CONFIG.model)
+    floating = lambda x: x.astype(jnp.float64)  # noqa: E731
+    variables = jax.tree.map(floating, initial_state(CONFIG).variables)
+    batch = make_batch(4, np.float64)
+    z = model.apply(variables, batch["image"], unrolled=3)[1].z
+    gradient = loss_gradient(CONFIG.model, variables, batch["label"])(z)
+    direction = jax.tree.map(lambda x: np.random.default_rng(1).normal(size=x.shape), z)
+
+    def loss(by):
+        moved = jax.tree.map(lambda z, d: z + by * d, z, direction)
+        logits = model.apply(variables, moved, method="predict")
+        return cross_entropy(logits, batch["label"]).mean()
+
+    slope = sum((g * d).sum() for g, d in zip(gradient, direction, strict=True))
+    np.testing.assert_allclose(slope, (loss(1e-5) - loss(-1e-5)) / 2e-5, rtol=1e-6)
 
 
 def test_dropout_depends_on_the_step_and_the_seed_alone():
