@@ -32,13 +32,15 @@ def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 9) -> None
         "phantom(5)": Phantom(5, 0.5),
         "shine": Shine(),
         "shine, refine 5": Shine(refine=5),
+        "shine, opa 5": Shine(opa_every=5),
         "jacobian_free": JacobianFree(),
     }
 
     @functools.partial(jax.jit, static_argnums=0)
     def solve(adjoint: Adjoint | Phantom, args: Any) -> Any:
         def solved(args: Any) -> Any:
-            return equilibrium(f, z0, args, solver=forward, adjoint=adjoint)[0]
+            options = {"solver": forward, "adjoint": adjoint, "outer_gradient": lambda z: g}
+            return equilibrium(f, z0, args, **options)[0]
 
         return jax.vjp(solved, args)
 
@@ -62,7 +64,3 @@ def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 9) -> None
     ]
     steps = {"forward_steps": forward.max_steps, "backward_steps": backward.max_steps}
     report("estimators", rows, config=config, batch=batch, **steps)
-
-
-if __name__ == "__main__":
-    main()

@@ -70,7 +70,7 @@ class Anderson(Solver):
         plain = jax.tree.map(lambda z, g: z + self.mixing * g, z, g)
         mixed = write_row(memory.mixed, slot, plain)
         residuals = write_row(memory.residuals, slot, g)
-        products = inner_products(residuals, (g,))[..., 0]
+        products = inner_products(residuals, g)
         gram = memory.gram.at[:, slot].set(products).at[:, :, slot].set(products)
         alpha = self._mixture(gram, filled=jnp.arange(self.window) <= k)
         usable = jnp.isfinite(alpha).all(axis=-1)

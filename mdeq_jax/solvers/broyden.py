@@ -8,8 +8,8 @@ Equations", SIAM 1995, section 7.3):
 
 so that v_0 = g, v_{j+1} = v_j + c_j s_{j+1} with c_j = s_jᵀ v_j / ‖s_j‖², and the new step is
 v_{n−1} / (1 − c_{n−1}). The coefficients obey a lower triangular system in the products s_jᵀg and
-s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. A step therefore costs one
-pass over the history for the products and one for the sum, and the history is half of what the
+s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. A step therefore costs two
+passes over the history for the products and one for the sum, and the history is half of what the
 pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
 """
 
@@ -76,8 +76,8 @@ class Broyden(Solver):
         n = k % rows
         last = read_row(memory.steps, n - 1)  # before the first step, any row: it weighs nothing
         written = jnp.arange(rows) < n  # the others hold finite numbers that must not count
-        products = jnp.where(written[:, None], inner_products(memory.steps, (g, last)), 0)
-        with_g, with_last = products[..., 0], products[..., 1]
+        with_g = jnp.where(written, inner_products(memory.steps, g), 0)
+        with_last = jnp.where(written, inner_products(memory.steps, last), 0)
         coefficients = _append_row(memory.coefficients, n - 1, with_last)
         c = jnp.einsum("bij,bj->bi", coefficients, with_g, precision=lax.Precision.HIGHEST)
         c_last = jnp.where(n > 0, c[:, n - 1], 0)

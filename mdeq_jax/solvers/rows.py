@@ -39,19 +39,18 @@ def write_row(rows: Rows, i: Int[Array, ""], row: State) -> Rows:
 
 # Both read every row, also those not written yet: a matrix product over all of them takes less time
 # than a loop over those that count.
-def inner_products(rows: Rows, vectors: tuple[State, ...]) -> Float[Array, "B rows vectors"]:
-    """Inner product of each vector with each row, over all leaves, in one pass over the rows."""
+def inner_products(rows: Rows, vector: State) -> Float[Array, "B rows"]:
+    """Inner product of a state with each row, over all leaves."""
 
-    def of_leaf(rows: Array, *vectors: Array) -> Array:
-        stacked = jnp.stack([_flat(v, 1) for v in vectors], axis=1)
-        return jnp.einsum("brd,bvd->brv", _flat(rows, 2), stacked, precision=_PRECISION)
+    def of_leaf(rows: Array, v: Array) -> Array:
+        return jnp.einsum("brd,bd->br", _flat(rows, 2), _flat(v, 1), precision=_PRECISION)
 
-    terms = jax.tree.map(of_leaf, rows, *vectors)
+    terms = jax.tree.map(of_leaf, rows, vector)
     return functools.reduce(jnp.add, jax.tree.leaves(terms))
 
 
 def weighted_sum(rows: Rows, weights: Float[Array, "B rows"]) -> State:
-    """Σ_i weights_i row_i of each sample, in one pass over the rows."""
+    """Σ_i weights_i row_i of each sample."""
 
     def of_leaf(rows: Array) -> Array:
         w = weights.astype(rows.dtype)
