@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+
+import jax
 
 from mdeq_jax.checkpoint.load import load_trained
 from mdeq_jax.checkpoint.workdir import config_differences
@@ -19,6 +21,7 @@ from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
 
 _FILE = "result.json"
+_EXAMINATIONS = {"silenced": silenced_scales, "latency": latency}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,26 +29,26 @@ class Result:
     """How a cell went.
 
     Attributes:
-      status: "running" from its start to its end, then "done", "failed", or "skipped" where a
-        package is missing. Only what is done is not run again.
+      status: "not run yet", "running" from its start to its end, then "done", "failed", or
+        "skipped" where a package is missing. Only what is done is not run again.
       message: why it failed or was skipped.
       measurements: a row each.
       seconds: from its start to its end.
     """
 
-    status: Literal["running", "done", "failed", "skipped"]
+    status: Literal["not run yet", "running", "done", "failed", "skipped"]
     message: str = ""
     measurements: tuple[Measurement, ...] = ()
     seconds: float = 0.0
 
 
-def run_cell(cell: Cell, workdir: Path, base: Path) -> Result:
+def run_cell(cell: Cell, workdir: Path, base: Cell) -> Result:
     """Run a cell, or go on with it, and write down how it went.
 
     Args:
       cell: to be run.
       workdir: of the comparison.
-      base: folder of the base's run, whose model "silenced" and "latency" examine.
+      base: the cell whose model "silenced" and "latency" examine.
 
     Returns:
       The result, "running" if a signal ended training early.
@@ -53,39 +56,59 @@ def run_cell(cell: Cell, workdir: Path, base: Path) -> Result:
     started = time.monotonic()
     write_result(cell, workdir, Result("running"))
     try:
-        measurements = _measurements(cell, workdir / cell.folder, base)
+        measurements = _measurements(cell, workdir, base)
         result = Result("done" if measurements else "running", measurements=measurements)
     except ModuleNotFoundError as error:
         remedy = f"install {error.name}: pip install -r requirements-dev.txt"
         result = Result("skipped", f"{error}; {remedy}")
     except (ValueError, NonFiniteError) as error:
         result = Result("failed", str(error))
+    except jax.errors.JaxRuntimeError as error:  # pages of the device's state follow the first line
+        result = Result("failed", str(error).partition("\n")[0])
     result = dataclasses.replace(result, seconds=round(time.monotonic() - started, 2))
     write_result(cell, workdir, result)
     return result
 
 
-def _measurements(cell: Cell, folder: Path, base: Path) -> tuple[Measurement, ...]:
+def _measurements(cell: Cell, workdir: Path, base: Cell) -> tuple[Measurement, ...]:
     """The rows of a cell; none if a signal ended its training early."""
-    if cell.kind == "silenced":
-        return silenced_scales(load_trained(base))
-    if cell.kind == "latency":
-        return latency(load_trained(base))
+    if cell.kind in _EXAMINATIONS:
+        status = read_result(base, workdir).status
+        if status != "done":
+            raise ValueError(f"the base did not finish ({status}), so there is no model to examine")
+        return _EXAMINATIONS[cell.kind](load_trained(workdir / base.folder))
     if cell.kind != "equilibrium":
         return (train_baseline(cell.kind, cell.config),)
+    folder = workdir / cell.folder
     metrics = train(cell.config, folder)
     return () if metrics["interrupted"] else (measure(load_trained(folder), metrics),)
 
 
-def read_result(cell: Cell, workdir: Path) -> Result | None:
-    """Return how a cell went, or None if it was never started.
+def read_results(cells: Sequence[Cell], workdir: Path) -> dict[Cell, Result]:
+    """Return how each cell went, the base first among them.
+
+    What was found out about the base's model is forgotten unless its run is done, for another model
+    will come of it.
+
+    Raises:
+      ValueError: as `read_result`.
+    """
+    if read_result(cells[0], workdir).status != "done":
+        for path in workdir.glob(f"*/*/{_FILE}"):
+            if json.loads(path.read_text())["run"]["kind"] in _EXAMINATIONS:
+                path.unlink()
+    return {cell: read_result(cell, workdir) for cell in cells}
+
+
+def read_result(cell: Cell, workdir: Path) -> Result:
+    """Return how a cell went.
 
     Raises:
       ValueError: the folder holds the result of another config.
     """
     path = workdir / cell.folder / _FILE
     if not path.exists():
-        return None
+        return Result("not run yet")
     stored = json.loads(path.read_text())
     differences = config_differences(stored["run"], _run(cell), _MAY_DIFFER)
     if differences:

@@ -100,7 +100,7 @@ def write_report(
 
     Args:
       planned: the rows, in order.
-      results: of the cells that were started.
+      results: of all cells.
       workdir: where to write.
       command: that led to it.
     """
@@ -157,7 +157,7 @@ def _table(members: Sequence[Planned], results: Mapping[Cell, Result]) -> Iterat
 
 def _rows(member: Planned, results: Mapping[Cell, Result]) -> Iterator[tuple[str, Measurement]]:
     """Yield the rows of a setting, each with its name; none if it has no result."""
-    if member.cell is not None and member.cell in results:
+    if member.cell is not None:
         for row in results[member.cell].measurements:
             yield row.name or member.setting.name, row
 
@@ -165,8 +165,6 @@ def _rows(member: Planned, results: Mapping[Cell, Result]) -> Iterator[tuple[str
 def _status(member: Planned, results: Mapping[Cell, Result]) -> tuple[str, str]:
     if member.cell is None:
         return "failed", member.message
-    if member.cell not in results:
-        return "not run yet", ""
     return results[member.cell].status, results[member.cell].message
 
 

@@ -1,8 +1,9 @@
 """The comparison: every cell in turn, and the report anew after each."""
 
+import functools
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from etils import epath
 
 from mdeq_jax import data
 from mdeq_jax.checkpoint.workdir import require_writable
-from mdeq_jax.compare.cells import Result, read_result, run_cell
+from mdeq_jax.compare.cells import Result, read_results, run_cell
 from mdeq_jax.compare.report import write_report
 from mdeq_jax.compare.settings import TABLE, Cell, Planned, Setting, plan
 from mdeq_jax.config import Config
@@ -47,18 +48,14 @@ def compare(
     planned = plan(base, groups, table)
     require_writable(epath.Path(workdir))
     cells = list(dict.fromkeys(row.cell for row in planned if row.cell is not None))
-    stored = {cell: read_result(cell, workdir) for cell in cells}
-    results = {cell: result for cell, result in stored.items() if result is not None}
-    to_run = [cell for cell in cells if cell not in results or results[cell].status != "done"]
-    # The base comes first in the table, and with it its folder.
-    interrupted = _run_all(to_run, workdir, workdir / cells[0].folder, planned, results, command)
-    report = write_report(planned, results, workdir, command)
+    results = read_results(cells, workdir)
+    to_run = [cell for cell in cells if results[cell].status != "done"]
+    report = functools.partial(write_report, planned, results, workdir, command)
+    path = report()
+    interrupted = _run_all(to_run, cells[0], workdir, results, report)
     return {
-        "report": str(report),
-        "cells": len(cells),
-        "run": len(to_run),
-        "reused": len(cells) - len(to_run),
-        **_count_failures(planned, results),
+        "report": str(path),
+        **_count(planned, to_run, results),
         "wall_s": round(time.monotonic() - started, 2),
         "interrupted": interrupted,
     }
@@ -66,13 +63,12 @@ def compare(
 
 def _run_all(
     cells: list[Cell],
+    base: Cell,
     workdir: Path,
-    base: Path,
-    planned: list[Planned],
     results: dict[Cell, Result],
-    command: str,
+    report: Callable[[], Path],
 ) -> bool:
-    """Run cells into `results`; return whether a signal ended one early."""
+    """Run cells into `results`, with a report after each; return whether a signal ended one."""
     started = time.monotonic()
     for i, cell in enumerate(cells):
         eta = "unknown"
@@ -80,22 +76,28 @@ def _run_all(
             left = (time.monotonic() - started) / i * (len(cells) - i)
             eta = time.strftime("%H:%M:%S", time.gmtime(left))
         _show(f"cell {i + 1}/{len(cells)}  {cell.folder}  ETA of all {eta}")
-        result = run_cell(cell, workdir, base)
-        results[cell] = result
+        results[cell] = result = run_cell(cell, workdir, base)
+        report()
         _show(f"{cell.folder}: {result.status} in {result.seconds:.0f} s  {result.message}")
         if result.status == "running":
             return True
-        if i + 1 < len(cells):
-            write_report(planned, results, workdir, command)
         jax.clear_caches()  # no later cell uses what was compiled for this one
     return False
 
 
-def _count_failures(planned: list[Planned], results: dict[Cell, Result]) -> dict[str, int]:
-    """Count cells that failed, settings that do not fit the base among them, or were skipped."""
+def _count(
+    planned: list[Planned], to_run: list[Cell], results: dict[Cell, Result]
+) -> dict[str, int]:
+    """Count cells by what became of them; settings that do not fit the base have failed."""
     statuses = [result.status for result in results.values()]
     unfit = sum(row.cell is None for row in planned)
-    return {"failed": statuses.count("failed") + unfit, "skipped": statuses.count("skipped")}
+    return {
+        "cells": len(results),
+        "run": len(to_run),
+        "reused": len(results) - len(to_run),
+        "failed": statuses.count("failed") + unfit,
+        "skipped": statuses.count("skipped"),
+    }
 
 
 def _require_solving(base: Config) -> None:

@@ -76,8 +76,17 @@ class Planned:
     message: str = ""
 
 
+def _adjoint(name: str) -> Changes:
+    """Without the base's options of SHINE, which other adjoints refuse."""
+    return {"adjoint.name": name, "adjoint.refine": 0, "adjoint.opa_every": None}
+
+
+# It reuses the whole history of Broyden's method.
+_SHINE = {**_adjoint("shine"), "solver.forward.name": "broyden", "solver.forward.memory": None}
+
+
 def _solver(name: str) -> Changes:
-    return {"solver.forward.name": name, "solver.backward.name": name}
+    return {**_adjoint("exact"), "solver.forward.name": name, "solver.backward.name": name}
 
 
 def _unrolled(layers: int) -> Changes:
@@ -161,13 +170,13 @@ GROUPS = {
 
 TABLE = (
     Setting("base", "base"),
-    Setting("gradients", "exact", {"adjoint.name": "exact"}),
-    Setting("gradients", "neumann", {"adjoint.name": "neumann", **_FIVE_DAMPED}),
-    Setting("gradients", "phantom", {"adjoint.name": "phantom", **_FIVE_DAMPED}),
-    Setting("gradients", "jacobian-free", {"adjoint.name": "jacobian_free"}),
-    Setting("gradients", "shine", {"adjoint.name": "shine"}),
-    Setting("gradients", "shine, refine 5", {"adjoint.name": "shine", "adjoint.refine": 5}),
-    Setting("gradients", "shine, opa 5", {"adjoint.name": "shine", "adjoint.opa_every": 5}),
+    Setting("gradients", "exact", _adjoint("exact")),
+    Setting("gradients", "neumann", {**_adjoint("neumann"), **_FIVE_DAMPED}),
+    Setting("gradients", "phantom", {**_adjoint("phantom"), **_FIVE_DAMPED}),
+    Setting("gradients", "jacobian-free", _adjoint("jacobian_free")),
+    Setting("gradients", "shine", _SHINE),
+    Setting("gradients", "shine, refine 5", {**_SHINE, "adjoint.refine": 5}),
+    Setting("gradients", "shine, opa 5", {**_SHINE, "adjoint.opa_every": 5}),
     Setting("gradients", "correction, 3 states", {"correction.states": 3}),
     Setting("solvers", "broyden", _solver("broyden")),
     Setting("solvers", "anderson", _solver("anderson")),

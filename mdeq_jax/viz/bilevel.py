@@ -36,15 +36,17 @@ def plot_bilevel(
 
 
 def _plot_losses(axes: Axes, losses: Mapping[str, Float[np.ndarray, "2 steps"]]) -> None:
-    for (name, (seconds, loss)), colour in zip(losses.items(), _COLOURS, strict=False):
-        axes.plot(seconds * 1e3, loss, marker=".", label=name, color=colour)
+    axes.set_prop_cycle(color=_COLOURS)
+    for name, (seconds, loss) in losses.items():
+        axes.plot(seconds * 1e3, loss, marker=".", label=name)
     axes.set(xlabel="milliseconds of solves and hyper-gradients", ylabel="validation loss")
     axes.set_title("Descent of the validation loss (mean of the splits)")
 
 
 def _plot_inversions(axes: Axes, inversions: Mapping[str, Float[np.ndarray, "2 tries"]]) -> None:
-    for (name, (ratio, error)), colour in zip(inversions.items(), _COLOURS, strict=False):
+    axes.set_prop_cycle(color=_COLOURS)
+    for name, (ratio, error) in inversions.items():
         # A cosine of 1 has no place on a logarithmic axis.
-        axes.scatter(ratio, np.maximum(error, 1e-16), s=10, label=name, color=colour)
+        axes.scatter(ratio, np.maximum(error, 1e-16), s=10, label=name)
     axes.set(xlabel="norm of the estimate / true norm", ylabel="1 − cosine", yscale="log")
     axes.set_title("Estimates of H⁻¹ v")

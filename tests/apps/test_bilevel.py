@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.linear_model import LogisticRegression
 
 from mdeq_jax.apps.bilevel import __main__ as command
@@ -23,6 +24,7 @@ from mdeq_jax.apps.bilevel.hypergradient import (
 from mdeq_jax.apps.bilevel.lbfgs import no_pairs
 from mdeq_jax.apps.bilevel.outer import Settings, optimise
 from mdeq_jax.apps.bilevel.quality import hypergradient_errors, inversion_quality
+from mdeq_jax.viz.bilevel import plot_bilevel
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,18 @@ def test_the_command(tmp_path, capsys):
     assert "outer loop by shine" in printed.err
     assert (tmp_path / "new" / "bilevel.png").stat().st_size > 10_000
     assert not jax.config.read("jax_enable_x64")
+
+
+def test_no_curve_is_left_out(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    names = list("abcdefg")  # one more than there are colours
+    curves = dict.fromkeys(names, np.ones((2, 3)))
+    plot_bilevel(curves, curves, tmp_path / "bilevel.png")
+    left, right = figures[0].axes
+    for axes in (left, right):
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == names
+    assert len({line.get_color() for line in left.lines}) == 6
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,8 @@ def test_opa_pair_has_its_norm_and_its_secant_equation_holds():
     v, z = np.random.RandomState(3).normal(size=(2, 6))
     pairs = pairs_of(hessian, jnp.eye(6)[:3], 8)
     before = inverse_product(pairs, v)
-    e, y = opa_pair(lambda z: hessian @ z + z**3, z, pairs, v, jnp.asarray(1e-3))
+    at_z = hessian @ z + z**3
+    e, y = opa_pair(lambda z: hessian @ z + z**3, z, at_z, pairs, v, jnp.asarray(1e-3))
     np.testing.assert_allclose(jnp.linalg.norm(e), 1e-3, rtol=1e-12)
     np.testing.assert_allclose(e / jnp.linalg.norm(e), before / jnp.linalg.norm(before))
     np.testing.assert_allclose(inverse_product(push(pairs, e, y), y), e, rtol=1e-10)
@@ -80,7 +81,8 @@ def test_opa_alone_brings_the_inverse_in_its_direction():
 
     @jax.jit
     def teach(pairs):
-        return push(pairs, *opa_pair(lambda z: hessian @ z, z, pairs, v, jnp.asarray(1.0)))
+        one = jnp.asarray(1.0)
+        return push(pairs, *opa_pair(lambda z: hessian @ z, z, hessian @ z, pairs, v, one))
 
     pairs = no_pairs(200, z)
     for _ in range(200):
@@ -105,6 +107,21 @@ def test_evaluations_are_counted():
     # From z = 1 the unit step on z²/2 is the minimum: one gradient at the start, one there.
     found = minimize(lambda z: z, jnp.ones(1), no_pairs(2, jnp.ones(1)))
     assert (found.steps, found.evaluations) == (1, 2)
+
+
+def test_evaluations_for_opa_are_counted():
+    hessian, calls = positive_definite(8), []
+
+    def gradient(z):
+        jax.debug.callback(calls.append, z)
+        return hessian @ z
+
+    start = jnp.ones(8)
+    opa = OPA(lambda z: z + 1, every=2)
+    found = minimize(gradient, start, no_pairs(9, start), max_steps=5, opa=opa)
+    jax.effects_barrier()
+    assert found.steps == 5
+    assert found.evaluations == len(calls)
 
 
 def test_steep_and_shallow_functions_need_the_line_search():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bases import load
 
+from mdeq_jax.compare import baselines
 from mdeq_jax.compare.baselines import (
     BASELINES,
     ConvBlock,
@@ -26,10 +27,15 @@ def make_images(batch=2):
     return np.random.default_rng(0).normal(size=(batch, 4, 4, 3)).astype(np.float32)
 
 
+@pytest.fixture(scope="module")
+def ode():
+    """A neural ODE and its variables."""
+    model = NeuralODE(width=4, num_classes=3)
+    return model, jax.jit(model.init)(jax.random.key(1), make_images())
+
+
 @pytest.mark.parametrize("kind", BASELINES)
 def test_as_many_parameters_as_the_model(kind):
-    if kind == "neural_ode":
-        pytest.importorskip("diffrax")
     config = load("digits")
     model = create_baseline(kind, config)
     target = count_parameters(create_model(config.model), config.data.image_size)
@@ -43,10 +49,9 @@ def test_the_shifted_products_are_the_convolution():
     np.testing.assert_allclose(ShiftedConv(6).apply(variables, x), expected, atol=1e-5)
 
 
-def test_the_neural_ode_follows_its_vector_field():
+def test_the_neural_ode_follows_its_vector_field(ode):
     pytest.importorskip("diffrax")
-    model, images = NeuralODE(width=4, num_classes=3), make_images()
-    variables = jax.jit(model.init)(jax.random.key(1), images)
+    (model, variables), images = ode, make_images()
     logits, evaluations = jax.jit(model.apply)(variables, images)
 
     @functools.partial(jax.jit, static_argnums=1)
@@ -64,8 +69,17 @@ def test_the_neural_ode_follows_its_vector_field():
     assert evaluations[0] % 6 == 1
 
 
-def test_without_diffrax_there_is_no_neural_ode(monkeypatch):
+def test_an_ode_that_is_not_solved_is_not_a_number(monkeypatch, ode):
+    pytest.importorskip("diffrax")
+    monkeypatch.setattr(baselines, "_MAX_STEPS", 1)
+    model, variables = ode
+    logits, _ = jax.jit(model.apply)(variables, make_images())
+    assert jnp.isnan(logits).all()
+
+
+def test_without_diffrax_there_is_no_neural_ode(monkeypatch, ode):
     monkeypatch.setitem(sys.modules, "diffrax", None)
+    model, variables = ode
     with pytest.raises(ModuleNotFoundError) as raised:
-        create_baseline("neural_ode", load("digits"))
+        jax.eval_shape(model.apply, variables, make_images())
     assert raised.value.name == "diffrax"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import jax
 import pytest
 from bases import load
 
@@ -20,6 +21,7 @@ TABLE = (
     Setting("base", "base"),
     Setting("steps", "4 steps", {"solver.forward.max_steps": 4}),
     Setting("steps", "18 steps", {"solver.forward.max_steps": 18}),
+    Setting("silenced", "silenced", kind="silenced"),
 )
 
 
@@ -35,6 +37,7 @@ def trainings(monkeypatch):
     monkeypatch.setattr(cells, "train", train)
     monkeypatch.setattr(cells, "load_trained", lambda folder: Trained({}, seen[-1], 1))
     monkeypatch.setattr(cells, "measure", lambda trained, metrics: MEASURED)
+    monkeypatch.setitem(cells._EXAMINATIONS, "silenced", lambda trained: (MEASURED,))
     monkeypatch.setattr(report, "plot_comparison", lambda **panels: None)
     return seen
 
@@ -44,14 +47,14 @@ def cell():
     return Cell("equilibrium", load("digits"), "base/base")
 
 
-def run(tmp_path, **changes):
+def run(tmp_path, groups=("steps",), **changes):
     base = override(load("digits"), {key.replace("__", "."): v for key, v in changes.items()})
-    return compare(base, tmp_path, ["steps"], "the command", TABLE)
+    return compare(base, tmp_path, groups, "the command", TABLE)
 
 
 def test_a_result_is_read_as_it_was_written(trainings, cell, tmp_path):
-    assert read_result(cell, tmp_path) is None
-    result = run_cell(cell, tmp_path, tmp_path)
+    assert read_result(cell, tmp_path) == Result("not run yet")
+    result = run_cell(cell, tmp_path, cell)
     assert result == Result("done", measurements=(MEASURED,), seconds=result.seconds)
     assert read_result(cell, tmp_path) == result
 
@@ -86,6 +89,7 @@ def test_another_config_is_not_silently_reused(trainings, tmp_path):
         (NonFiniteError("loss", math.nan, 3), "failed", "loss is nan at step 3"),
         (ValueError("no such data set"), "failed", "no such data set"),
         (ModuleNotFoundError("No module", name="diffrax"), "skipped", "install diffrax"),
+        (jax.errors.JaxRuntimeError("Out of memory\nallocations:"), "failed", "Out of memory"),
     ],
 )
 def test_a_cell_that_ends_badly(monkeypatch, trainings, tmp_path, error, status, message):
@@ -103,9 +107,46 @@ def test_a_cell_that_ends_badly(monkeypatch, trainings, tmp_path, error, status,
     stored = json.loads((tmp_path / "base/base/result.json").read_text())["result"]
     assert stored["status"] == status
     assert message in stored["message"]
+    assert "\n" not in stored["message"]
     assert f"- base: {status}: " in (tmp_path / "report.md").read_text()
     monkeypatch.setattr(cells, "train", well)
     assert run(tmp_path)[status] == 0  # it was tried again
+
+
+def test_a_base_that_did_not_finish_is_not_examined(monkeypatch, trainings, tmp_path):
+    well = cells.train
+
+    def train(config, folder):
+        raise ValueError("no such data set")
+
+    monkeypatch.setattr(cells, "train", train)
+    assert run(tmp_path, ["silenced"])["failed"] == 2
+    line = "- silenced: failed: the base did not finish (failed), so there is no model to examine"
+    assert line in (tmp_path / "report.md").read_text()
+    monkeypatch.setattr(cells, "train", well)
+    assert run(tmp_path, ["silenced"])["failed"] == 0
+
+
+def test_a_base_that_is_run_anew_is_examined_anew(trainings, tmp_path):
+    groups = ["steps", "silenced"]
+    assert run(tmp_path, groups)["run"] == 3
+    assert run(tmp_path, groups)["run"] == 0
+    (tmp_path / "base/base/result.json").unlink()
+    assert run(tmp_path, groups)["run"] == 2
+    (tmp_path / "base/base/result.json").unlink()
+    assert run(tmp_path, ["steps"])["run"] == 1
+    assert run(tmp_path, ["silenced"])["run"] == 1  # though the base is done by now
+
+
+def test_the_share_that_fell_back_is_reported(monkeypatch, trainings, tmp_path):
+    run(tmp_path / "without")
+    assert "| fallback" not in (tmp_path / "without/report.md").read_text()
+    measured = dataclasses.replace(MEASURED, fallback_share=0.25)
+    monkeypatch.setattr(cells, "measure", lambda trained, metrics: measured)
+    run(tmp_path / "with")
+    report = (tmp_path / "with/report.md").read_text()
+    assert "| cosine | fallback, % | parameters |" in report
+    assert "| 1.0000 | 25 | 1,234 |" in report
 
 
 def test_a_signal_ends_the_comparison(monkeypatch, trainings, tmp_path):
@@ -128,7 +169,7 @@ def test_a_config_that_never_solves(tmp_path):
 
 
 def test_an_old_result_is_whole(trainings, cell, tmp_path):
-    run_cell(cell, tmp_path, tmp_path)
+    run_cell(cell, tmp_path, cell)
     assert [path.name for path in (tmp_path / "base/base").iterdir()] == ["result.json"]
     other = dataclasses.replace(cell, kind="resnet")
     with pytest.raises(ValueError, match="kind: 'equilibrium' there, 'resnet' here"):

@@ -1,6 +1,6 @@
 """A comparison of a tiny model from end to end, and what is measured of it."""
 
-import dataclasses
+import functools
 import subprocess
 import sys
 
@@ -10,34 +10,35 @@ import numpy as np
 import pytest
 from bases import ROOT, tiny
 
-from mdeq_jax.checkpoint.load import load_trained
+from mdeq_jax.checkpoint.load import Trained
+from mdeq_jax.compare.baselines import BASELINES, ResNet
 from mdeq_jax.compare.cells import read_result
 from mdeq_jax.compare.examine import silence
 from mdeq_jax.compare.measure import cosine, measure
 from mdeq_jax.compare.run import compare
 from mdeq_jax.compare.settings import Setting, plan
+from mdeq_jax.compare.train_baseline import train_baseline
+from mdeq_jax.models import create_model
 
 TABLE = (
     Setting("base", "base"),
     Setting("stem", "unknown data", {"data.name": "digit"}),
     Setting("explicit", "ResNet", kind="resnet"),
+    Setting("gradients", "shine", {"adjoint.name": "shine", "solver.forward.name": "broyden"}),
     Setting("silenced", "silenced", kind="silenced"),
 )
-GROUPS = ("stem", "explicit", "silenced")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compile in half the time what runs for a moment only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+GROUPS = ("stem", "explicit", "gradients", "silenced")
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def scratch(tmp_path_factory):
+    """Folder of the data set, which is written once."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(scope="module")
+def finished(scratch):
     """Workdir and final line of a comparison."""
-    scratch = tmp_path_factory.mktemp("scratch")
     workdir = scratch / "compared"
     return workdir, compare(tiny(scratch), workdir, GROUPS, "the command", TABLE)
 
@@ -48,9 +49,10 @@ def rows(workdir):
     return {row.setting.name: read_result(row.cell, workdir).measurements for row in planned}
 
 
+@pytest.mark.slow
 def test_the_final_line_and_the_files(finished):
     workdir, final = finished
-    assert (final["cells"], final["run"], final["failed"]) == (4, 4, 1)
+    assert (final["cells"], final["run"], final["failed"]) == (5, 5, 1)
     report = (workdir / "report.md").read_text()
     assert "the command" in report
     assert "- unknown data: failed: data.name='digit' is not a data set" in report
@@ -58,14 +60,16 @@ def test_the_final_line_and_the_files(finished):
     assert (workdir / "base/base/checkpoints").is_dir()
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_nothing(finished):
     workdir, _ = finished
     before = (workdir / "report.md").read_text()
     final = compare(tiny(workdir.parent), workdir, GROUPS, "the command", TABLE)
-    assert (final["run"], final["reused"]) == (1, 3)  # what failed is tried again
+    assert (final["run"], final["reused"]) == (1, 4)  # what failed is tried again
     assert (workdir / "report.md").read_text() == before
 
 
+@pytest.mark.slow
 def test_what_is_measured(finished):
     workdir, _ = finished
     measured = rows(workdir)
@@ -80,24 +84,21 @@ def test_what_is_measured(finished):
     assert (base.forward_steps, resnet.forward_steps) == (6, 8)
     assert base.backward_steps > 5
     assert 0 < base.radius_mean <= base.radius_max
-    assert resnet.cosine is None
+    assert (base.fallback_share, resnet.cosine) == (None, None)
 
 
-def test_the_exact_gradient_is_exact_and_a_cheaper_one_is_not(finished):
+@pytest.mark.slow
+def test_a_cheaper_gradient_is_not_the_exact_one(finished):
     workdir, _ = finished
-    (base,) = rows(workdir)["base"]
-    assert base.reference_residual < 1e-4
-    assert base.cosine == pytest.approx(1, abs=1e-4)
-    assert base.cosine_cell == pytest.approx(1, abs=1e-4)
-    trained = load_trained(workdir / "base/base")
-    adjoint = dataclasses.replace(trained.config.adjoint, name="jacobian_free")
-    cheaper = trained._replace(config=dataclasses.replace(trained.config, adjoint=adjoint))
-    metrics = dict.fromkeys(("eval/accuracy", "eval/loss", "eval/solver_steps"), 0.0)
-    row = measure(cheaper, metrics)
-    assert 0 < row.cosine_cell < 0.99
-    assert row.backward_steps == 0
+    (shine,) = rows(workdir)["shine"]
+    assert shine.reference_residual < 1e-4
+    assert 0 < shine.cosine_cell < 0.99
+    assert shine.backward_steps == 0
+    assert 0 <= shine.fallback_share <= 1
+    assert "| fallback, % |" in (workdir / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_only_scale_silenced_leaves_the_image_out(finished):
     workdir, _ = finished
     whole, without = rows(workdir)["silenced"]
@@ -107,6 +108,27 @@ def test_the_only_scale_silenced_leaves_the_image_out(finished):
     assert whole.loss == pytest.approx(base.loss, abs=1e-5)
     # The head sees the same of every image: one class is right for a tenth of them.
     assert 0.05 < without.accuracy < 0.15
+
+
+def test_the_exact_gradient_is_exact(scratch):
+    config = tiny(scratch)
+    model = create_model(config.model)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    metrics = {"eval/accuracy": 0.5, "eval/loss": 2.0, "eval/solver_steps": 6.0}
+    row = measure(Trained(variables, config, 1), metrics)
+    assert (row.accuracy, row.loss, row.forward_steps) == (0.5, 2.0, 6.0)
+    assert row.reference_residual < 1e-4
+    assert row.cosine == pytest.approx(1, abs=1e-4)
+    assert row.cosine_cell == pytest.approx(1, abs=1e-4)
+
+
+def test_a_baseline_is_trained_and_measured(monkeypatch, scratch):
+    monkeypatch.setitem(BASELINES, "resnet", functools.partial(ResNet, blocks=1))
+    row = train_baseline("resnet", tiny(scratch))
+    assert 0 <= row.accuracy <= 1
+    assert 1 < row.loss < 5
+    assert row.forward_steps == 1
+    assert row.cost.memory_bytes > 1000
 
 
 def test_a_silenced_branch_is_zero():

@@ -7,12 +7,15 @@ from bases import load
 
 from mdeq_jax.compare.settings import GROUPS, TABLE, Setting, override, plan
 from mdeq_jax.compare.sizes import count_parameters, nearest
+from mdeq_jax.config import AdjointConfig
 from mdeq_jax.models import create_model
 
 EQUALLY_LARGE = ("resolutions", "scales")
 
 
-@pytest.fixture(scope="module", params=["digits", "cifar10_tiny"])
+@pytest.fixture(
+    scope="module", params=["digits", pytest.param("cifar10_tiny", marks=pytest.mark.slow)]
+)
 def base(request):
     return load(request.param)
 
@@ -32,6 +35,29 @@ def test_every_setting_fits(planned):
     assert [row.message for row in planned] == [""] * len(TABLE)
     cells = {row.cell for row in planned}
     assert len({cell.folder for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"adjoint.name": "shine", "adjoint.refine": 5},
+        {"adjoint.name": "shine", "adjoint.opa_every": 3},
+        {"solver.forward.name": "anderson"},
+        {"solver.forward.memory": 10},
+    ],
+)
+def test_every_setting_fits_another_base(changes):
+    base = override(load("digits"), changes)
+    planned = plan(base, [group for group in GROUPS if group not in EQUALLY_LARGE])
+    assert {row.message for row in planned} == {""}
+    cells = {(row.setting.group, row.setting.name): row.cell for row in planned}
+    refined = cells["gradients", "shine, refine 5"].config
+    assert (refined.solver.forward.name, refined.solver.forward.memory) == ("broyden", None)
+    same = "adjoint.refine" in changes
+    assert (cells["gradients", "shine, refine 5"] == cells["base", "base"]) == same
+    assert cells["gradients", "shine"].config.adjoint == AdjointConfig("shine")
+    solvers = [cell.config.adjoint for (group, _), cell in cells.items() if group == "solvers"]
+    assert solvers == [AdjointConfig("exact")] * 3
 
 
 def test_a_setting_does_what_it_says(planned):

@@ -126,6 +126,7 @@ def inverse_product(pairs: Pairs, v: Float[Array, "N"]) -> Float[Array, "N"]:
 def opa_pair(
     gradient: VectorField,
     z: Float[Array, "N"],
+    at_z: Float[Array, "N"],
     pairs: Pairs,
     v: Float[Array, "N"],
     norm: Float[Array, ""],
@@ -137,6 +138,7 @@ def opa_pair(
     Args:
       gradient: g, z -> (N,).
       z: where to take the pair.
+      at_z: g(z).
       pairs: what B stands for.
       v: the direction.
       norm: that of the step just taken, which goes to zero as the solve converges.
@@ -145,7 +147,7 @@ def opa_pair(
     """
     e = inverse_product(pairs, v)
     e = e * (norm / jnp.linalg.norm(e))
-    return e, gradient(z + e) - gradient(z)
+    return e, gradient(z + e) - at_z
 
 
 def minimize(
@@ -190,8 +192,9 @@ def minimize(
 
 def _opa(gradient: VectorField, opa: OPA, state: _State) -> _State:
     def add(state: _State) -> _State:
-        pair = opa_pair(gradient, state.z, state.pairs, opa.direction(state.z), state.step_norm)
-        return state._replace(pairs=push(state.pairs, *pair), evaluations=state.evaluations + 2)
+        v = opa.direction(state.z)
+        pair = opa_pair(gradient, state.z, state.gradient, state.pairs, v, state.step_norm)
+        return state._replace(pairs=push(state.pairs, *pair), evaluations=state.evaluations + 1)
 
     due = (state.steps > 0) & (state.steps % opa.every == 0)
     return lax.cond(due, add, lambda state: state, state)
