@@ -19,6 +19,14 @@ def x64():
         yield
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Compile with few optimizations, in about half the time: for what runs for a moment only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def pytest_addoption(parser):
     """Add the size of the long fuzz test, which a machine with time to spare can raise."""
     parser.addoption("--fuzz-cases", type=int, default=2000, help="mutated files (default 2000)")

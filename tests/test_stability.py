@@ -15,6 +15,8 @@ from mdeq_jax import (
     spectral_radius,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def linear(z, a):
     return z @ a.T  # J = a for each sample

@@ -138,17 +138,6 @@ def test_a_base_that_is_run_anew_is_examined_anew(trainings, tmp_path):
     assert run(tmp_path, ["silenced"])["run"] == 1  # though the base is done by now
 
 
-def test_the_share_that_fell_back_is_reported(monkeypatch, trainings, tmp_path):
-    run(tmp_path / "without")
-    assert "| fallback" not in (tmp_path / "without/report.md").read_text()
-    measured = dataclasses.replace(MEASURED, fallback_share=0.25)
-    monkeypatch.setattr(cells, "measure", lambda trained, metrics: measured)
-    run(tmp_path / "with")
-    report = (tmp_path / "with/report.md").read_text()
-    assert "| cosine | fallback, % | parameters |" in report
-    assert "| 1.0000 | 25 | 1,234 |" in report
-
-
 def test_a_signal_ends_the_comparison(monkeypatch, trainings, tmp_path):
     monkeypatch.setattr(cells, "train", lambda config, folder: {"interrupted": True})
     final = run(tmp_path)

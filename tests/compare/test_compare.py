@@ -84,7 +84,7 @@ def test_what_is_measured(finished):
     assert (base.forward_steps, resnet.forward_steps) == (6, 8)
     assert base.backward_steps > 5
     assert 0 < base.radius_mean <= base.radius_max
-    assert (base.fallback_share, resnet.cosine) == (None, None)
+    assert resnet.cosine is None
 
 
 @pytest.mark.slow
@@ -94,8 +94,6 @@ def test_a_cheaper_gradient_is_not_the_exact_one(finished):
     assert shine.reference_residual < 1e-4
     assert 0 < shine.cosine_cell < 0.99
     assert shine.backward_steps == 0
-    assert 0 <= shine.fallback_share <= 1
-    assert "| fallback, % |" in (workdir / "report.md").read_text()
 
 
 @pytest.mark.slow

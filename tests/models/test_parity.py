@@ -12,6 +12,8 @@ from mdeq_jax.models import create_model
 from mdeq_jax.solvers import Anderson, Broyden, solve
 from mdeq_jax.stability import jacobian_loss
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NAMES = ("cls3", "cls2_noaffine", "seg4")
 SOLVER = Broyden(max_steps=80, tol=1e-12)
 

@@ -1,8 +1,7 @@
-"""The compiled steps: one device and several, and their memory."""
+"""The training and the evaluation step, on one device and on several."""
 
 import dataclasses
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +26,8 @@ from mdeq_jax.training.steps import (
     replicate,
     shard,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 CONFIG = finalize(
     {
@@ -91,8 +92,10 @@ def setup(config, devices: int = 1, unrolled: int | None = None, dtype=jnp.float
 
 
 # Few steps: more amplify what rounding makes of the order of a sum.
-FEW_STEPS = {"solver": {"forward": {"max_steps": 5}}}
-OPA = {"adjoint": {"name": "shine", "refine": 2, "opa_every": 2}, **FEW_STEPS}
+OPA = {
+    "adjoint": {"name": "shine", "refine": 2, "opa_every": 2},
+    "solver": {"forward": {"max_steps": 5}},
+}
 
 
 @pytest.mark.parametrize(
@@ -101,9 +104,8 @@ OPA = {"adjoint": {"name": "shine", "refine": 2, "opa_every": 2}, **FEW_STEPS}
         ({}, 2),
         ({}, None),
         ({"adjoint": {"name": "neumann"}}, None),
-        ({"adjoint": {"name": "shine"}, **FEW_STEPS}, None),
         (OPA, None),
-        ({"correction": {"states": 3}}, None),
+        pytest.param({"correction": {"states": 3}}, None, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -117,19 +119,6 @@ def test_several_devices_do_what_one_does(x64, sections, unrolled):
         np.testing.assert_allclose(two, one, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(metrics2["loss"], metrics["loss"], rtol=1e-9)
     np.testing.assert_allclose(metrics2["grad_norm"], metrics["grad_norm"], rtol=1e-7)
-
-
-@pytest.mark.parametrize("sections", [{}, OPA], ids=str)
-def test_no_collective_inside_the_solver_loops(sections):
-    step, state, mesh = setup(with_sections(**sections), 2)
-    hlo = step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
-    assert "all-reduce" in hlo
-    bodies = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo))
-    assert bodies
-    # A computation of the text runs from its name at the start of a line to a closing brace.
-    for block in re.findall(r"^%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", hlo, re.M | re.S):
-        if block[0] in bodies:
-            assert "all-reduce" not in block[1], block[0]
 
 
 def test_steps_learn_and_report():
@@ -206,24 +195,17 @@ def test_fixed_point_correction_adds_weighted_losses_on_the_way():
     assert metrics["grad_norm"] > 0
 
 
-def gradient_norms(states):
-    config = with_sections(
-        correction={"states": states}, solver={"forward": {"max_steps": 6, "tol": 0.0}}
-    )
-    step, state, mesh = setup(config)
-    return float(step(state, shard(make_batch(8), mesh))[1]["grad_norm"])
-
-
-def test_the_correction_reaches_the_gradient():
-    assert gradient_norms(1) != gradient_norms(2)
-
-
-def test_the_correction_leaves_no_trace_in_the_running_statistics():
+def test_the_correction_reaches_the_gradient_and_not_the_running_statistics():
     after = []
-    for states in (1, 3):
-        step, state, mesh = setup(with_sections(correction={"states": states}))
-        after.append(step(state, shard(make_batch(8), mesh))[0].batch_stats)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), *after)
+    for states in (1, 2):
+        forward = {"max_steps": 6, "tol": 0.0}
+        config = with_sections(correction={"states": states}, solver={"forward": forward})
+        step, state, mesh = setup(config)
+        after.append(step(state, shard(make_batch(8), mesh)))
+    (state, metrics), (corrected, corrected_metrics) = after
+    assert abs(corrected_metrics["grad_norm"] / metrics["grad_norm"] - 1) > 0.01
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-4)
+    jax.tree.map(same, corrected.batch_stats, state.batch_stats)
 
 
 def test_the_gradient_that_opa_learns_is_that_of_the_loss(x64):
@@ -274,28 +256,6 @@ def test_evaluation_counts_what_is_not_masked():
     np.testing.assert_allclose(sums["loss"], -log_probabilities.sum(), rtol=1e-4)
     assert np.isfinite(sums["residual"])
     np.testing.assert_allclose(logits_of_step[rows], logits[rows], rtol=1e-3, atol=1e-4)
-
-
-def temporary_bytes(solver: str, max_steps: int) -> int:
-    section = {"name": solver, "max_steps": max_steps, "tol": 0.0}
-    config = finalize(
-        {**dataclasses.asdict(CONFIG), "solver": {"forward": section, "backward": section}}
-    )
-    step, state, mesh = setup(config)
-    compiled = step.lower(state, shard(make_batch(64, side=16), mesh)).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
-
-
-def test_memory_does_not_grow_with_depth():
-    ten, hundred = (temporary_bytes("picard", steps) for steps in (10, 100))
-    assert abs(hundred - ten) < 0.02 * ten
-
-
-def test_broydens_memory_is_its_history():
-    ten, hundred = (temporary_bytes("broyden", steps) for steps in (10, 100))
-    history = (100 - 10) * (64 * 16 * 16 * 8) * 4
-    # Forward and backward each have a history, but not at the same time.
-    assert hundred - ten <= 1.2 * history
 
 
 def test_batch_sizes_that_do_not_divide_over_the_devices():
