@@ -112,6 +112,7 @@ def with_few_steps(config):
     return dataclasses.replace(config, solver=solver)
 
 
+@pytest.mark.slow
 def test_a_training_step_of_the_smallest():
     take_step(with_few_steps(load("cifar10_tiny")), 2, (32, 32))
 

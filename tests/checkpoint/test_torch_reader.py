@@ -356,9 +356,9 @@ def assert_imported(variables, expected, *, exact, case):
 
 
 def test_fuzz(tmp_path):
-    outcomes = fuzz(tmp_path, cases=200, seed=0)
-    assert outcomes["refused"] > 50
-    assert outcomes["imported"] > 5
+    outcomes = fuzz(tmp_path, cases=100, seed=0)
+    assert outcomes["refused"] > 25
+    assert outcomes["imported"] > 2
 
 
 @pytest.mark.slow
