@@ -113,12 +113,7 @@ def with_few_steps(config):
 
 
 @pytest.mark.slow
-def test_a_training_step_of_the_smallest():
-    take_step(with_few_steps(load("cifar10_tiny")), 2, (32, 32))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "cifar10_tiny"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_training_step(name):
     config = with_few_steps(load(name))
     sides = (config.model.size_divisor * 2,) * 2
