@@ -14,7 +14,7 @@ from mdeq_jax.stability import jacobian_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NAMES = ("cls3", "cls2_noaffine", "seg4")
+NAMES = ("cls3", "cls2_noaffine", pytest.param("seg4", marks=pytest.mark.slow))
 SOLVER = Broyden(max_steps=80, tol=1e-12)
 
 

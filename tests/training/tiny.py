@@ -39,12 +39,13 @@ def start(script: str, scratch: Path, *flags: str, **overrides: str) -> subproce
     keys |= {key.replace("__", "."): value for key, value in overrides.items()}
     command = [sys.executable, script, "--config=configs/digits.py", *flags]
     command += [f"--config.{key}={value}" for key, value in keys.items()]
-    cache = {
+    quick = {
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     pipe = subprocess.PIPE
-    environment = os.environ | cache
+    environment = os.environ | quick
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
