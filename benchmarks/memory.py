@@ -3,6 +3,7 @@
 import dataclasses
 import resource
 import sys
+from typing import Any
 
 import jax
 
@@ -44,7 +45,7 @@ def main(config: str = "cifar10_tiny", batch: int = 8, rounds: int = 1) -> None:
     )
 
 
-def _row(solver: str, steps: int, batch: int, config: str) -> dict[str, float | str | int]:
+def _row(solver: str, steps: int, batch: int, config: str) -> dict[str, Any]:
     bench = _with_solver(setting(config, batch), solver, steps)
     step, state, images = training_step(bench, None)
     compiled = step.lower(state, images).compile()  # pyright: ignore[reportFunctionMemberAccess]

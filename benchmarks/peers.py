@@ -97,7 +97,8 @@ def _ours(f: Callable[..., State], solver: Solver) -> Callable[[State, Any], Sta
 
 def _each(run: Callable[[State, Any], State]) -> Callable[[State, Any], State]:
     """Run on each image by itself; the images share the cell's parameters."""
-    return jax.vmap(run, in_axes=(0, CellArgs(params=None, x=0, masks=None)))
+    axes: Any = {"params": None, "x": 0, "masks": None}
+    return jax.vmap(run, in_axes=(0, CellArgs(**axes)))
 
 
 def _single(f: Callable[..., State], z: State, args: CellArgs) -> State:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 
-def take_turns(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def take_turns(functions: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
     """Return the seconds of each call, after one call that is not counted.
 
     Args:

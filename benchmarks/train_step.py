@@ -2,6 +2,7 @@
 
 from benchmarks.problems import setting
 from benchmarks.timing import milliseconds, report, take_turns
+from benchmarks.training import repeatable, training_step
 
 
 def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 5) -> None:
@@ -15,8 +16,8 @@ def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 5) -> None
     bench = setting(config, batch)
     layers = bench.config.train.num_layers
     functions = {
-        "solved": _repeatable(bench, None),
-        f"unrolled({layers})": _repeatable(bench, layers),
+        "solved": repeatable(*training_step(bench, None)),
+        f"unrolled({layers})": repeatable(*training_step(bench, layers)),
     }
     seconds = take_turns(functions, rounds)
     rows = [

@@ -28,8 +28,8 @@ def training_step(bench: Setting, unrolled: int | None) -> tuple[Step, TrainStat
     )
     model = create_model(config.model, axis_name=AXIS)
     optimizer = create_optimizer(config.optim, 1000, 100)
-    shape = (*config.data.image_size, 3)
-    state = replicate(create_state(model, optimizer, shape, config.seed), mesh)
+    height, width = config.data.image_size
+    state = replicate(create_state(model, optimizer, (height, width, 3), config.seed), mesh)
     batch = shard({"image": bench.images, "label": bench.labels}, mesh)
     step = make_train_step(model, config, optimizer, mesh, unrolled=unrolled, steps_per_epoch=100)
     return step, state, batch

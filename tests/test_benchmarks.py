@@ -1,0 +1,43 @@
+"""The benchmarks run, and where little is installed; what they measure is for another day."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.run import BENCHMARKS
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str) -> str:
+    """Stdout of Python with these arguments."""
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_they_import_no_data_package():
+    modules = [f"benchmarks.{name}" for name in BENCHMARKS if name != "peers"]
+    script = (
+        f"import sys, {', '.join(modules)}; from benchmarks.problems import setting; "
+        "setting('digits', 2); print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    imported = run("-c", script)
+    assert "'flax'" in imported
+    for package in ("tensorflow_datasets", "grain", "orbax", "sklearn", "jaxopt"):
+        assert f"'{package}'" not in imported
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["solver_overhead", "estimators", "train_step", "infer", "peers"])
+def test_they_end_in_a_line_of_json(name):
+    if name == "peers":
+        pytest.importorskip("optimistix")
+    out = run("-m", "benchmarks.run", name, "--config=digits", "--batch=2", "--rounds=1")
+    result = json.loads(out.splitlines()[-1])
+    assert result["benchmark"] == name
+    assert result["rows"]
+    assert result["platform"] == "cpu"
