@@ -17,8 +17,6 @@ from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import make_train_step, replicate, shard
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 COUNTS = {
