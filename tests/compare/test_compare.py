@@ -108,6 +108,7 @@ def test_the_only_scale_silenced_leaves_the_image_out(finished):
     assert 0.05 < without.accuracy < 0.15
 
 
+@pytest.mark.slow
 def test_the_exact_gradient_is_exact(scratch):
     config = tiny(scratch)
     model = create_model(config.model)

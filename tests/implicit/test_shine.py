@@ -283,7 +283,7 @@ def test_an_outer_gradient_that_is_none(outer_gradient):
         u_of(Shine(opa_every=2), args, random_g(args), outer_gradient=outer_gradient)
 
 
-@pytest.mark.parametrize("size", [1e-15, 1e15])
+@pytest.mark.parametrize("size", [1e-15, pytest.param(1e15, marks=pytest.mark.slow)])
 def test_opa_goes_by_the_direction_alone(size):
     args = jax.tree.map(lambda x: x.astype(jnp.float32), random_args(size=2, dim=4))
     g = random_g(args).astype(np.float32)

@@ -156,6 +156,7 @@ def test_a_loss_that_is_not_finite(scratch):
     assert last_json(out)["steps"] >= 1
 
 
+@pytest.mark.slow
 def test_another_models_weights_to_start_from(trained, scratch):
     workdir, _ = trained
     code, out, err = run(

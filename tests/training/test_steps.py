@@ -103,7 +103,7 @@ OPA = {
     [
         ({}, 2),
         ({}, None),
-        ({"adjoint": {"name": "neumann"}}, None),
+        pytest.param({"adjoint": {"name": "neumann"}}, None, marks=pytest.mark.slow),
         (OPA, None),
         pytest.param({"correction": {"states": 3}}, None, marks=pytest.mark.slow),
     ],
