@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.solvers import Solver, SolverResult, State, solve
+from mdeq_jax.solvers import Iteration, Solver, SolverResult, State, iterate
 from mdeq_jax.solvers.common import norm, require, require_int, scale
 
 
@@ -35,6 +35,18 @@ class ForwardProblem(NamedTuple):
     sample_at: tuple[int, ...] = ()
     outer_gradient: Callable[[State, PyTree], State] | None = None
     outer_args: PyTree = None
+
+    def iterate(self, solver: Solver) -> Iteration:
+        """Solve it by a solver, its own or another in its place."""
+        return iterate(
+            self.f,
+            self.z0,
+            self.args,
+            solver,
+            tol=self.tol,
+            step_limit=self.step_limit,
+            sample_at=self.sample_at,
+        )
 
 
 class Cotangent(NamedTuple):
@@ -66,16 +78,7 @@ class Adjoint(abc.ABC):
 
         Unless a subclass has other wishes, that is nothing.
         """
-        result = solve(
-            problem.f,
-            problem.z0,
-            problem.args,
-            problem.solver,
-            tol=problem.tol,
-            step_limit=problem.step_limit,
-            sample_at=problem.sample_at,
-        )
-        return result, None
+        return problem.iterate(problem.solver).result, None
 
     @abc.abstractmethod
     def solve(

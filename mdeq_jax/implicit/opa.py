@@ -132,8 +132,7 @@ class OuterAwareBroyden(Solver):
 
     def inverse(self, memory: Rows, steps: Int[Array, " B"]) -> InverseEstimate:
         """Return −B⁻¹ of each sample after so many steps."""
-        plan = self.plan
-        return InverseEstimate(memory, plan.left, plan.right, plan.count[steps])
+        return InverseEstimate(memory, self.plan.left, self.plan.right, self.plan.count[steps])
 
     def _learn(self, memory: Rows, z: State, step: State, k: Int[Array, ""]) -> tuple[Rows, State]:
         """Return the memory with one more factor, and the step that follows from it."""
@@ -153,6 +152,5 @@ class OuterAwareBroyden(Solver):
         return memory, jax.tree.map(jnp.add, step, scale(inner(h, step), a))
 
     def _estimate(self, memory: Rows, count: Int[Array, ""], like: State) -> InverseEstimate:
-        plan = self.plan
         batch = jax.tree.leaves(like)[0].shape[0]
-        return InverseEstimate(memory, plan.left, plan.right, jnp.full(batch, count))
+        return InverseEstimate(memory, self.plan.left, self.plan.right, jnp.full(batch, count))

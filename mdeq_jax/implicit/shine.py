@@ -13,7 +13,7 @@ from jax import lax
 
 from mdeq_jax.implicit.adjoints import Adjoint, Cotangent, Exact, ForwardProblem, unsolved
 from mdeq_jax.implicit.opa import OuterAwareBroyden
-from mdeq_jax.solvers import Broyden, SolverResult, State, iterate
+from mdeq_jax.solvers import Broyden, SolverResult, State
 from mdeq_jax.solvers.common import norm, reciprocal, require, require_int, scale, select
 from mdeq_jax.solvers.inverse import InverseEstimate, inverse_from_steps
 
@@ -62,15 +62,7 @@ class Shine(Adjoint):
         else:
             # One row more, for the secant pair of the last step.
             solver = dataclasses.replace(solver, memory=solver.max_steps + 1)
-        end = iterate(
-            problem.f,
-            problem.z0,
-            problem.args,
-            solver,
-            tol=problem.tol,
-            step_limit=problem.step_limit,
-            sample_at=problem.sample_at,
-        )
+        end = problem.iterate(solver)
         # The step that would come next holds what the last one has taught. A sample that stopped
         # earlier has it already, for its z and g stood still.
         _, memory = solver.propose(end.memory, end.z, end.g, end.k)

@@ -31,7 +31,16 @@ from mdeq_jax.solvers.samples import (
     take_sample,
 )
 
-__all__ = ["Anderson", "Broyden", "Picard", "Solver", "SolverResult", "iterate", "solve"]
+__all__ = [
+    "Anderson",
+    "Broyden",
+    "Iteration",
+    "Picard",
+    "Solver",
+    "SolverResult",
+    "iterate",
+    "solve",
+]
 
 
 def solve(
