@@ -10,6 +10,8 @@ also jaxopt and optimistix).
 import argparse
 import importlib
 
+from mdeq_jax.compilation import convolve_on_all_cores
+
 BENCHMARKS = {
     "solver_overhead": "a solve against as many bare evaluations of the cell, and its adjoint",
     "estimators": "what the gradient costs by each estimator",
@@ -37,6 +39,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="images")
     parser.add_argument("--rounds", type=int, help="measurements of each row")
     options = vars(parser.parse_args())
+    convolve_on_all_cores()
     module = importlib.import_module(f"benchmarks.{options.pop('name')}")
     module.main(**{name: value for name, value in options.items() if value is not None})
 

@@ -1,15 +1,13 @@
-"""What the commands share: --config, one-line errors for what a user can mend, and the cache."""
+"""What the commands share: --config and one-line errors for what a user can mend."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from mdeq_jax.compilation import convolve_on_all_cores, keep_compiled_programs
 from mdeq_jax.config import Config, finalize
 from mdeq_jax.training.metrics import to_json
 
@@ -25,6 +23,7 @@ def run(command: Callable[[Config], Mapping[str, Any]]) -> None:
 
     def main(_: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax narrates every save
+        convolve_on_all_cores()
         keep_compiled_programs()
         try:
             result = command(finalize(_CONFIG.value.to_dict()))
@@ -34,17 +33,6 @@ def run(command: Callable[[Config], Mapping[str, Any]]) -> None:
 
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=_parse)
-
-
-def keep_compiled_programs() -> None:
-    """Let a later process find what this one compiles, in the user's cache folder.
-
-    A folder set by JAX_COMPILATION_CACHE_DIR comes first; JAX_ENABLE_COMPILATION_CACHE=false turns
-    it off.
-    """
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(caches) / "mdeq_jax" / "compiled"))
 
 
 def fail(message: object, code: int) -> NoReturn:

@@ -18,6 +18,7 @@ LAYOUT = (
     "checkpoint",
     "viz",
     "training",
+    "compilation",
     "cli",
     "summary",
     "compare",

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from mdeq_jax.compare.sizes import count_parameters, nearest
 from mdeq_jax.config import Config
 from mdeq_jax.models import create_model
-from mdeq_jax.models.layers import Conv, GroupNorm, convolve_by_products
+from mdeq_jax.models.convolution import convolve_by_products
+from mdeq_jax.models.layers import Conv, GroupNorm
 
 # Widths are multiples of it; few, so that a number of parameters can be met closely.
 _GROUPS = 2
@@ -42,7 +43,7 @@ class ShiftedConv(nn.Module):
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H W O"]:
         """Return the convolution of x."""
         kernel = self.param("kernel", _init, (3, 3, x.shape[-1], self.features))
-        return convolve_by_products(x, kernel, 1, ((1, 1), (1, 1)))
+        return convolve_by_products(x, kernel, 1)
 
 
 class ConvBlock(nn.Module):
