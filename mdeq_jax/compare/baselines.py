@@ -5,6 +5,7 @@ linear layer: the one has blocks of their own parameters, the other follows one 
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from mdeq_jax.compare.sizes import count_parameters, nearest
 from mdeq_jax.config import Config
 from mdeq_jax.models import create_model
-from mdeq_jax.models.convolution import convolve_by_products
 from mdeq_jax.models.layers import Conv, GroupNorm
 
 # Widths are multiples of it; few, so that a number of parameters can be met closely.
@@ -28,7 +28,7 @@ _conv = functools.partial(Conv, kernel_init=_init)
 
 
 class ShiftedConv(nn.Module):
-    """`Conv` with a 3×3 kernel and stride 1, as `convolve_by_products`.
+    """`Conv` with a 3×3 kernel and stride 1, as nine matrix products with x shifted.
 
     XLA on CPU is 8 times slower at the gradient of a convolution within an ODE solver's loops,
     where its derivative is taken anew in each step, than at that of these products.
@@ -43,7 +43,13 @@ class ShiftedConv(nn.Module):
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H W O"]:
         """Return the convolution of x."""
         kernel = self.param("kernel", _init, (3, 3, x.shape[-1], self.features))
-        return convolve_by_products(x, kernel, 1)
+        _, height, width, _ = x.shape
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        products = (
+            padded[:, i : i + height, j : j + width] @ kernel[i, j]
+            for i, j in itertools.product(range(3), repeat=2)
+        )
+        return functools.reduce(jnp.add, products)
 
 
 class ConvBlock(nn.Module):

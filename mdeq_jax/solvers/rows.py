@@ -43,7 +43,8 @@ def inner_products(rows: Rows, vector: State) -> Float[Array, "B rows"]:
     """Inner product of a state with each row, over all leaves."""
 
     def of_leaf(rows: Array, v: Array) -> Array:
-        return jnp.einsum("brd,bd->br", _flat(rows, 2), _flat(v, 1), precision=_PRECISION)
+        # In this order, which XLA on CPU takes three quarters of the time for.
+        return jnp.einsum("bd,brd->br", _flat(v, 1), _flat(rows, 2), precision=_PRECISION)
 
     terms = jax.tree.map(of_leaf, rows, vector)
     return functools.reduce(jnp.add, jax.tree.leaves(terms))

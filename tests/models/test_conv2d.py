@@ -11,7 +11,6 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from mdeq_jax.models import convolution
 from mdeq_jax.models.convolution import conv2d
 
 CASES = [
@@ -47,21 +46,6 @@ def assert_same(ours, theirs, rtol=1e-10):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
 
 
-@pytest.fixture(params=[False, True], ids=["few-pixels", "many-pixels"])
-def many_pixels(request, monkeypatch):
-    """Take the kernel's gradient in either of the two ways, whatever the number of pixels."""
-    monkeypatch.setattr(convolution, "_MANY_PIXELS", 0 if request.param else 10**9)
-
-
-@pytest.mark.parametrize("widths", [(3, 4), (4, 3)])
-@pytest.mark.parametrize(("k", "stride", "sides"), [case for case in CASES if case.values[0] > 1])
-def test_the_kernels_gradient_by_matrix_products(x64, k, stride, sides, widths):
-    rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, *sides, widths[0])), rng.normal(size=(k, k, *widths))
-    y = convolution.convolve_by_products(x, kernel, stride)
-    np.testing.assert_allclose(y, lax_conv2d(x, kernel, stride), rtol=1e-10, atol=1e-12)
-
-
 def test_definition(x64):
     x, kernel = random_problem(3, (5, 5))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -70,7 +54,7 @@ def test_definition(x64):
 
 
 @pytest.mark.parametrize(("k", "stride", "sides"), [*CASES, STRIDE_4])
-def test_value_and_first_derivatives(x64, many_pixels, k, stride, sides):
+def test_value_and_first_derivatives(x64, k, stride, sides):
     x, kernel = random_problem(k, sides)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -81,7 +65,7 @@ def test_value_and_first_derivatives(x64, many_pixels, k, stride, sides):
 
 
 @pytest.mark.parametrize(("k", "stride", "sides"), CASES)
-def test_second_derivatives(x64, many_pixels, k, stride, sides):
+def test_second_derivatives(x64, k, stride, sides):
     x, kernel = random_problem(k, sides)
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -106,7 +90,7 @@ def test_vmap_of_the_gradient(x64, stride):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", [1, 3])
-def test_shard_map_sums_the_kernels_gradient_over_devices(x64, many_pixels, k, stride):
+def test_shard_map_sums_the_kernels_gradient_over_devices(x64, k, stride):
     x, kernel = random_problem(k, (6, 5))
 
     def slopes(x, kernel):
