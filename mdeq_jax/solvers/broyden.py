@@ -8,10 +8,9 @@ Equations", SIAM 1995, section 7.3):
 
 so that v_0 = g, v_{j+1} = v_j + c_j s_{j+1} with c_j = s_jᵀ v_j / ‖s_j‖², and the new step is
 v_{n−1} / (1 − c_{n−1}). The coefficients obey a lower triangular system in the products s_jᵀg and
-s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. The new step is a sum of g
-and the others, and so are its products with them. A step therefore costs one pass over the history
-for the products s_jᵀg and one for the sum, and the history is half of what the pairs (u, v) of
-`lib/solvers.py` (locuslab/deq) take.
+s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. A step therefore costs two
+passes over the history for the products and one for the sum, and the history is half of what the
+pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
 """
 
 import dataclasses
@@ -38,12 +37,10 @@ class History(NamedTuple):
 
     Attributes:
       steps: leaves (B, rows, ...), row n is step s_n.
-      gram: (B, rows, rows), the products s_jᵀs_i.
       coefficients: (B, rows, rows), lower triangular; maps the products s_jᵀg to c_j.
     """
 
     steps: Rows
-    gram: Float[Array, "B rows rows"]
     coefficients: Float[Array, "B rows rows"]
 
 
@@ -68,36 +65,29 @@ class Broyden(Solver):
     def init(self, z: State, g: State) -> History:
         """Return an empty history."""
         rows, squared = self.memory or self.max_steps, inner(g, g)
-        square = jnp.zeros((len(squared), rows, rows), squared.dtype)
-        return History(empty_rows(rows, g), square, square)
+        coefficients = jnp.zeros((len(squared), rows, rows), squared.dtype)
+        return History(empty_rows(rows, g), coefficients)
 
     def propose(
         self, memory: History, z: State, g: State, k: Int[Array, ""]
     ) -> tuple[State, History]:
         """Return the iterate after a full quasi-Newton step, and the history with that step."""
-        rows = memory.gram.shape[-1]
+        rows = memory.coefficients.shape[-1]
         n = k % rows
+        last = read_row(memory.steps, n - 1)  # before the first step, any row: it weighs nothing
         written = jnp.arange(rows) < n  # the others hold finite numbers that must not count
         with_g = jnp.where(written, inner_products(memory.steps, g), 0)
-        with_last = jnp.where(written, read_row(memory.gram, n - 1), 0)
+        # From the products of g and those of other steps they would follow without a pass over the
+        # history, but in float32 that loses convergence where a step is much longer than g.
+        with_last = jnp.where(written, inner_products(memory.steps, last), 0)
         coefficients = _append_row(memory.coefficients, n - 1, with_last)
-        c = _product(coefficients, with_g)
+        c = jnp.einsum("bij,bj->bi", coefficients, with_g, precision=lax.Precision.HIGHEST)
         c_last = jnp.where(n > 0, c[:, n - 1], 0)
         weights = jnp.where(written, jnp.pad(c[:, :-1], ((0, 0), (1, 0))), 0)
         direction = jax.tree.map(jnp.add, g, weighted_sum(memory.steps, weights))
-        length = reciprocal(1 - c_last)
-        step = scale(length, direction)
-        with_step = length[:, None] * (with_g + _product(memory.gram, weights))
-        with_step = jnp.where(written, with_step, 0).at[:, n].set(inner(step, step))
-        gram = memory.gram.at[:, n].set(with_step).at[:, :, n].set(with_step)
-        history = History(write_row(memory.steps, n, step), gram, coefficients)
+        step = scale(reciprocal(1 - c_last), direction)
+        history = History(write_row(memory.steps, n, step), coefficients)
         return jax.tree.map(jnp.add, z, step), history
-
-
-def _product(
-    matrix: Float[Array, "B rows rows"], vector: Float[Array, "B rows"]
-) -> Float[Array, "B rows"]:
-    return jnp.einsum("bij,bj->bi", matrix, vector, precision=lax.Precision.HIGHEST)
 
 
 def _append_row(
