@@ -51,7 +51,7 @@ def _convolve_fwd(x: Array, kernel: Array, stride: int):
     # XLA's own transpose swaps the kernel's channels by dimension numbers, for which XLA on CPU has
     # no fast path in a loop. Swapped here, once, it is a kernel that the loop need not touch again.
     if stride == 1:
-        # In one fused loop with the flip, the swap would take ten times as long.
+        # Fused with the flip into one loop, the swap would be slow.
         swapped = jnp.flip(lax.optimization_barrier(kernel.swapaxes(2, 3)), (0, 1))
     else:
         swapped = jnp.moveaxis(kernel, 3, 0)
