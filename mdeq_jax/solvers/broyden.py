@@ -8,9 +8,10 @@ Equations", SIAM 1995, section 7.3):
 
 so that v_0 = g, v_{j+1} = v_j + c_j s_{j+1} with c_j = s_jᵀ v_j / ‖s_j‖², and the new step is
 v_{n−1} / (1 − c_{n−1}). The coefficients obey a lower triangular system in the products s_jᵀg and
-s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. A step therefore costs two
-passes over the history for the products and one for the sum, and the history is half of what the
-pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
+s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. The new step is a sum of g
+and earlier steps, and so are its products with them, as long as rounding allows. A step therefore
+costs one pass over the history for the products with g and one for the sum, and the history is half
+of what the pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
 """
 
 import dataclasses
@@ -21,15 +22,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mdeq_jax.solvers.common import Solver, State, inner, reciprocal, require_int, scale
+from mdeq_jax.solvers.common import Solver, State, inner, norm, reciprocal, require_int, scale
 from mdeq_jax.solvers.rows import (
     Rows,
     empty_rows,
     inner_products,
-    read_row,
     weighted_sum,
     write_row,
 )
+
+# Products that follow from others are taken anew where the bound of their error is past this many
+# roundings: in float32, where much cancels in a step, an error of some per cent loses convergence.
+_MOST_ROUNDINGS = 1e3
 
 
 class History(NamedTuple):
@@ -38,10 +42,15 @@ class History(NamedTuple):
     Attributes:
       steps: leaves (B, rows, ...), row n is step s_n.
       coefficients: (B, rows, rows), lower triangular; maps the products s_jᵀg to c_j.
+      gram: (B, rows, rows), the products s_jᵀs_i.
+      errors: (B, rows), entry n bounds the error of s_jᵀs_n, j < n, by ε ‖s_j‖ errors_n, where ε is
+        the relative error of one inner product; at least ‖s_n‖.
     """
 
     steps: Rows
     coefficients: Float[Array, "B rows rows"]
+    gram: Float[Array, "B rows rows"]
+    errors: Float[Array, "B rows"]
 
 
 @jax.tree_util.register_static
@@ -65,8 +74,8 @@ class Broyden(Solver):
     def init(self, z: State, g: State) -> History:
         """Return an empty history."""
         rows, squared = self.memory or self.max_steps, inner(g, g)
-        coefficients = jnp.zeros((len(squared), rows, rows), squared.dtype)
-        return History(empty_rows(rows, g), coefficients)
+        square = jnp.zeros((len(squared), rows, rows), squared.dtype)
+        return History(empty_rows(rows, g), square, square, square[..., 0])
 
     def propose(
         self, memory: History, z: State, g: State, k: Int[Array, ""]
@@ -74,20 +83,52 @@ class Broyden(Solver):
         """Return the iterate after a full quasi-Newton step, and the history with that step."""
         rows = memory.coefficients.shape[-1]
         n = k % rows
-        last = read_row(memory.steps, n - 1)  # before the first step, any row: it weighs nothing
-        written = jnp.arange(rows) < n  # the others hold finite numbers that must not count
-        with_g = jnp.where(written, inner_products(memory.steps, g), 0)
-        # From the products of g and those of other steps they would follow without a pass over the
-        # history, but in float32 that loses convergence where a step is much longer than g.
-        with_last = jnp.where(written, inner_products(memory.steps, last), 0)
-        coefficients = _append_row(memory.coefficients, n - 1, with_last)
-        c = jnp.einsum("bij,bj->bi", coefficients, with_g, precision=lax.Precision.HIGHEST)
-        c_last = jnp.where(n > 0, c[:, n - 1], 0)
-        weights = jnp.where(written, jnp.pad(c[:, :-1], ((0, 0), (1, 0))), 0)
+        with_g = _products(memory.steps, g, count=n)
+        c = _matvec(memory.coefficients, with_g)
+        weights = jnp.where(jnp.arange(rows) < n, jnp.pad(c[:, :-1], ((0, 0), (1, 0))), 0)
         direction = jax.tree.map(jnp.add, g, weighted_sum(memory.steps, weights))
-        step = scale(reciprocal(1 - c_last), direction)
-        history = History(write_row(memory.steps, n, step), coefficients)
+        length = reciprocal(1 - jnp.where(n > 0, c[:, n - 1], 0))
+        step = scale(length, direction)
+        with_step = length[:, None] * (with_g + _matvec(memory.gram, weights))
+        error = jnp.abs(length) * (norm(g) + jnp.sum(jnp.abs(weights) * memory.errors, axis=1))
+        history = _append_step(memory, n, step, with_step, error)
         return jax.tree.map(jnp.add, z, step), history
+
+
+def _append_step(
+    memory: History,
+    n: Int[Array, ""],
+    step: State,
+    with_step: Float[Array, "B rows"],
+    error: Float[Array, " B"],
+) -> History:
+    """Write step n, given its products with the steps before it and the bound of their error."""
+    steps = write_row(memory.steps, n, step)
+    squared = inner(step, step)
+    with_step = jnp.where(jnp.arange(with_step.shape[-1]) < n, with_step, 0).at[:, n].set(squared)
+    least = jnp.sqrt(squared)
+    lost = error > _MOST_ROUNDINGS * least
+    with_step = lax.cond(
+        lost.any(),
+        lambda: jnp.where(lost[:, None], _products(steps, step, count=n + 1), with_step),
+        lambda: with_step,
+    )
+    return History(
+        steps=steps,
+        coefficients=_append_row(memory.coefficients, n, with_step),
+        gram=memory.gram.at[:, n].set(with_step).at[:, :, n].set(with_step),
+        errors=memory.errors.at[:, n].set(jnp.where(lost, least, error)),
+    )
+
+
+def _products(steps: Rows, vector: State, count: Int[Array, ""]) -> Float[Array, "B rows"]:
+    """Products with the first rows, 0 for the others, which hold finite numbers of no meaning."""
+    products = inner_products(steps, vector)
+    return jnp.where(jnp.arange(products.shape[-1]) < count, products, 0)
+
+
+def _matvec(matrix: Float[Array, "B n m"], vector: Float[Array, "B m"]) -> Float[Array, "B n"]:
+    return jnp.einsum("bij,bj->bi", matrix, vector, precision=lax.Precision.HIGHEST)
 
 
 def _append_row(
@@ -95,14 +136,12 @@ def _append_row(
 ) -> Float[Array, "B rows rows"]:
     """Append row j, c_j = (s_jᵀg + Σ_{i<j} c_i s_jᵀs_{i+1}) / ‖s_j‖², given gram_i = s_jᵀs_i.
 
-    A step of length 0 has a row of zeros (0/0 counts as 0). Before the first step, row −1 lands on
-    row 0, which the first step then overwrites. Rows further down, left from before a restart, meet
-    only the zeros that gram has there.
+    A step of length 0 has a row of zeros (0/0 counts as 0). Rows further down, left from before a
+    restart, meet only the zeros that gram has there.
     """
     rows = gram.shape[-1]
     shifted = jnp.pad(gram[:, 1:], ((0, 0), (0, 1)))
-    new = jnp.einsum("bi,bij->bj", shifted, coefficients, precision=lax.Precision.HIGHEST)
-    new = new + (jnp.arange(rows) == row)
+    new = _matvec(coefficients.mT, shifted) + (jnp.arange(rows) == row)
     squared = gram[:, row, None]
     new = jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))
-    return coefficients.at[:, jnp.maximum(row, 0)].set(new)
+    return coefficients.at[:, row].set(new)

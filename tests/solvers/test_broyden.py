@@ -73,6 +73,21 @@ def test_memory_is_one_row_per_step(memory, rows):
     assert history.coefficients.shape == (2, rows, rows)
 
 
+def test_products_of_steps_are_as_accurate_as_their_bound():
+    """Here much cancels in late steps, so products that follow from others alone would be lost."""
+    args, _ = maps.random_affine(dim=12, radius=3.0)
+    solver = Broyden(max_steps=20, tol=0)
+    history = iterate(maps.affine, jnp.zeros((4, 12)), args, solver).memory
+    steps = np.asarray(history.steps, np.float64)
+    gram = np.einsum("bid,bjd->bij", steps, steps)
+    lengths = np.sqrt(np.einsum("bii->bi", gram))
+    earlier = np.tri(20, k=-1, dtype=bool)
+    error = np.abs(history.gram - gram) / lengths[:, None, :] / np.finfo(np.float32).eps
+    assert (error <= 12 * history.errors[..., None])[:, earlier].all()  # 12 terms
+    assert (history.errors <= 1001 * lengths).all()
+    assert (history.errors > 100 * lengths).any()
+
+
 def test_a_step_of_length_0_is_no_division_by_0():
     """A sample that starts at its fixed point steps nowhere while the other goes on."""
     solver = Broyden(max_steps=12, tol=1e-6)
