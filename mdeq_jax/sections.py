@@ -19,7 +19,8 @@ def to_config_dict(section: Any) -> ConfigDict:
         if dataclasses.is_dataclass(value):
             value = to_config_dict(value)
         elif value is None:
-            value = config_dict.placeholder(typing.get_args(hint)[0])
+            option = typing.get_args(hint)[0]
+            value = config_dict.placeholder(typing.get_origin(option) or option)
         result[name] = value
     return result
 
@@ -57,6 +58,8 @@ def from_mapping(default: Any, values: Any, path: str) -> Any:
 
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """Return the value as the type that the hint names."""
+    if value == (None,):  # what --config.KEY=None makes of a list
+        value = None
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         fits, converted = _fit(value, option)
@@ -72,8 +75,10 @@ def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
     if origin is Literal:
         return value in arguments, value
     if origin is tuple:
-        fits = isinstance(value, list | tuple) and all(_fit(v, arguments[0])[0] for v in value)
-        return fits, tuple(value) if fits else value
+        if not isinstance(value, list | tuple):
+            return False, value
+        entries = [_fit(entry, arguments[0]) for entry in value]
+        return all(fits for fits, _ in entries), tuple(entry for _, entry in entries)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return True, float(value)
     return type(value) is hint, value
@@ -83,5 +88,5 @@ def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return " or ".join(map(repr, typing.get_args(hint)))
     if typing.get_origin(hint) is tuple:
-        return f"a list of {typing.get_args(hint)[0].__name__}"
+        return f"a list of {_describe(typing.get_args(hint)[0])}"
     return "None" if hint is type(None) else hint.__name__

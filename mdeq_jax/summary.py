@@ -28,7 +28,8 @@ class Part(NamedTuple):
     """A row of the table.
 
     Attributes:
-      name: "stem", "branch 0" and so on, "fusion", "post-fusion", "lower_injections" or "head".
+      name: "stem", "branch 0" and so on, "fusion", "post-fusion", "lower_injections" or "head", to
+        which extra heads are added.
       parameters: number of trainable parameters.
       multiply_adds: of its convolutions and linear layers in one pass over one image.
       passes: times that it is applied to an image.
@@ -127,6 +128,8 @@ def _part(path: tuple[str, ...]) -> str:
         return f"branch {name.split('_')[1]}"
     if name.startswith("fuse_layers"):
         return "fusion"
+    if name.startswith("extra_heads"):
+        return "head"
     return "post-fusion" if name.startswith("post_fuse_layers") else name
 
 

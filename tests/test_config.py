@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from mdeq_jax import Anderson, Broyden, Exact, JacobianFree, Neumann, Phantom, Picard, Shine
+from mdeq_jax.checkpoint.workdir import config_differences
 from mdeq_jax.config import (
     PRESENTATION_KEYS,
     AdjointConfig,
@@ -78,6 +79,8 @@ def test_a_whole_number_is_a_fine_float():
         ({"optim": {"step_factor": 0.0}}, r"step_factor is 0\.0; it must be above 0"),
         ({"data": {"image_size": (32,)}}, r"image_size is \(32,\); .* a height and a width"),
         ({"data": {"image_size": (0, 8)}}, r"image_size is \(0, 8\)"),
+        ({"data": {"eval_image_size": (8, 0)}}, r"eval_image_size is \(8, 0\)"),
+        ({"data": {"threads": 0}}, r"config\.data: .*threads is 0; .* at least 1"),
         (
             {"jacobian": {"probability": 2.0}},
             r"config\.jacobian: .*probability is 2\.0; .*\[0, 1\]",
@@ -112,6 +115,10 @@ def test_a_whole_number_is_a_fine_float():
         ({"correction": {"gamma": 0.0}}, r"CorrectionConfig\.gamma is 0\.0; .*\(0, 1\]"),
         ({"correction": {"states": 40}}, r"correction\.states is 40.* at most 18 steps"),
         ({"model": {"injection": "none"}}, r"injection is 'none'"),
+        (
+            {"model": {"extra_heads": ("depth",)}},
+            r"extra_heads is \('depth',\) \(tuple\); .*a list of 'classification' or 'scales'",
+        ),
         ({"train": {"log_every": 0}}, r"config\.train: .*log_every is 0"),
         ({"seed": -1}, r"Config\.seed is -1"),
         ({"seed": 2**32}, r"Config\.seed is 4294967296; it must be below"),
@@ -153,6 +160,20 @@ def test_adjoints_by_name():
 )
 def test_sampled_states_are_evenly_spaced(states, max_steps, sample_at):
     assert CorrectionConfig(states=states).sample_at(max_steps) == sample_at
+
+
+def test_none_takes_the_place_of_a_list():
+    """As the command line writes it, where a config file has a list."""
+    assert finalize({"loss": {"class_weights": (None,)}}).loss.class_weights is None
+    with pytest.raises(ValueError, match=r"branch_channels is None"):
+        finalize({"model": {"branch_channels": (None,)}})
+
+
+def test_files_in_another_root_are_another_run():
+    here, there = ({"data": {"root": root}} for root in ("a", "b"))
+    assert config_differences(here, there, PRESENTATION_KEYS)
+    elsewhere = {"data": {"dir": "b"}}
+    assert not config_differences({"data": {"dir": "a"}}, elsewhere, PRESENTATION_KEYS)
 
 
 def test_the_keys_that_may_differ_exist():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 COUNTS = {
     "digits": 158_890,
+    "digit_scenes": 243_291,
+    "digit_scenes_multitask": 352_582,
     "cifar10_tiny": 158_890,
     "cifar10_large": 11_097_438,
     "cifar10_large_reg": 11_097_438,
@@ -55,11 +58,45 @@ def test_parameter_count(name):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
 
 
+def test_a_classifier_of_digits_lends_scenes_all_but_the_head():
+    scenes = load("digit_scenes").model
+    classifier = dataclasses.replace(
+        scenes, task="classification", num_classes=10, head_channels=(8, 8, 8), downsample_times=0
+    )
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    ours, theirs = (
+        jax.eval_shape(create_model(config).init, jax.random.key(0), images)["params"]
+        for config in (scenes, classifier)
+    )
+    assert ours["stem"] == theirs["stem"]
+    assert ours["cell"] == theirs["cell"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_header_has_the_command_and_the_figure(name):
     header = importlib.import_module(f"configs.{name}").__doc__
     assert f"python train.py --config configs/{name}.py --workdir runs/{name}" in header
-    assert name == "digits" or ("Published: " in header and "locuslab/" in header)
+    assert name.startswith("digit") or ("Published: " in header and "locuslab/" in header)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("cityscapes")])
+def test_cityscapes_weighs_its_classes(name):
+    weights = load(name).loss.class_weights
+    assert len(weights) == 19
+    assert np.mean(weights) == pytest.approx(1, abs=0.01)
+    assert weights[0] == min(weights)  # road, of most pixels
+    assert weights[17] == max(weights)  # motorcycle
+
+
+def test_no_config_loads_what_reads_data():
+    program = "\n".join(
+        [
+            "import sys",
+            *(f"from configs import {name}" for name in NAMES),
+            "assert not {'tensorflow_datasets', 'grain', 'cv2'} & set(sys.modules)",
+        ]
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
 
 
 def prepare(config, batch_size, image_size):
@@ -74,8 +111,10 @@ def prepare(config, batch_size, image_size):
     times, classes = config.model.downsample_times, config.model.num_classes
     grid = [side >> times for side in image_size] if config.model.task == "segmentation" else []
     shape = (batch_size, *grid)
-    labels = rng.integers(0, classes, shape).astype(np.int32)
-    return step, state, {"image": images, "label": labels}, mesh
+    batch = {"image": images, "label": rng.integers(0, classes, shape).astype(np.int32)}
+    if config.model.extra_heads:
+        batch["image_label"] = rng.integers(0, classes, batch_size).astype(np.int32)
+    return step, state, batch, mesh
 
 
 # One of each task: they take seconds to trace, and the slow suite takes a step of every config.

@@ -17,10 +17,12 @@ LAYOUT = (
     "data",
     "checkpoint",
     "viz",
+    "inference",
     "training",
     "compilation",
     "cli",
     "summary",
+    "predict",
     "compare",
     "apps",
 )

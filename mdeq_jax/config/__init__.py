@@ -17,6 +17,8 @@ from mdeq_jax.config.equilibrium import (
     SolverConfig,
     SolversConfig,
 )
+from mdeq_jax.config.inference import InferenceConfig
+from mdeq_jax.config.loss import LossConfig
 from mdeq_jax.config.training import DataConfig, OptimConfig, TrainConfig
 from mdeq_jax.models.config import ModelConfig
 from mdeq_jax.sections import from_mapping, to_config_dict
@@ -28,7 +30,9 @@ __all__ = [
     "Config",
     "CorrectionConfig",
     "DataConfig",
+    "InferenceConfig",
     "JacobianConfig",
+    "LossConfig",
     "ModelConfig",
     "OptimConfig",
     "SolverConfig",
@@ -48,10 +52,12 @@ class Config:
       solver: the forward and the backward solver.
       adjoint: where the gradient comes from.
       correction: losses on states of the solve.
+      loss: of segmentation.
       data: the data set.
       optim: the optimizer.
       jacobian: regularisation of the cell's Jacobian.
       train: the course of training.
+      inference: how evaluation and prediction see an image, for segmentation.
       init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
         fit; None starts from random ones.
       seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
@@ -61,10 +67,12 @@ class Config:
     solver: SolversConfig = SolversConfig()
     adjoint: AdjointConfig = AdjointConfig()
     correction: CorrectionConfig = CorrectionConfig()
+    loss: LossConfig = LossConfig()
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     jacobian: JacobianConfig = JacobianConfig()
     train: TrainConfig = TrainConfig()
+    inference: InferenceConfig = InferenceConfig()
     init_from: str | None = None
     seed: int = 0
 
@@ -96,11 +104,37 @@ class Config:
                 f"correction.states is {self.correction.states}, but the solve has at most "
                 f"{forward.max_steps} steps; lower it or raise solver.forward.max_steps."
             )
+        self._check_segmentation()
+
+    def _check_segmentation(self) -> None:
+        weights, classes = self.loss.class_weights, self.model.num_classes
+        if weights is not None and len(weights) != classes:
+            raise ValueError(
+                f"loss.class_weights has {len(weights)} entries, but model.num_classes is "
+                f"{classes}; give one weight per class."
+            )
+        for section, default in (("loss", LossConfig()), ("inference", InferenceConfig())):
+            if self.model.task != "segmentation" and getattr(self, section) != default:
+                raise ValueError(
+                    f"{section} is {getattr(self, section)}, which is for segmentation, but "
+                    f"model.task is {self.model.task!r}; leave it out."
+                )
+        for head, field in (
+            ("classification", "classification_weight"),
+            ("scales", "scale_weight"),
+        ):
+            weight = getattr(self.loss, field)
+            if head not in self.model.extra_heads and weight != getattr(LossConfig(), field):
+                raise ValueError(
+                    f"loss.{field} is {weight}, but model.extra_heads is "
+                    f"{self.model.extra_heads}; add {head!r} to it or leave the weight out."
+                )
 
 
 # Keys that change nothing of what is computed, and so may differ when a run is resumed.
 PRESENTATION_KEYS = (
     "data.dir",
+    "data.threads",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_seconds",

@@ -14,25 +14,35 @@ class DataConfig:
     Attributes:
       name: of the data set.
       dir: folder of TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
+      root: folder of your own files: of "seg_folder", or of "cityscapes" where it is extracted;
+        None reads "cityscapes" through TFDS.
       batch_size: training images of one step, over all devices and processes.
       eval_batch_size: likewise in evaluation.
-      image_size: (height, width) of the images that the model is given.
+      image_size: (height, width) of the images, or crops of them, that are trained on.
+      eval_image_size: (height, width) that images are padded to in evaluation; None for that of the
+        data set's own images, of the largest where they differ.
       augment: whether training images are augmented.
+      threads: number of threads that read and augment, each of them one batch ahead.
     """
 
     name: str = "digits"
     dir: str | None = None
+    root: str | None = None
     batch_size: int = 64
     eval_batch_size: int = 120
     image_size: tuple[int, ...] = (8, 8)
+    eval_image_size: tuple[int, ...] | None = None
     augment: bool = True
+    threads: int = 1
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
-        two_sides = len(self.image_size) == 2 and min(self.image_size) > 0
-        require(self, "image_size", two_sides, "a height and a width, both at least 1")
-        require_int(self, "batch_size", minimum=1)
-        require_int(self, "eval_batch_size", minimum=1)
+        for field in ("image_size", "eval_image_size"):
+            size = getattr(self, field)
+            two_sides = size is None or (len(size) == 2 and min(size) > 0)
+            require(self, field, two_sides, "a height and a width, both at least 1")
+        for field in ("batch_size", "eval_batch_size", "threads"):
+            require_int(self, field, minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)

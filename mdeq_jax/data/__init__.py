@@ -1,5 +1,19 @@
 """Data sets (TFDS) and input pipelines (Grain)."""
 
-from mdeq_jax.data.pipeline import DatasetInfo, dataset_info, eval_batches, train_iterator
+from mdeq_jax.data.dataset import Dataset
+from mdeq_jax.data.pipeline import (
+    DatasetInfo,
+    dataset_info,
+    eval_batches,
+    find_dataset,
+    train_iterator,
+)
 
-__all__ = ["DatasetInfo", "dataset_info", "eval_batches", "train_iterator"]
+__all__ = [
+    "Dataset",
+    "DatasetInfo",
+    "dataset_info",
+    "eval_batches",
+    "find_dataset",
+    "train_iterator",
+]

@@ -2,36 +2,66 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from mdeq_jax.config import DataConfig
 
 Example = dict[str, Any]
+Size = tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
     """A data set: where its raw examples come from and how they become model inputs.
 
-    A transform takes a raw example to {"image": float32 (H, W, 3), "label": int32 ()}; the one for
-    training may draw from the generator it is given, whose seed is the example's position.
+    A transform takes a raw example to {"image": float32 (H, W, 3), "label": int32 () or (H, W)},
+    with "image_label" int32 () where `image_labels` says so, of the same keys and shapes for every
+    example; the one for training may draw from the generator that it is given, whose seed is the
+    example's position.
 
     Attributes:
-      train_split: name of the split trained on.
-      eval_split: name of the split evaluated on.
-      image_shape: (H, W, C) of a transformed image.
-      num_classes: number of labels, which are 0 to num_classes - 1.
-      open_split: (config, split) to the raw examples of that split, in a fixed order.
-      train_transform: (raw example, generator) to example, with augmentation.
-      eval_transform: raw example to example.
+      task: "classification", one label for an image, or "segmentation", one for each pixel, of
+        which `IGNORE` does not count.
+      class_names: what the labels 0, 1, ... mean.
+      image_size: (H, W) of a training example.
+      eval_image_size: returns (H, W) of an evaluation example, for which it may open files.
+      open_train: returns the raw examples trained on, in a fixed order.
+      open_eval: likewise those evaluated on.
+      train_transform: (raw example, generator) to example.
+      eval_transform: (raw example, `eval_image_size`) to example.
+      normalise: pixels of any image, uint8 (H, W, 3), RGB, to what a model sees of them, float32
+        (H, W, 3).
+      image_labels: whether a data set for segmentation has a label for each image as well.
     """
 
-    train_split: str
-    eval_split: str
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    open_split: Callable[[DataConfig, str], Sequence[Example]]
+    task: Literal["classification", "segmentation"]
+    class_names: tuple[str, ...]
+    image_size: Size
+    eval_image_size: Callable[[], Size]
+    open_train: Callable[[], Sequence[Example]]
+    open_eval: Callable[[], Sequence[Example]]
     train_transform: Callable[[Example, np.random.Generator], Example]
-    eval_transform: Callable[[Example], Example]
+    eval_transform: Callable[[Example, Size], Example]
+    normalise: Callable[[UInt8[np.ndarray, "H W 3"]], Float[np.ndarray, "H W 3"]]
+    image_labels: bool = False
+
+
+def require_image_size(data: DataConfig, size: tuple[int, int]) -> None:
+    """Refuse a configured size of images of a data set whose images are all of another.
+
+    Args:
+      data: the data section of the config.
+      size: (H, W) of the data set's images.
+
+    Raises:
+      ValueError: `data.image_size` or `data.eval_image_size` differs.
+    """
+    for field in ("image_size", "eval_image_size"):
+        value = getattr(data, field)
+        if value is not None and value != size:
+            raise ValueError(
+                f"data.{field}={value}, but images of {data.name!r} are {size}; set it to that."
+            )

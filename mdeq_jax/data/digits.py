@@ -1,16 +1,43 @@
 """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from mdeq_jax.config import DataConfig
 from mdeq_jax.data import embedded
-from mdeq_jax.data.dataset import Dataset, Example
+from mdeq_jax.data.dataset import Dataset, Example, require_image_size
 
 TEST_EXAMPLES = 360
+
+
+class RawDigits(NamedTuple):
+    """All digits in scikit-learn's order, and which of them are trained and tested on.
+
+    Attributes:
+      images: uint8, 0 (background) to 16.
+      labels: 0 to 9.
+      rows: of "train" and "test", in the order of the split.
+    """
+
+    images: UInt8[np.ndarray, "N 8 8 1"]
+    labels: Int[np.ndarray, " N"]
+    rows: dict[str, Int[np.ndarray, " n"]]
+
+
+def load_raw() -> RawDigits:
+    """Return scikit-learn's digits and their split."""
+    from sklearn.datasets import load_digits  # needed only to prepare
+
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.RandomState(0).permutation(len(labels))
+    rows = {"train": order[:-TEST_EXAMPLES], "test": order[-TEST_EXAMPLES:]}
+    return RawDigits(pixels.reshape(-1, 8, 8, 1).astype(np.uint8), labels, rows)
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -37,15 +64,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[int, Example]]]:
-        from sklearn.datasets import load_digits  # needed only to prepare
-
-        pixels, labels = load_digits(return_X_y=True)
-        images = pixels.reshape(-1, 8, 8, 1).astype(np.uint8)
-        order = np.random.RandomState(0).permutation(len(labels))
-        return {
-            "train": self._generate_examples(images, labels, order[:-TEST_EXAMPLES]),
-            "test": self._generate_examples(images, labels, order[-TEST_EXAMPLES:]),
-        }
+        images, labels, rows = load_raw()
+        return {split: self._generate_examples(images, labels, rows[split]) for split in rows}
 
     def _generate_examples(
         self, images: np.ndarray, labels: np.ndarray, rows: np.ndarray
@@ -54,12 +74,18 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             yield position, {"image": images[row], "label": labels[row], "index": row}
 
 
-def _open_split(data: DataConfig, split: str) -> Sequence[Example]:
-    return list(embedded.open_split(Digits, data.dir, split))  # 115 kB: held in memory
+def _normalise(grey: Float[np.ndarray, "H W 1"]) -> Float[np.ndarray, "H W 3"]:
+    """Grey values from 0, background, to 1."""
+    return np.repeat((grey - 0.3) / 0.38, 3, axis=-1).astype(np.float32)
 
 
-def _normalise(image: UInt8[np.ndarray, "8 8 1"]) -> Float[np.ndarray, "8 8 3"]:
-    return np.repeat((image / 16 - 0.3) / 0.38, 3, axis=-1).astype(np.float32)
+def normalise(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+    """Return an image as a model of digits sees it: (grey / 255 − 0.3) / 0.38, three times.
+
+    Args:
+      image: RGB, white on black.
+    """
+    return _normalise(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] / 255)
 
 
 def _shift(
@@ -72,20 +98,32 @@ def _shift(
     return framed[top : top + 8, left : left + 8]
 
 
-def _eval_transform(example: Example) -> Example:
-    return {"image": _normalise(example["image"]), "label": np.int32(example["label"])}
+def _plain(example: Example, _: Any) -> Example:
+    """Nothing is random, and all images are of one size."""
+    return {"image": _normalise(example["image"] / 16), "label": np.int32(example["label"])}
 
 
-def _train_transform(example: Example, generator: np.random.Generator) -> Example:
-    return _eval_transform({**example, "image": _shift(example["image"], generator)})
+def _augmented(example: Example, generator: np.random.Generator) -> Example:
+    return _plain({**example, "image": _shift(example["image"], generator)}, generator)
 
 
-DIGITS = Dataset(
-    train_split="train",
-    eval_split="test",
-    image_shape=(8, 8, 3),
-    num_classes=10,
-    open_split=_open_split,
-    train_transform=_train_transform,
-    eval_transform=_eval_transform,
-)
+def digits(data: DataConfig) -> Dataset:
+    """Return the data set; raises ValueError for another size of images.
+
+    Args:
+      data: the data section of the config.
+    """
+    require_image_size(data, (8, 8))
+    # 115 kB, held in memory.
+    split = functools.partial(embedded.load_split, Digits, data.dir)
+    return Dataset(
+        task="classification",
+        class_names=tuple(map(str, range(10))),
+        image_size=(8, 8),
+        eval_image_size=lambda: (8, 8),
+        open_train=functools.partial(split, "train"),
+        open_eval=functools.partial(split, "test"),
+        train_transform=_augmented if data.augment else _plain,
+        eval_transform=_plain,
+        normalise=normalise,
+    )

@@ -34,6 +34,13 @@ def open_split(
     return cast(Sequence[Example], source)  # of one split named, the data source itself
 
 
+def load_split(
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None, split: str
+) -> Sequence[Example]:
+    """Return what `open_split` opens as a list, for a data set that is small enough to hold."""
+    return list(open_split(builder_class, data_dir, split))
+
+
 def _prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
     root, target = builder.data_dir_root, builder.data_path
     try:

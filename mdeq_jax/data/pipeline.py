@@ -1,21 +1,27 @@
 """Grain pipelines: batches for training and for evaluation, each process its share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import cv2
 import grain
 import numpy as np
 
 from mdeq_jax.config import DataConfig
+from mdeq_jax.data.cityscapes import cityscapes
 from mdeq_jax.data.dataset import Dataset, Example
-from mdeq_jax.data.digits import DIGITS
+from mdeq_jax.data.digit_scenes import digit_scenes
+from mdeq_jax.data.digits import digits
+from mdeq_jax.data.seg_folder import seg_folder
 
-DATASETS = {"digits": DIGITS}
+DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
+    "digits": digits,
+    "digit_scenes": digit_scenes,
+    "cityscapes": cityscapes,
+    "seg_folder": seg_folder,
+}
 
 Batch = dict[str, np.ndarray]
-
-# One batch is made ahead, in a thread; small images need no more.
-_READ_OPTIONS = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
 
 
 class DatasetInfo(NamedTuple):
@@ -24,14 +30,29 @@ class DatasetInfo(NamedTuple):
     Attributes:
       train_examples: number of examples in the training split.
       eval_examples: number of examples in the evaluation split.
-      image_shape: (H, W, C) of a model input.
+      image_shape: (H, W, C) of an image trained on.
       num_classes: number of labels.
     """
 
     train_examples: int
     eval_examples: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     num_classes: int
+
+
+def find_dataset(data: DataConfig) -> Dataset:
+    """Return the configured data set, whose examples need not be there.
+
+    Args:
+      data: the data section of the config.
+
+    Raises:
+      ValueError: unknown name, another image size, or for "seg_folder" no classes.
+    """
+    if data.name not in DATASETS:
+        known = ", ".join(DATASETS)
+        raise ValueError(f"data.name={data.name!r} is not a data set; known: {known}.")
+    return DATASETS[data.name](data)
 
 
 def dataset_info(data: DataConfig) -> DatasetInfo:
@@ -44,24 +65,27 @@ def dataset_info(data: DataConfig) -> DatasetInfo:
       The sizes.
 
     Raises:
-      ValueError: unknown name, another image size, or a folder that cannot be written.
+      ValueError: unknown name, another image size, a folder that cannot be written, or files that
+        are missing.
     """
-    dataset = _find(data)
+    dataset = find_dataset(data)
     return DatasetInfo(
-        train_examples=len(dataset.open_split(data, dataset.train_split)),
-        eval_examples=len(dataset.open_split(data, dataset.eval_split)),
-        image_shape=dataset.image_shape,
-        num_classes=dataset.num_classes,
+        train_examples=len(dataset.open_train()),
+        eval_examples=len(dataset.open_eval()),
+        image_shape=(*dataset.image_size, 3),
+        num_classes=len(dataset.class_names),
     )
 
 
 def train_iterator(
     data: DataConfig, *, seed: int, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator[Batch]:
-    """Endless training batches: {"image": float32 (b, H, W, 3), "label": int32 (b,)}.
+    """Endless training batches: "image" float32 (b, H, W, 3) and "label".
 
-    Each epoch is shuffled anew and drops its last len % batch_size examples. With b = batch_size /
-    process_count, the batches of processes 0, 1, ... in that order are the batch of one process.
+    A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored; beside the
+    latter there may be "image_label" int32 (b,). Each epoch is shuffled anew and drops its last
+    len % batch_size examples. With b = batch_size / process_count, the batches of processes 0, 1,
+    ... in that order are the batch of one process.
 
     Args:
       data: the data section of the config; batch_size is that of all processes together.
@@ -73,34 +97,32 @@ def train_iterator(
       An iterator whose position get_state and set_state save and restore exactly.
 
     Raises:
-      ValueError: unknown name, another image size, a batch size that does not fit, or a folder that
-        cannot be written.
+      ValueError: unknown name, another image size, a batch size that does not fit, a folder that
+        cannot be written, or files that are missing; from the iterator, a file that is broken.
     """
-    dataset = _find(data)
+    dataset = find_dataset(data)
     share = _share("data.batch_size", data.batch_size, process_count)
-    source = dataset.open_split(data, dataset.train_split)
+    source = dataset.open_train()
     if data.batch_size > len(source):
         raise ValueError(
             f"data.batch_size={data.batch_size} exceeds the {len(source)} training examples of"
             f" {data.name!r}; use at most that many."
         )
     examples = grain.MapDataset.source(source).seed(seed).shuffle()
-    if data.augment:
-        examples = examples.random_map(dataset.train_transform)
-    else:
-        examples = examples.map(dataset.eval_transform)
     whole = len(source) // data.batch_size * data.batch_size
-    batches = examples[:whole].batch(share)[process_index::process_count].repeat()
-    return iter(batches.to_iter_dataset(_READ_OPTIONS))
+    batches = examples.random_map(dataset.train_transform)[:whole].batch(share)
+    return _read_ahead(batches[process_index::process_count].repeat(), data.threads)
 
 
 def eval_batches(
     data: DataConfig, *, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
-    """One ordered pass: {"image": float32 (b, H, W, 3), "label": int32 (b,), "mask": bool (b,)}.
+    """One ordered pass: "image" float32 (b, H, W, 3), "label", and "mask" bool (b,).
 
-    Over all batches of all processes the mask is true exactly once per example. Every process
-    yields the same number of batches; padding repeats the last example under a false mask.
+    A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored: what is void,
+    and where an image is padded. Over all batches of all processes the mask is true exactly once
+    per example. Every process yields the same number of batches; padding repeats the last example
+    under a false mask.
 
     Args:
       data: the data section of the config; eval_batch_size is that of all processes together.
@@ -111,34 +133,28 @@ def eval_batches(
       The batches, b = eval_batch_size / process_count.
 
     Raises:
-      ValueError: unknown name, another image size, a batch size that does not fit, or a folder that
-        cannot be written.
+      ValueError: unknown name, another image size, a batch size that does not fit, a folder that
+        cannot be written, or files that are missing; from the iterator, a file that is broken.
     """
-    dataset = _find(data)
+    dataset = find_dataset(data)
     share = _share("data.eval_batch_size", data.eval_batch_size, process_count)
-    source = dataset.open_split(data, dataset.eval_split)
-    last = len(source) - 1
+    source = dataset.open_eval()
+    last, size = len(source) - 1, dataset.eval_image_size()
 
     def row(position: int) -> Example:
-        example = dataset.eval_transform(source[min(position, last)])
+        example = dataset.eval_transform(source[min(position, last)], size)
         return {**example, "mask": np.bool_(position <= last)}
 
     padded = -(-len(source) // data.eval_batch_size) * data.eval_batch_size
-    batches = grain.MapDataset.range(padded).map(row).batch(share)[process_index::process_count]
-    return iter(batches.to_iter_dataset(_READ_OPTIONS))
+    batches = grain.MapDataset.range(padded).map(row).batch(share)
+    return _read_ahead(batches[process_index::process_count], data.threads)
 
 
-def _find(data: DataConfig) -> Dataset:
-    if data.name not in DATASETS:
-        known = ", ".join(DATASETS)
-        raise ValueError(f"data.name={data.name!r} is not a data set; known: {known}.")
-    dataset = DATASETS[data.name]
-    if data.image_size != dataset.image_shape[:2]:
-        raise ValueError(
-            f"data.image_size={data.image_size}, but images of {data.name!r} are "
-            f"{dataset.image_shape[:2]}; set it to that."
-        )
-    return dataset
+def _read_ahead(batches: grain.MapDataset, threads: int) -> grain.DatasetIterator[Batch]:
+    """Read with as many batches ahead as there are threads to make them."""
+    cv2.setNumThreads(0)  # one image is one thread's work
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    return iter(batches.to_iter_dataset(options))
 
 
 def _share(key: str, batch_size: int, process_count: int) -> int:

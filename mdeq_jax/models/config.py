@@ -21,6 +21,7 @@ _BRANCH_MINIMUM = {
     "big_kernels": 0,
     "head_channels": 1,
 }
+_EXTRA_HEADS = ("classification", "scales")
 _SWITCHES = ("weight_norm", "block_gn_affine", "fuse_gn_affine", "post_gn_affine")
 
 
@@ -49,6 +50,8 @@ class ModelConfig:
       head_channels: per branch, inner width of the classification head's bottleneck.
       final_channels: features that the classification head averages over the image.
       final_conv_kernel: 1 or 3, kernel of the segmentation head's last convolution.
+      extra_heads: of a segmentation model, beside its own and for the same classes:
+        "classification" for the image as a whole, "scales" for its pixels from each branch alone.
       dropout: probability that variational dropout zeroes a channel in a block, in [0, 1).
     """
 
@@ -68,11 +71,13 @@ class ModelConfig:
     head_channels: tuple[int, ...] = (8, 16)
     final_channels: int = 200
     final_conv_kernel: int = 1
+    extra_heads: tuple[Literal["classification", "scales"], ...] = ()
     dropout: float = 0.0
 
     def __post_init__(self):
         """Check every field; raises ValueError that names the field, its value and the remedy."""
         self._check_values()
+        self._check_extra_heads()
         self._check_branches()
         self._check_groups()
 
@@ -103,6 +108,15 @@ class ModelConfig:
         is_number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
         require(self, "dropout", is_number and 0 <= self.dropout < 1, "a number in [0, 1)")
 
+    def _check_extra_heads(self) -> None:
+        heads = self.extra_heads
+        known = isinstance(heads, list | tuple) and all(head in _EXTRA_HEADS for head in heads)
+        allowed = f"a list of {' or '.join(map(repr, _EXTRA_HEADS))}, each once"
+        require(self, "extra_heads", known and len({*heads}) == len(heads), allowed)
+        object.__setattr__(self, "extra_heads", tuple(heads))
+        fits = not heads or self.task == "segmentation"
+        require(self, "extra_heads", fits, f"empty where task is {self.task!r}")
+
     def _check_branches(self) -> None:
         for field, minimum in _BRANCH_MINIMUM.items():
             value = getattr(self, field)
@@ -114,7 +128,7 @@ class ModelConfig:
             object.__setattr__(self, field, tuple(value))
         require(self, "branch_channels", self.num_branches > 0, "a list of at least one width")
         for field in _BRANCH_MINIMUM:
-            if field == "head_channels" and self.task != "classification":
+            if field == "head_channels" and "classification" not in (self.task, *self.extra_heads):
                 continue
             allowed = (
                 f"a list of {self.num_branches} entries, one per branch, since "

@@ -1,4 +1,4 @@
-"""Heads: from the equilibria of all resolutions to logits, one class for each task."""
+"""Heads: from the equilibria of all resolutions to logits."""
 
 import jax
 import jax.numpy as jnp
@@ -125,5 +125,42 @@ class SegmentationHead(nn.Module):
         return last_conv(nn.relu(last(y, train)))
 
 
+class ScaleHead(nn.Module):
+    """A 1×1 convolution, for an auxiliary loss on the equilibrium of one branch.
+
+    Attributes:
+      config: the architecture.
+      branch: index of the branch.
+    """
+
+    config: ModelConfig
+    branch: int
+
+    @nn.compact
+    def __call__(self, z: State, train: bool) -> Float[Array, "B h w num_classes"]:
+        """Return the logits of each pixel of the branch."""
+        del train  # it is the same in both modes
+        last_conv = Conv(self.config.num_classes, 1, use_bias=True, name="pixel_classifier")
+        return last_conv(z[self.branch])
+
+
 # The head of each task.
 HEADS = {"classification": ClassificationHead, "segmentation": SegmentationHead}
+
+
+def make_extra_heads(config: ModelConfig, axis_name: str | None = None) -> dict[str, nn.Module]:
+    """Return the heads beside the task's, by the names that their logits go by.
+
+    They are "classification", and "scale_0" and so on for the branches, as far as
+    `config.extra_heads` asks for them.
+
+    Args:
+      config: the architecture.
+      axis_name: mesh axis over which BatchNorm averages its statistics.
+    """
+    heads = {}
+    if "classification" in config.extra_heads:
+        heads["classification"] = ClassificationHead(config, axis_name)
+    if "scales" in config.extra_heads:
+        heads |= {f"scale_{i}": ScaleHead(config, i) for i in range(config.num_branches)}
+    return heads

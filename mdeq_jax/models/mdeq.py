@@ -13,10 +13,13 @@ from mdeq_jax.implicit import Adjoint, Phantom, equilibrium
 from mdeq_jax.models import weight_norm
 from mdeq_jax.models.cell import Masks, MDEQCell, State, dropout_masks, init_cell
 from mdeq_jax.models.config import ModelConfig
-from mdeq_jax.models.heads import HEADS
+from mdeq_jax.models.heads import HEADS, make_extra_heads
 from mdeq_jax.models.stem import LowerInjections, Stem
 from mdeq_jax.solvers import Picard, Solver, SolverResult
 from mdeq_jax.solvers.common import residual, vary_together
+
+# Of the task's head; where there are extra heads, of each by its name, the task's by the task's.
+Logits = Float[Array, "B *pixels num_classes"] | dict[str, Float[Array, "B *pixels num_classes"]]
 
 _RELATIVE = Picard(stop_mode="rel")
 
@@ -76,6 +79,7 @@ class MDEQ(nn.Module):
         self.stem = Stem(self.config, self.axis_name)
         self.cell = self.param("cell", init_cell, self.config)
         self.head = HEADS[self.config.task](self.config, self.axis_name)
+        self.extra_heads = make_extra_heads(self.config, self.axis_name)
         if self.config.injection == "all":
             self.lower_injections = LowerInjections(self.config)
 
@@ -94,8 +98,8 @@ class MDEQ(nn.Module):
         sample_at: tuple[int, ...] = (),
         phantom: Phantom | None = None,
         outer_gradient: Callable[[State], State] | None = None,
-    ) -> tuple[Float[Array, "B *pixels num_classes"], ModelInfo]:
-        """Return logits and how they came about.
+    ) -> tuple[Logits, ModelInfo]:
+        """Return logits, as of `predict`, and how they came about.
 
         With ``mutable=["intermediates"]``, ``cell_args`` there holds the `CellArgs`.
 
@@ -162,9 +166,17 @@ class MDEQ(nn.Module):
         args = CellArgs(params, x, masks, lower)
         return FixedPointProblem(cell_function(self.config), start, args)
 
-    def predict(self, z: State, *, train: bool = False) -> Float[Array, "B *pixels num_classes"]:
-        """Return the logits of an equilibrium."""
-        return self.head(z, train)
+    def predict(self, z: State, *, train: bool = False) -> Logits:
+        """Return the logits of an equilibrium.
+
+        Where config.extra_heads has any, those of each head by its name: of the task's by the
+        task's, "segmentation", and of the others as of `make_extra_heads`.
+        """
+        logits = self.head(z, train)
+        if not self.extra_heads:
+            return logits
+        extra = {name: head(z, train) for name, head in self.extra_heads.items()}
+        return {self.config.task: logits, **extra}
 
 
 def create_model(config: ModelConfig, axis_name: str | None = None) -> MDEQ:

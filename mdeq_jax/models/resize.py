@@ -6,7 +6,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-def resize_bilinear(x: Float[Array, "B h w C"], size: tuple[int, int]) -> Float[Array, "B H W C"]:
+def resize_bilinear(x: Float[Array, "B h w C"], size: tuple[int, ...]) -> Float[Array, "B H W C"]:
     """Resize images bilinearly, sample i of n at position i (m − 1) / (n − 1) among m pixels.
 
     That is PyTorch's ``align_corners=True``, which `jax.image.resize` does not offer.
@@ -28,6 +28,21 @@ def resize_bilinear(x: Float[Array, "B h w C"], size: tuple[int, int]) -> Float[
     precision = lax.Precision.HIGHEST
     y = jnp.einsum("Hh,bhwc,Ww->bHWc", down, x.astype(dtype), across, precision=precision)
     return y.astype(x.dtype)
+
+
+def scaled_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """Return the size of a scaled image: the longer side is rounded first, then the other.
+
+    Source: `image_resize` in `lib/datasets/base_dataset.py`, locuslab/deq.
+
+    Args:
+      size: (H, W).
+      scale: above 0.
+    """
+    longest = max(size)
+    scaled = int(longest * scale + 0.5)
+    height, width = (max(1, int(side * scaled / longest + 0.5)) for side in size)
+    return height, width
 
 
 def _interpolation(m: int, n: int) -> Float[np.ndarray, "n m"]:

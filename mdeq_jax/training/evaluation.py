@@ -6,52 +6,102 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from mdeq_jax import data
 from mdeq_jax.config import Config, DataConfig
+from mdeq_jax.config.loss import IGNORE
 from mdeq_jax.implicit import Exact, equilibrium
+from mdeq_jax.inference import padding
 from mdeq_jax.models import MDEQ
 from mdeq_jax.solvers import solve
 from mdeq_jax.training.objective import loss_gradient
-from mdeq_jax.training.steps import Batch, Metrics, shard
+from mdeq_jax.training.steps import shard
+from mdeq_jax.training.tasks import Batch, Metrics, Task, make_task
+
+# What an evaluation step sums besides what the task does: the means of these are reported.
+_STATISTICS = ("solver_steps", "residual", "converged", "spectral_radius")
+
+
+def require_fit(config: Config, dataset: data.Dataset) -> None:
+    """Raise ValueError unless the configured model is one for the data set.
+
+    Args:
+      config: of the run.
+      dataset: as `find_dataset` returns it.
+    """
+    name, num_classes = config.data.name, len(dataset.class_names)
+    offered = {dataset.task, *(["classification"] if dataset.image_labels else [])}
+    if config.model.task not in offered:
+        raise ValueError(
+            f"config.model.task is {config.model.task!r}, but data set {name!r} is for "
+            f"{dataset.task}; set it to that."
+        )
+    if "classification" in config.model.extra_heads and not dataset.image_labels:
+        raise ValueError(
+            f"config.model.extra_heads is {config.model.extra_heads}, but data set {name!r} has no "
+            "label for an image as a whole; leave 'classification' out."
+        )
+    if num_classes != config.model.num_classes:
+        raise ValueError(
+            f"config.model.num_classes is {config.model.num_classes}, but data set "
+            f"{name!r} has {num_classes} classes; set it to that."
+        )
 
 
 def evaluate(
     eval_step: Callable[[PyTree, Batch], tuple[Metrics, Array]],
     variables: PyTree,
-    data_config: DataConfig,
+    config: DataConfig,
     mesh: Mesh,
-    on_logits: Callable[[Float[np.ndarray, "n num_classes"]], None] | None = None,
+    task: Task,
+    on_outputs: Callable[[Shaped[np.ndarray, "n ..."]], None] | None = None,
 ) -> dict[str, float]:
-    """Return means over the images of the evaluation split, each counted once.
+    """Return the metrics of the evaluation split, in which each image counts once.
 
     Args:
       eval_step: as `make_eval_step` returns it.
       variables: of the model, replicated over the mesh.
-      data_config: the data set, of which every process reads its share.
+      config: the data set, of which every process reads its share.
       mesh: as `create_mesh` returns it.
-      on_logits: called with the logits of each batch's images, those that are padding left out.
+      task: as `make_task` returns it.
+      on_outputs: called with the task's outputs of each batch's images, those that are padding left
+        out.
 
     Returns:
-      ``eval/accuracy``, ``eval/loss``, ``eval/solver_steps``, ``eval/residual``,
-      ``eval/converged`` (a share, like the accuracy), ``eval/spectral_radius`` where the config
-      asks for it, and ``eval/examples``.
+      The task's metrics, each under ``eval/``, with ``eval/solver_steps``, ``eval/residual``,
+      ``eval/converged`` (a share), ``eval/spectral_radius`` where the config asks for it, and
+      ``eval/examples``.
     """
     batches = data.eval_batches(
-        data_config, process_index=jax.process_index(), process_count=jax.process_count()
+        config, process_index=jax.process_index(), process_count=jax.process_count()
     )
     sums = []
     for batch in batches:
-        batch_sums, logits = eval_step(variables, shard(batch, mesh))
-        sums.append(jax.device_get(batch_sums))
-        if on_logits is not None:
-            local = np.concatenate([piece.data for piece in logits.addressable_shards])
-            on_logits(local[batch["mask"]])
-    total = {name: float(sum(s[name] for s in sums)) for name in sums[0]}
-    count = total.pop("count")
-    means = {f"eval/{name}": value / count for name, value in total.items()}
-    return {**means, "eval/examples": count}
+        batch_sums, outputs = eval_step(variables, shard(batch, mesh))
+        sums.append(jax.tree.map(_widen, jax.device_get(batch_sums)))
+        if on_outputs is not None:
+            local = np.concatenate([piece.data for piece in outputs.addressable_shards])
+            on_outputs(local[batch["mask"]])
+    total = jax.tree.map(lambda *parts: sum(parts), *sums)
+    metrics = task.summarize(total)
+    metrics |= {name: float(total[name] / total["count"]) for name in _STATISTICS if name in total}
+    named = {f"eval/{name}": value for name, value in metrics.items()}
+    return {**named, "eval/examples": float(total["count"])}
+
+
+def _widen(sums: np.ndarray) -> np.ndarray:
+    """The sums of a batch in types in which those of a data set lose nothing."""
+    return sums.astype(np.int64 if np.issubdtype(sums.dtype, np.integer) else np.float64)
+
+
+def _pad(batch: dict[str, np.ndarray], divisor: int) -> dict[str, np.ndarray]:
+    """A batch whose images the model takes; where they are padded, no pixel counts."""
+    image, label = batch["image"], batch["label"]
+    if label.ndim > 1:
+        image = np.pad(image, padding(image.shape, divisor))
+        label = np.pad(label, padding(label.shape, divisor), constant_values=IGNORE)
+    return {**batch, "image": image, "label": label}
 
 
 def solver_traces(
@@ -66,6 +116,7 @@ def solver_traces(
       batch: as `eval_batches` yields it.
     """
     forward, backward = config.solver.forward.build(), config.solver.backward.build()
+    batch = _pad(batch, config.model.size_divisor)
 
     @jax.jit
     def traces(variables: PyTree, batch: dict[str, Array]) -> tuple[Array, Array]:
@@ -74,7 +125,7 @@ def solver_traces(
         result = solve(f, z0, args, forward)
 
         _, pullback = jax.vjp(lambda z: f(z, args), result.z)
-        g = loss_gradient(config.model, variables, batch["label"])(result.z)
+        g = loss_gradient(config.model, variables, batch, make_task(config).loss)(result.z)
         adjoint = Exact(backward).solve(lambda u: pullback(u)[0], g, equilibrium)
         return result.trace, adjoint.trace
 

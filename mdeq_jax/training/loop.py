@@ -21,7 +21,7 @@ from mdeq_jax.checkpoint.load import start_from
 from mdeq_jax.checkpoint.orbax_io import Checkpointer
 from mdeq_jax.config import PRESENTATION_KEYS, Config
 from mdeq_jax.models import create_model
-from mdeq_jax.training.evaluation import evaluate, solver_traces
+from mdeq_jax.training.evaluation import evaluate, require_fit, solver_traces
 from mdeq_jax.training.metrics import MetricBuffer, Recorder
 from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import create_state
@@ -34,6 +34,7 @@ from mdeq_jax.training.steps import (
     replicate,
     shard,
 )
+from mdeq_jax.training.tasks import Task, make_task
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
 
@@ -55,23 +56,20 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
       NonFiniteError: a loss or gradient was not finite; the last good checkpoint is kept.
     """
     started = time.monotonic()
+    dataset = data.find_dataset(config.data)
+    require_fit(config, dataset)
     info = data.dataset_info(config.data)
-    if info.num_classes != config.model.num_classes:
-        raise ValueError(
-            f"config.model.num_classes is {config.model.num_classes}, but data set "
-            f"{config.data.name!r} has {info.num_classes} classes; set it to that."
-        )
     batches = data.train_iterator(
         config.data,
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    batches_per_epoch = info.train_examples // config.data.batch_size
     with Checkpointer(
         str(workdir), dataclasses.asdict(config), may_differ=PRESENTATION_KEYS
     ) as checkpointer:
-        run = _Run(config, workdir, checkpointer, batches, info.image_shape, batches_per_epoch)
+        task = make_task(config, dataset.class_names)
+        run = _Run(config, workdir, checkpointer, batches, info, task)
         with contextlib.closing(run.recorder), _catch_sigterm() as terminated:
             run.advance(terminated)
             metrics = {}
@@ -97,10 +95,12 @@ class _Run:
         workdir: Path,
         checkpointer: Checkpointer,
         batches: grain.DatasetIterator,
-        image_shape: tuple[int, int, int],
-        batches_per_epoch: int,
+        info: data.DatasetInfo,
+        task: Task,
     ):
         self.config, self.workdir = config, workdir
+        self.task, self.score = task, f"eval/{task.score}"
+        batches_per_epoch = info.train_examples // config.data.batch_size
         steps_per_epoch = config.train.steps_per_epoch(batches_per_epoch)
         self.total = config.train.total_steps(steps_per_epoch)
         self.checkpointer, self.batches = checkpointer, batches
@@ -122,11 +122,13 @@ class _Run:
         self.eval_step = functools.cache(
             lambda unrolled: make_eval_step(model, config, self.mesh, unrolled=unrolled)
         )
-        self.state = replicate(create_state(model, optimizer, image_shape, config.seed), self.mesh)
+        self.state = replicate(
+            create_state(model, optimizer, info.image_shape, config.seed), self.mesh
+        )
         self.step = self.resumed_from = self._restore()
         best = checkpointer.best_metrics()
-        self.best_accuracy = best["eval/accuracy"] if best else -1.0
-        self.recorder = Recorder(workdir, self.resumed_from, self.total)
+        self.best_score = best[self.score] if best else -1.0
+        self.recorder = Recorder(workdir, self.resumed_from, self.total, self.task.train_score)
         self.metrics = MetricBuffer()
 
     def _restore(self) -> int:
@@ -175,16 +177,18 @@ class _Run:
         """Evaluate, record, and keep the state if it is the best so far."""
         self.metrics.check()
         eval_step = self.eval_step(self.config.train.unrolled_at(self.step))
-        metrics = evaluate(eval_step, self.state.variables, self.config.data, self.mesh)
+        metrics = evaluate(eval_step, self.state.variables, self.config.data, self.mesh, self.task)
         self.recorder.evaluation(self.step, metrics)
-        if metrics["eval/accuracy"] > self.best_accuracy:
-            self.best_accuracy = metrics["eval/accuracy"]
+        if metrics[self.score] > self.best_score:
+            self.best_score = metrics[self.score]
             self.checkpointer.save_best(self.step, self.state, metrics)
         return metrics
 
     def draw(self) -> None:
         """Draw the residual of both solves on an evaluation batch."""
         batch = next(iter(data.eval_batches(self.config.data)))
+        share = len(batch["image"]) // self.mesh.size  # it is one device that solves
+        batch = {name: rows[:share] for name, rows in batch.items()}
         model = create_model(self.config.model)
         traces = solver_traces(model, self.config, jax.device_get(self.state.variables), batch)
         forward, backward = jax.device_get(traces)

@@ -65,15 +65,16 @@ class Recorder:
     A run that is resumed forgets what it had recorded past the checkpoint it resumes from.
     """
 
-    def __init__(self, workdir: Path, resumed_from: int, total_steps: int):
+    def __init__(self, workdir: Path, resumed_from: int, total_steps: int, score: str = "accuracy"):
         """Open the files.
 
         Args:
           workdir: the folder, which exists.
           resumed_from: step of the checkpoint that the run goes on from, 0 for a fresh start.
           total_steps: for the progress line.
+          score: name of the metric, a share, that the progress line shows beside the loss.
         """
-        self._total = total_steps
+        self._total, self._score = total_steps, score
         self._file = _reopen(workdir / "metrics.jsonl", resumed_from)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_from + 1)
         self._mark = (resumed_from, time.monotonic())
@@ -88,23 +89,24 @@ class Recorder:
         eta = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / rate))
         _show(
             f"step {step}/{self._total} ({phase})  loss {metrics['loss']:.4f}  "
-            f"accuracy {metrics['accuracy']:.2%}  {rate:.2f} steps/s  "
+            f"{self._score} {metrics[self._score]:.2%}  {rate:.2f} steps/s  "
             f"solver steps {metrics['solver_steps']:.1f} forward "
             f"{metrics['adjoint_steps']:.1f} backward  residual {metrics['residual']:.1e}  "
             f"ETA {eta}"
         )
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record an evaluation."""
+        """Record an evaluation, and show it without what is of single classes (``eval/A/B``)."""
         self._write(step, metrics)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        overall = [name for name in metrics if name.count("/") < 2]
+        shown = "  ".join(f"{name} {metrics[name]:.4g}" for name in overall)
         _show(f"step {step}/{self._total}  {shown}", keep=True)
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         self._file.write(to_json({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            if not isinstance(value, str):
+            if not isinstance(value, str) and math.isfinite(value):
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:

@@ -11,11 +11,8 @@ from mdeq_jax.config import Config
 from mdeq_jax.models import MDEQ, ModelConfig, ModelInfo, create_model
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import State
-from mdeq_jax.training.losses import cross_entropy
 from mdeq_jax.training.regularization import forward_solver, jacobian_term
-
-Batch = dict[str, Array]
-Metrics = dict[str, Float[Array, ""]]
+from mdeq_jax.training.tasks import Batch, Metrics, make_task
 
 
 class Draw(NamedTuple):
@@ -36,7 +33,7 @@ class Outcome(NamedTuple):
     """What comes of a forward pass beside the value that is minimised.
 
     Attributes:
-      metrics: means over the device's share of the batch.
+      metrics: of the device's share of the batch; their means over devices are the batch's.
       batch_stats: the new running statistics of BatchNorm.
       info: of the model.
     """
@@ -51,15 +48,16 @@ def make_objective(
 ) -> Callable[..., tuple[Float[Array, ""], Outcome]]:
     """Return ``objective(params, probe, batch_stats, batch, draw) -> (value, Outcome)``.
 
-    The metrics are loss, the cross-entropy alone, accuracy, solver_steps and residual; with
-    fixed-point correction also correction_term, and with Jacobian regularisation jacobian_term:
-    what each adds to the value.
+    The metrics are loss, the task's alone, the task's `train_metrics`, solver_steps and residual;
+    with fixed-point correction also correction_term, and with Jacobian regularisation
+    jacobian_term: what each adds to the value.
 
     Args:
-      model: the model.
-      config: for solvers, adjoint, correction and Jacobian regularisation.
+      model: the model, whose `axis_name` is that of the mesh axis, if the batch is split over one.
+      config: for task, solvers, adjoint, correction and Jacobian regularisation.
       unrolled: applications of the cell in place of the solve, or None.
     """
+    task, axis_name = make_task(config), model.axis_name
     solver, adjoint = forward_solver(config), config.adjoint.build(config.solver.backward.build())
     cell = cell_function(config.model)
     sample_at = config.correction.sample_at(config.solver.forward.max_steps)
@@ -74,7 +72,7 @@ def make_objective(
         variables = {"params": params, "batch_stats": batch_stats}
         outer_gradient = None
         if config.adjoint.opa_every is not None:
-            outer_gradient = loss_gradient(config.model, variables, batch["label"])
+            outer_gradient = loss_gradient(config.model, variables, batch, task.loss)
         (logits, info), updated = model.apply(
             variables,
             batch["image"],
@@ -90,19 +88,21 @@ def make_objective(
             rngs={"dropout": draw.key},
             mutable=["batch_stats", "intermediates"],
         )
-        loss = cross_entropy(logits, batch["label"]).mean()
+        loss = task.loss(logits, batch, axis_name)
         terms = {}
         if info.sampled:
-            sampled_logits = _sampled_logits(model, variables, info.sampled)
-            gamma = config.correction.gamma
-            terms["correction_term"] = correction_term(gamma, sampled_logits, batch["label"])
+            sampled = [
+                task.loss(logits, batch, axis_name)
+                for logits in _sampled_logits(model, variables, info.sampled)
+            ]
+            terms["correction_term"] = correction_term(config.correction.gamma, jnp.stack(sampled))
         if draw.gamma is not None:
             (args,) = updated["intermediates"]["cell_args"]
             key = jax.random.fold_in(draw.key, 0)
             terms["jacobian_term"] = jacobian_term(draw.gamma, cell, info.z, args, key)
         metrics = {
             "loss": loss,
-            "accuracy": (logits.argmax(-1) == batch["label"]).mean(),
+            **task.train_metrics(logits, batch, axis_name),
             "solver_steps": info.solver.steps.mean(),
             "residual": info.solver.residual.mean(),
             **terms,
@@ -112,21 +112,18 @@ def make_objective(
     return objective
 
 
-def correction_term(
-    gamma: float, sampled_logits: Float[Array, "n B num_classes"], labels: Int[Array, " B"]
-) -> Float[Array, ""]:
-    """Return Σ_i γ^(n − i) · cross-entropy of the i-th of n sampled states, i from 0.
+def correction_term(gamma: float, losses: Float[Array, " n"]) -> Float[Array, ""]:
+    """Return Σ_i γ^(n − i) · the loss of the i-th of n sampled states, i from 0.
 
     The state after them, the equilibrium, weighs 1 and is not among them.
     """
-    losses = jax.vmap(lambda logits: cross_entropy(logits, labels).mean())(sampled_logits)
     n = len(losses)
     return (gamma ** (n - jnp.arange(n)) * losses).sum()
 
 
 def _sampled_logits(
     model: MDEQ, variables: PyTree, states: tuple[State, ...]
-) -> Float[Array, "n B num_classes"]:
+) -> list[Float[Array, "B *pixels num_classes"]]:
     """Logits of sampled states, which leave no trace in BatchNorm's running statistics."""
 
     def logits(z: State) -> Array:
@@ -135,21 +132,30 @@ def _sampled_logits(
         )
         return output[0]
 
-    return jnp.stack([logits(z) for z in states])
+    return [logits(z) for z in states]
 
 
 def loss_gradient(
-    config: ModelConfig, variables: PyTree, labels: Int[Array, " B"]
+    config: ModelConfig,
+    variables: PyTree,
+    batch: Batch,
+    loss: Callable[[PyTree, Batch], Float[Array, ""]],
 ) -> Callable[[State], State]:
-    """Return the gradient of the mean cross-entropy by the state.
+    """Return the gradient of a loss by the state.
 
-    BatchNorm goes by its running statistics: by those of the batch, devices would have to talk to
-    each other within a solve.
+    BatchNorm goes by its running statistics, and the loss by the device's share of the batch: else
+    devices would have to talk to each other within a solve.
+
+    Args:
+      config: architecture of the model.
+      variables: of the model.
+      batch: what the loss compares the logits with.
+      loss: (logits, batch) to a scalar, as that of a task.
     """
     model = create_model(config)
 
-    def loss(z: State) -> Array:
+    def of_state(z: State) -> Array:
         logits: Any = model.apply(variables, z, method="predict")
-        return cross_entropy(logits, labels).mean()
+        return loss(logits, batch)
 
-    return jax.grad(loss)
+    return jax.grad(of_state)

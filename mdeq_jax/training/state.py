@@ -37,7 +37,7 @@ class TrainState:
 def create_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     seed: int,
 ) -> TrainState:
     """Return the state before the first step.

@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.config import Config, DataConfig
 from mdeq_jax.models import MDEQ
 from mdeq_jax.models.mdeq import cell_function
+from mdeq_jax.solvers import SolverResult
 from mdeq_jax.solvers.common import require
 from mdeq_jax.stability import gradient_error, spectral_radius
-from mdeq_jax.training.losses import cross_entropy
-from mdeq_jax.training.objective import Batch, Draw, Metrics, make_objective
+from mdeq_jax.training.objective import Draw, make_objective
 from mdeq_jax.training.regularization import draw
 from mdeq_jax.training.state import TrainState
+from mdeq_jax.training.tasks import Batch, Metrics, make_task, masked_sums
 
 AXIS = "data"
 # Folded into a step's key where all devices draw alike; no device has an index as large.
@@ -123,44 +124,62 @@ def make_train_step(
 def make_eval_step(
     model: MDEQ, config: Config, mesh: Mesh, *, unrolled: int | None
 ) -> Callable[[PyTree, Batch], tuple[Metrics, Array]]:
-    """Return the compiled ``eval_step(variables, batch) -> (sums, logits)``.
+    """Return the compiled ``eval_step(variables, batch) -> (sums, outputs)``.
 
-    The sums are of count, loss, accuracy, solver_steps, residual and converged, and of
+    The sums are those of the task, and of count, solver_steps, residual and converged, and of
     spectral_radius where the config asks for it, over the images that are not masked out. The
-    logits (B, num_classes) are sharded as the batch is.
+    task's outputs, a row per image, are sharded as the batch is.
+
+    Args: as of `make_train_step`.
+    """
+    task, forward = make_task(config), make_forward(model, config, unrolled=unrolled)
+
+    def step(variables: PyTree, batch: Batch) -> tuple[Metrics, Array]:
+        bound = functools.partial(forward, variables)
+        logits, statistics = task.predict(bound, batch["image"])
+        values = {"count": jnp.ones(len(batch["mask"])), **statistics}
+        sums = {**task.sums(logits, batch), **masked_sums(values, batch["mask"])}
+        return lax.psum(sums, AXIS), task.output(logits)
+
+    out_specs = (PartitionSpec(), PartitionSpec(AXIS))
+    return jax.jit(_map_over_devices(step, mesh, out_specs))
+
+
+def make_forward(
+    model: MDEQ, config: Config, *, unrolled: int | None
+) -> Callable[[PyTree, Float[Array, "B H W 3"]], tuple[Array, Metrics]]:
+    """Return ``forward(variables, images) -> (logits, statistics)`` of a model in evaluation.
+
+    The statistics, a number per image, are solver_steps, residual and converged, and
+    spectral_radius where the config asks for it.
 
     Args: as of `make_train_step`.
     """
     solver = config.solver.forward.build()
     cell, iterations = cell_function(config.model), config.train.spectral_radius_iterations
 
-    def step(variables: PyTree, batch: Batch) -> tuple[Metrics, Array]:
+    def forward(variables: PyTree, images: Float[Array, "B H W 3"]) -> tuple[Array, Metrics]:
         output: Any = model.apply(
-            variables,
-            batch["image"],
-            solver=solver,
-            unrolled=unrolled,
-            mutable=["intermediates"],
+            variables, images, solver=solver, unrolled=unrolled, mutable=["intermediates"]
         )
         (logits, info), sown = output
-        values = {
-            "count": jnp.ones(len(logits)),
-            "loss": cross_entropy(logits, batch["label"]),
-            "accuracy": logits.argmax(-1) == batch["label"],
-            "solver_steps": info.solver.steps,
-            "residual": info.solver.residual,
-            "converged": info.solver.converged,
-        }
+        statistics = solver_statistics(info.solver)
         if iterations > 0:
             (args,) = sown["intermediates"]["cell_args"]
             key = jax.random.key(0)
-            values["spectral_radius"] = spectral_radius(cell, info.z, args, key, iterations)
-        # Not a product: a padded image may well have a residual that is not finite.
-        masked = jax.tree.map(lambda v: jnp.where(batch["mask"], v, 0).sum(), values)
-        return lax.psum(masked, AXIS), logits
+            statistics["spectral_radius"] = spectral_radius(cell, info.z, args, key, iterations)
+        return logits, statistics
 
-    out_specs = (PartitionSpec(), PartitionSpec(AXIS))
-    return jax.jit(_map_over_devices(step, mesh, out_specs))
+    return forward
+
+
+def solver_statistics(result: SolverResult) -> dict[str, Array]:
+    """Return what evaluation reports of a solve, an array (B,) each."""
+    return {
+        "solver_steps": result.steps,
+        "residual": result.residual,
+        "converged": result.converged,
+    }
 
 
 def _map_over_devices(

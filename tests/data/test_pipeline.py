@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import asdict, replace
 from itertools import islice
 
@@ -10,7 +12,14 @@ import numpy as np
 import pytest
 
 from mdeq_jax.config import DataConfig
-from mdeq_jax.data import DatasetInfo, dataset_info, eval_batches, train_iterator
+from mdeq_jax.data import (
+    DatasetInfo,
+    dataset_info,
+    digits,
+    eval_batches,
+    find_dataset,
+    train_iterator,
+)
 
 TRAIN, TEST, BATCH = 1437, 360, 64
 STEPS_PER_EPOCH = TRAIN // BATCH
@@ -40,7 +49,18 @@ def rows(batches):
 
 
 def test_dataset_info(data):
-    assert dataset_info(data) == DatasetInfo(TRAIN, TEST, (8, 8, 3), 10)
+    assert dataset_info(data) == DatasetInfo(
+        train_examples=TRAIN,
+        eval_examples=TEST,
+        image_shape=(8, 8, 3),
+        num_classes=10,
+    )
+
+
+def test_what_is_known_before_the_data_is_there(data):
+    dataset = find_dataset(replace(data, dir="/nowhere"))
+    assert dataset.task == "classification"
+    assert dataset.class_names == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
 
 
 def test_batch_shapes_and_dtypes(data):
@@ -173,9 +193,42 @@ def unpadded(data):
 
 def test_unknown_name(data):
     data = replace(data, name="digitz")
-    for call in (dataset_info, eval_batches, lambda config: train_iterator(config, seed=0)):
+    for call in (
+        find_dataset,
+        dataset_info,
+        eval_batches,
+        lambda config: train_iterator(config, seed=0),
+    ):
         with pytest.raises(ValueError, match=r"digitz.*known: digits"):
             call(data)
+
+
+@pytest.mark.parametrize("field", ["image_size", "eval_image_size"])
+def test_another_image_size(data, field):
+    with pytest.raises(ValueError, match=rf"data\.{field}=\(16, 16\).*'digits' are \(8, 8\)"):
+        dataset_info(replace(data, **{field: (16, 16)}))
+
+
+def test_more_threads_yield_the_same_batches(data):
+    threads = train_iterator(replace(data, threads=3), seed=0)
+    for batch in islice(train_iterator(data, seed=0), STEPS_PER_EPOCH + 2):
+        assert_same(next(threads), batch)
+
+
+def test_more_threads_are_used(data, monkeypatch):
+    used = {1: set(), 4: set()}
+    for threads, idents in used.items():
+
+        def slow(image, generator, idents=idents):
+            idents.add(threading.get_ident())
+            time.sleep(1e-4)
+            return image
+
+        monkeypatch.setattr(digits, "_shift", slow)
+        list(islice(train_iterator(replace(data, threads=threads), seed=0), 20))
+    # Grain may have a thread of its own make a batch besides.
+    assert len(used[1]) <= 2
+    assert len(used[4]) >= 4
 
 
 @pytest.mark.parametrize(

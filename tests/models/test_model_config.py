@@ -31,6 +31,13 @@ BAD = [
     ({"blocks_per_branch": (1, 0)}, r"blocks_per_branch is \(1, 0\).*at least 1"),
     ({"big_kernels": (0, 0, 0)}, r"big_kernels is \(0, 0, 0\).*2 entries"),
     ({"head_channels": (8, 16, 32)}, r"head_channels is \(8, 16, 32\).*2 entries"),
+    ({"extra_heads": ("depth",)}, r"extra_heads is \('depth',\).*'classification' or 'scales'"),
+    ({"task": "segmentation", "extra_heads": ("scales", "scales")}, r"extra_heads.*each once"),
+    ({"extra_heads": ("scales",)}, r"extra_heads is .*empty where task is 'classification'"),
+    (
+        {"task": "segmentation", "extra_heads": ("classification",), "head_channels": (8,)},
+        r"head_channels is \(8,\).*2 entries",
+    ),
     ({"num_groups": 7}, r"num_groups is 7.*divide.*\(24, 24\)"),
     ({"num_groups": 8, "branch_channels": (24, 20)}, r"num_groups is 8.*divide.*\(24, 20\)"),
     ({"num_groups": 1}, r"num_groups is 1.*num_groups // 2 = 0"),

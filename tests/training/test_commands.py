@@ -194,6 +194,13 @@ def test_bad_input_ends_in_one_line(scratch, flags, overrides, message):
     assert "Traceback" not in err
 
 
+def test_evaluation_on_data_of_other_classes(scratch):
+    other = {"data__name": "digit_scenes", "data__image_size": "(64, 64)"}
+    code, _, err = run("eval.py", scratch, "--checkpoint=nowhere", **other)
+    assert code == 2
+    assert "num_classes is 10, but data set 'digit_scenes' has 11 classes" in err
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "message"), [("nowhere", "is not a folder"), ("tests", "holds no checkpoint")]
 )

@@ -43,6 +43,15 @@ def test_numbers_that_json_has_not_become_null():
     assert json.loads(line) == {"a": None, "b": None, "c": 1.5, "d": 3, "e": "text", "f": True}
 
 
+def test_tensorboard_gets_no_number_that_is_not_finite(tmp_path, caplog):
+    recorder = Recorder(tmp_path, 0, total_steps=100)
+    recorder.evaluation(10, {"eval/iou/bus": math.nan, "eval/miou": 0.5})
+    recorder.close()
+    assert not caplog.records
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line == {"step": 10, "eval/iou/bus": None, "eval/miou": 0.5}
+
+
 def record(workdir, resumed_from, steps):
     recorder = Recorder(workdir, resumed_from, total_steps=100)
     for step in steps:

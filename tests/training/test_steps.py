@@ -26,6 +26,7 @@ from mdeq_jax.training.steps import (
     replicate,
     shard,
 )
+from mdeq_jax.training.tasks import Classification
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -215,7 +216,7 @@ def test_the_gradient_that_opa_learns_is_that_of_the_loss(x64):
     variables = jax.tree.map(floating, initial_state(CONFIG).variables)
     batch = make_batch(4, np.float64)
     z = model.apply(variables, batch["image"], unrolled=3)[1].z
-    gradient = loss_gradient(CONFIG.model, variables, batch["label"])(z)
+    gradient = loss_gradient(CONFIG.model, variables, batch, Classification().loss)(z)
     direction = jax.tree.map(lambda x: np.random.default_rng(1).normal(size=x.shape), z)
 
     def loss(by):

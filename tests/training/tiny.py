@@ -26,18 +26,21 @@ OVERRIDES = {
 }
 
 
-def start(script: str, scratch: Path, *flags: str, **overrides: str) -> subprocess.Popen[str]:
-    """Start train.py or eval.py on the tiny digits model.
+def start(
+    script: str, scratch: Path, *flags: str, config: str = "digits", **overrides: str
+) -> subprocess.Popen[str]:
+    """Start train.py or eval.py on the tiny digits model, or on that of another config made tiny.
 
     Args:
       script: name of the script.
       scratch: folder for the data set and for compiled code, which later processes use again.
       flags: further arguments.
+      config: name of the config.
       overrides: of the config, with __ for a dot; they come after those of the tiny model.
     """
     keys = OVERRIDES | {"data.dir": str(scratch / "data")}
     keys |= {key.replace("__", "."): value for key, value in overrides.items()}
-    command = [sys.executable, script, "--config=configs/digits.py", *flags]
+    command = [sys.executable, script, f"--config=configs/{config}.py", *flags]
     command += [f"--config.{key}={value}" for key, value in keys.items()]
     quick = {
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
@@ -49,9 +52,11 @@ def start(script: str, scratch: Path, *flags: str, **overrides: str) -> subproce
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
-def run(script: str, scratch: Path, *flags: str, **overrides: str) -> tuple[int, str, str]:
+def run(
+    script: str, scratch: Path, *flags: str, config: str = "digits", **overrides: str
+) -> tuple[int, str, str]:
     """Run a script to its end; exit code, stdout and stderr."""
-    process = start(script, scratch, *flags, **overrides)
+    process = start(script, scratch, *flags, config=config, **overrides)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 

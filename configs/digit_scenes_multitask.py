@@ -1,0 +1,29 @@
+"""`digit_scenes` with a second head, for the digit that a scene shows most of; 352,582 parameters.
+
+    python train.py --config configs/digit_scenes_multitask.py --workdir runs/digit_scenes_multitask
+
+One equilibrium, two tasks: the classification head's loss is added with a weight of
+`loss.classification_weight`. Evaluation reports `eval/segmentation_miou` and
+`eval/classification_accuracy`. Either task alone, to compare with:
+
+    python train.py --config configs/digit_scenes.py --workdir runs/digit_scenes
+    python train.py --config configs/digit_scenes_multitask.py --workdir runs/digit_scenes_image \\
+        --config.model.task=classification --config.model.extra_heads="()"
+
+`--config.model.extra_heads="('classification', 'scales')"` adds an auxiliary loss on the
+equilibrium of each branch, weighed by `loss.scale_weight`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import digit_scenes
+
+
+def get_config() -> ConfigDict:
+    """Return the config."""
+    config = digit_scenes.get_config()
+
+    config.model.extra_heads = ("classification",)
+    config.model.head_channels = (8, 16, 24)
+    config.model.final_channels = 128
+    return config

@@ -1,0 +1,88 @@
+"""Which images are predicted, and how their pixels become a model's input."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mdeq_jax.data import Dataset
+
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def find_images(inputs: Iterable[str], output: Path) -> dict[str, Path]:
+    """Return the images by the names of their predictions, a folder's in the order of their paths.
+
+    The name of an image is its stem; in a folder it is the path from there, without suffix.
+
+    Args:
+      inputs: images, and folders that are searched with all below.
+      output: folder that predictions are written to.
+
+    Raises:
+      ValueError: an input does not exist, a folder holds no image or holds the output, or two
+        images would have predictions of the same name.
+    """
+    found: dict[str, Path] = {}
+    for source in map(Path, inputs):
+        for name, path in _images_of(source, output).items():
+            if name in found:
+                raise ValueError(
+                    f"{path} and {found[name]} would have predictions of the same name, {name!r}; "
+                    "rename one, or predict them into folders of their own."
+                )
+            found[name] = path
+    return found
+
+
+def _images_of(source: Path, output: Path) -> dict[str, Path]:
+    if source.is_file():
+        return {source.stem: source}
+    if not source.is_dir():
+        raise ValueError(f"{source} does not exist; --input takes images and folders of images.")
+    if output.resolve().is_relative_to(source.resolve()):
+        raise ValueError(
+            f"{output} lies in {source}, whose images are predicted; use another --output."
+        )
+    paths = sorted(path for path in source.rglob("[!.]*") if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise ValueError(f"{source} holds no image ({', '.join(_SUFFIXES)}); put images there.")
+    if len({path.with_suffix("") for path in paths}) < len(paths):
+        raise ValueError(
+            f"{source} holds images that differ by their suffix alone, whose predictions would "
+            "have the same name; rename them."
+        )
+    return {str(path.relative_to(source).with_suffix("")): path for path in paths}
+
+
+def model_input(
+    image: UInt8[np.ndarray, "H W 3"], task: str, dataset: Dataset
+) -> Float[np.ndarray, "height width 3"]:
+    """Return an image as a model of the data set sees images.
+
+    For segmentation at its own size; for classification the middle of it, scaled to the size of
+    images trained on.
+
+    Args:
+      image: RGB.
+      task: of the model, "classification" or "segmentation".
+      dataset: what the model was trained on.
+    """
+    if task == "classification":
+        image = _scaled_middle(image, dataset.image_size)
+    return dataset.normalise(image)
+
+
+def _scaled_middle(
+    image: UInt8[np.ndarray, "H W 3"], size: tuple[int, ...]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The largest piece about the middle that has the sides' ratio, at that size."""
+    shape = image.shape[:2]
+    zoom = min(have / want for have, want in zip(shape, size, strict=True))
+    sides = [max(1, round(want * zoom)) for want in size]
+    top, left = ((have - side) // 2 for have, side in zip(shape, sides, strict=True))
+    piece = image[top : top + sides[0], left : left + sides[1]]
+    interpolation = cv2.INTER_AREA if zoom > 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(piece, size[::-1], interpolation=interpolation))

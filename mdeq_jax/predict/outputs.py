@@ -1,0 +1,88 @@
+"""Predictions as files, each written when its image is done."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mdeq_jax.viz.segmentation import overlay
+
+_TOP = 5
+
+
+class Table:
+    """A CSV file that has every row as soon as it is known."""
+
+    def __init__(self, path: Path, columns: Sequence[str]):
+        """Write the header.
+
+        Args:
+          path: of the file, which is replaced.
+          columns: of the table.
+        """
+        self._path, self._columns = path, columns
+        with path.open("w", newline="") as file:
+            csv.DictWriter(file, columns).writeheader()
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Write a row; a column that it lacks stays empty."""
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerow(row)
+
+
+def write_label_map(
+    folder: Path,
+    name: str,
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: UInt8[np.ndarray, "H W"],
+    ids: UInt8[np.ndarray, " num_classes"],
+    colours: UInt8[np.ndarray, "num_classes 3"],
+) -> None:
+    """Write NAME.png into ``ids``, ``colour`` and ``overlay`` of a folder.
+
+    Args:
+      folder: of all predictions.
+      name: of the image, which may have folders of its own.
+      image: RGB.
+      labels: of its pixels.
+      ids: the number that stands for each label in ``ids``.
+      colours: of each label, RGB.
+    """
+    pictures = {
+        "ids": ids[labels],
+        "colour": colours[labels][..., ::-1],  # OpenCV writes blue first
+        "overlay": overlay(image, labels, colours)[..., ::-1],
+    }
+    for kind, picture in pictures.items():
+        path = folder / kind / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(path), picture):
+            raise OSError(f"cannot write {path}; use another --output.")
+
+
+def top_columns(num_classes: int) -> list[str]:
+    """Return the columns of a classifier's table."""
+    ranks = range(1, min(_TOP, num_classes) + 1)
+    return ["image", *(f"{kind}_{rank}" for rank in ranks for kind in ("class", "probability"))]
+
+
+def top_row(
+    name: str, logits: Float[np.ndarray, " num_classes"], class_names: Sequence[str]
+) -> dict[str, str]:
+    """Return a row of a classifier's table: the likeliest classes and their probabilities.
+
+    Args:
+      name: of the image.
+      logits: of the image.
+      class_names: one per class.
+    """
+    weights = np.exp(logits - logits.max())
+    order = map(int, np.argsort(-logits, kind="stable")[:_TOP])
+    row = {"image": name}
+    for rank, k in enumerate(order, start=1):
+        row[f"class_{rank}"] = class_names[k]
+        row[f"probability_{rank}"] = f"{weights[k] / weights.sum():.6f}"
+    return row

@@ -1,0 +1,41 @@
+"""Pictures of label maps."""
+
+import colorsys
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+# Neighbouring hues are told apart by brightness.
+_BRIGHTNESS = (1.0, 0.65)
+_SATURATION = 0.8
+
+
+def palette(num_classes: int) -> UInt8[np.ndarray, "num_classes 3"]:
+    """Return a colour for each class, all distinct: hues of a circle.
+
+    Args:
+      num_classes: in [1, 254].
+    """
+    colours = [
+        colorsys.hsv_to_rgb(k / num_classes, _SATURATION, _BRIGHTNESS[k % 2])
+        for k in range(num_classes)
+    ]
+    return np.round(255 * np.array(colours)).astype(np.uint8)
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: Int[np.ndarray, "H W"],
+    colours: UInt8[np.ndarray, "num_classes 3"],
+    opacity: float = 0.5,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Return an image under the colours of its labels.
+
+    Args:
+      image: RGB.
+      labels: in [0, num_classes).
+      colours: of the classes, as `palette` returns them.
+      opacity: of the colours, in [0, 1].
+    """
+    mixed = (1 - opacity) * image + opacity * colours[labels]
+    return np.round(mixed).astype(np.uint8)

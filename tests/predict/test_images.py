@@ -1,0 +1,85 @@
+"""Which images are predicted, and what the model is given of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mdeq_jax.config import DataConfig
+from mdeq_jax.data import find_dataset
+from mdeq_jax.predict.images import find_images, model_input
+
+CITYSCAPES = find_dataset(DataConfig(name="cityscapes"))
+
+
+def make_files(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def test_a_folder_with_all_below_in_order(tmp_path):
+    make_files(tmp_path, "b/2.png", "b/10.jpg", "a.PNG", "notes.txt", ".hidden.png")
+    found = find_images([str(tmp_path)], Path("out"))
+    assert list(found) == ["a", "b/10", "b/2"]
+    assert found["b/10"] == tmp_path / "b/10.jpg"
+
+
+def test_images_by_name(tmp_path):
+    make_files(tmp_path, "b/2.png", "x/1.data", "c/3.png")
+    sources = [str(tmp_path / "b/2.png"), str(tmp_path / "x/1.data"), str(tmp_path / "c")]
+    assert list(find_images(sources, Path("out"))) == ["2", "1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("sources", "output", "message"),
+    [
+        (["gone.png"], "out", "gone.png does not exist; --input takes images and folders"),
+        (["empty"], "out", "empty holds no image .*put images there"),
+        (["twins"], "out", "twins holds images that differ by their suffix"),
+        (["a/1.png", "b"], "out", r"b/1.jpg and .*a/1.png would have .* '1'"),
+        (["a"], "a/out", "out lies in .*; use another --output"),
+    ],
+)
+def test_inputs_that_are_refused(tmp_path, sources, output, message):
+    make_files(tmp_path, "a/1.png", "b/1.jpg", "twins/x.png", "twins/x.jpg", "empty/readme")
+    with pytest.raises(ValueError, match=message):
+        find_images([str(tmp_path / source) for source in sources], tmp_path / output)
+
+
+def test_segmentation_sees_the_image_at_its_size():
+    image = np.zeros((5, 7, 3), np.uint8)
+    image[2, 3] = (255, 128, 0)
+    pixels = model_input(image, "segmentation", CITYSCAPES)
+    assert pixels.shape == (5, 7, 3)
+    assert pixels.dtype == np.float32
+    expected = [(1 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, -0.406 / 0.225]
+    np.testing.assert_allclose(pixels[2, 3], expected, rtol=1e-5)
+
+
+def test_each_data_set_is_normalised_as_for_training():
+    """Pixels of its own, in eight bits, come to what its evaluation examples hold."""
+    grey = np.array([[0, 51, 255]], np.uint8)[..., None].repeat(3, axis=2)
+    expected = {"digits": (np.array([0, 0.2, 1]) - 0.3) / 0.38}
+    expected |= dict.fromkeys(
+        ("cityscapes", "digit_scenes"), (np.array([0, 0.2, 1]) - 0.485) / 0.229
+    )
+    for name, red in expected.items():
+        size = (64, 64) if name == "digit_scenes" else (8, 8)
+        pixels = find_dataset(DataConfig(name=name, image_size=size)).normalise(grey)
+        assert pixels.dtype == np.float32
+        np.testing.assert_allclose(pixels[0, :, 0], red, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (40, 64), (65, 16), (3, 5)])
+def test_a_classifier_sees_the_middle_at_its_own_size(shape):
+    """The digit fills the middle square; what lies beside it is not seen."""
+    side = min(shape)
+    top, left = ((n - side) // 2 for n in shape)
+    image = np.full((*shape, 3), 255, np.uint8)
+    image[top : top + side, left : left + side] = 51
+    pixels = model_input(image, "classification", find_dataset(DataConfig()))
+    assert pixels.shape == (8, 8, 3)
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels, (51 / 255 - 0.3) / 0.38, rtol=1e-5)
