@@ -4,7 +4,6 @@ And of the config's own step, once it has run before, what it adds to the memory
 """
 
 import ctypes
-import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.problems import Setting, setting
+from benchmarks.problems import setting, with_solver
 from benchmarks.timing import report
 from benchmarks.training import repeatable, training_step
 
@@ -53,7 +52,7 @@ def main(config: str = "cifar10_tiny", batch: int = 8, rounds: int = 1) -> None:
 
 
 def _row(solver: str, steps: int, batch: int, config: str) -> dict[str, Any]:
-    bench = _with_solver(setting(config, batch), solver, steps)
+    bench = with_solver(setting(config, batch), solver, steps)
     step, state, images = training_step(bench, None)
     compiled = step.lower(state, images).compile()  # pyright: ignore[reportFunctionMemberAccess]
     z0 = bench.problem().z0
@@ -64,16 +63,6 @@ def _row(solver: str, steps: int, batch: int, config: str) -> dict[str, Any]:
         "state_mib": sum(z.size * z.dtype.itemsize for z in z0) / _MIB,
         "temp_mib": compiled.memory_analysis().temp_size_in_bytes / _MIB,
     }
-
-
-def _with_solver(bench: Setting, name: str, steps: int) -> Setting:
-    solver = bench.config.solver
-    changed = [
-        dataclasses.replace(s, name=name, max_steps=steps)
-        for s in (solver.forward, solver.backward)
-    ]
-    config = dataclasses.replace(bench.config, solver=type(solver)(*changed))
-    return bench._replace(config=config)
 
 
 def _added_mib(step: Callable[[], Any]) -> float:

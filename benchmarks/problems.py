@@ -5,7 +5,6 @@ import importlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from mdeq_jax.config import Config, finalize
 from mdeq_jax.models import MDEQ, FixedPointProblem, create_model
@@ -19,7 +18,7 @@ class Setting(NamedTuple):
       model: the model.
       variables: its variables.
       images: (B, H, W, 3) float32.
-      labels: (B,) int32.
+      labels: (B,) int32, or (B, H, W) where the task is segmentation.
     """
 
     config: Config
@@ -49,6 +48,23 @@ def setting(name: str, batch: int) -> Setting:
     model = create_model(config.model)
     key = jax.random.key(0)
     images = jax.random.normal(key, (batch, *config.data.image_size, 3))
-    labels = jnp.arange(batch, dtype=jnp.int32) % config.model.num_classes
+    pixels = config.data.image_size if config.model.task == "segmentation" else ()
+    labels = jax.random.randint(key, (batch, *pixels), 0, config.model.num_classes)
     variables = jax.jit(model.init)(key, images[:1])
     return Setting(config, model, variables, images, labels)
+
+
+def with_solver(bench: Setting, name: str, steps: int) -> Setting:
+    """Return the setting with another solver, forward and backward.
+
+    Args:
+      bench: the setting.
+      name: "picard", "anderson" or "broyden".
+      steps: most steps of either solve.
+    """
+    solver = bench.config.solver
+    changed = [
+        dataclasses.replace(s, name=name, max_steps=steps)
+        for s in (solver.forward, solver.backward)
+    ]
+    return bench._replace(config=dataclasses.replace(bench.config, solver=type(solver)(*changed)))

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "train_step": "training steps, solved and unrolled",
     "infer": "inference at several batch sizes",
     "memory": "temporary memory against solver steps and batch",
+    "segmentation_memory": "of whole images and of training crops, by solver and its steps",
     "compile_time": "compilation of the training step, without and with the cache",
     "start_up": "from the command to the first training step, cold and warm",
     "explicit": "the model against ResNets at the same input",
