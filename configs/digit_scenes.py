@@ -2,8 +2,8 @@
 
     python train.py --config configs/digit_scenes.py --workdir runs/digit_scenes
 
-Nothing is downloaded: 1,500 training and 200 test scenes are composed of scikit-learn's digits and
-photographs. Three branches, 243,291 parameters.
+Nothing is downloaded: 3,000 training and 200 test scenes are composed of scikit-learn's digits and
+photographs. Three branches, 178,491 parameters.
 """
 
 from ml_collections import ConfigDict
@@ -20,18 +20,25 @@ def get_config() -> ConfigDict:
     config.model.branch_channels = (16, 32, 48)
     config.model.blocks_per_branch = (1, 1, 1)
     config.model.big_kernels = (0, 0, 0)
-    config.model.expansion = 3
+    config.model.expansion = 2
     config.model.downsample_times = 1
     config.model.post_gn_affine = True
-    config.model.dropout = 0.05
 
     config.data.name = "digit_scenes"
     config.data.image_size = (64, 64)
     config.data.batch_size = 16
     config.data.eval_batch_size = 50
 
-    config.optim.learning_rate = 2e-3
-    config.train.epochs = 10
-    config.train.pretrain_steps = 700
+    # Most pixels are background; were they to weigh as much as digits, training would be stuck for
+    # long at telling digits from background, but not from each other.
+    config.loss.class_weights = (0.05, *[1.0] * 10)
+
+    config.solver.forward.max_steps = 12
+    config.solver.backward.max_steps = 10
+
+    config.optim.learning_rate = 3e-3
+    config.train.epochs = 12
+    config.train.pretrain_steps = 1200
     config.train.num_layers = 5
+    config.train.eval_every = 300
     return config

@@ -1,4 +1,4 @@
-"""`digit_scenes` with a second head, for the digit that a scene shows most of; 352,582 parameters.
+"""`digit_scenes` with a second head, for the digit that a scene shows most of; 287,782 parameters.
 
     python train.py --config configs/digit_scenes_multitask.py --workdir runs/digit_scenes_multitask
 
@@ -8,7 +8,8 @@ One equilibrium, two tasks: the classification head's loss is added with a weigh
 
     python train.py --config configs/digit_scenes.py --workdir runs/digit_scenes
     python train.py --config configs/digit_scenes_multitask.py --workdir runs/digit_scenes_image \\
-        --config.model.task=classification --config.model.extra_heads="()"
+        --config.model.task=classification --config.model.extra_heads="()" \\
+        --config.loss.class_weights=None
 
 `--config.model.extra_heads="('classification', 'scales')"` adds an auxiliary loss on the
 equilibrium of each branch, weighed by `loss.scale_weight`.

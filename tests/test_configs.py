@@ -22,8 +22,8 @@ ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")
 COUNTS = {
     "digits": 158_890,
-    "digit_scenes": 243_291,
-    "digit_scenes_multitask": 352_582,
+    "digit_scenes": 178_491,
+    "digit_scenes_multitask": 287_782,
     "cifar10_tiny": 158_890,
     "cifar10_large": 11_097_438,
     "cifar10_large_reg": 11_097_438,

@@ -1,8 +1,9 @@
 """Street-scene stand-ins: real handwritten digits in front of real photographs, labelled by pixel.
 
-Every scene is a random crop of one of scikit-learn's two photographs, before which stand several
-of its digits, smoothly enlarged to several scales; like cars and pedestrians the near ones are
-larger and hide parts of those behind. A scene is determined by its split and its number.
+Every scene is a random crop of one of scikit-learn's two photographs, darkened, before which stand
+two or three of its digits, bright, smoothly enlarged to several scales; like cars and pedestrians
+the near ones are larger and may hide parts of those behind. A scene is determined by its split and
+its number.
 """
 
 import functools
@@ -25,7 +26,7 @@ from mdeq_jax.data.digits import load_raw
 SIDE = 64
 BACKGROUND = 0
 CLASS_NAMES = ("background", *map(str, range(10)))
-SCENES = {"train": 1500, "test": 200}
+SCENES = {"train": 3000, "test": 200}
 
 Photo = UInt8[np.ndarray, "H W 3"]
 Label = UInt8[np.ndarray, "64 64"]
@@ -33,10 +34,13 @@ Label = UInt8[np.ndarray, "64 64"]
 # Columns of the photographs, 640 wide, that each split sees.
 _COLUMNS = {"train": slice(0, 448), "test": slice(448, 640)}
 _SEEDS = {"train": 0, "test": 1}
-_DIGITS_PER_SCENE = (3, 5)
-_DIGIT_SIDES = (16, 32)
+_DIGITS_PER_SCENE = (2, 3)
+_DIGIT_SIDES = (20, 32)
 # Most of a digit's ink that may cover digits behind it, and the places tried for that.
-_COVERING, _PLACES = 0.1, 10
+_COVERING, _PLACES = 0.05, 20
+# So that a digit stands out from all that is behind it, and always as the brighter.
+_DUSK = 2  # divides the photographs' brightness
+_SHADE = 0.35  # most that a digit's colour is darker than white
 
 
 class DigitScenes(tfds.core.GeneratorBasedBuilder):
@@ -101,7 +105,7 @@ def compose(
     for digit, value, side in zip(digits, labels, sides, strict=True):
         ink = _ink(digit, int(side))
         window = _place(label, ink, generator)
-        colour = _contrasting(image[window], generator)
+        colour = 255 - _SHADE * generator.uniform(0, 255, 3)
         alpha = ink[..., None]
         image[window] = np.rint(alpha * colour + (1 - alpha) * image[window])
         label[window] = np.where(ink > 0.25, IGNORE, label[window])
@@ -113,7 +117,7 @@ def _background(photo: Photo, generator: np.random.Generator) -> Photo:
     side = generator.integers(SIDE, 2 * SIDE, endpoint=True)
     top, left = (generator.integers(extent - side, endpoint=True) for extent in photo.shape[:2])
     crop = np.ascontiguousarray(photo[top : top + side, left : left + side])
-    return cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_AREA) // _DUSK
 
 
 def _ink(digit: UInt8[np.ndarray, "8 8 1"], side: int) -> Float[np.ndarray, "side side"]:
@@ -136,12 +140,6 @@ def _place(
     return window
 
 
-def _contrasting(behind: Photo, generator: np.random.Generator) -> Float[np.ndarray, "3"]:
-    """A random colour: a dark one before what is bright, else a bright one."""
-    tint = 0.35 * generator.uniform(0, 255, 3)
-    return tint if behind.mean() > 127 else 255 - tint
-
-
 def _png(pixels: np.ndarray) -> io.BytesIO:
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, format="png")
@@ -162,10 +160,10 @@ def _plain(example: Example, _: Any) -> Example:
 
 
 def _augmented(example: Example, generator: np.random.Generator) -> Example:
-    """Random scale 0.8 to 1.2, crop, and order of the colours; digits are not to be mirrored."""
+    """Random scale 0.9 to 1.1, crop, and order of the colours; digits are not to be mirrored."""
     colours = generator.permutation(3)
     image, label = np.ascontiguousarray(example["image"][..., colours]), example["label"][..., 0]
-    image, label = augmentation.random_scale(image, label, generator, tenths=(8, 12))
+    image, label = augmentation.random_scale(image, label, generator, tenths=(9, 11))
     image, label = augmentation.random_crop(image, label, (SIDE, SIDE), generator)
     padded = augmentation.pad(augmentation.normalised(image, label), (SIDE, SIDE))
     return _with_image_label(padded)

@@ -41,7 +41,12 @@ def test_training_and_evaluation(tmp_path):
 
 
 def test_either_task_alone(tmp_path):
-    alone = {**MULTITASK, "model__task": "classification", "model__extra_heads": "()"}
+    alone = {
+        **MULTITASK,
+        "model__task": "classification",
+        "model__extra_heads": "()",
+        "loss__class_weights": "None",
+    }
     workdir = tmp_path / "run"
     code, out, err = run("train.py", tmp_path, f"--workdir={workdir}", config=CONFIG, **alone)
     assert code == 0, err
