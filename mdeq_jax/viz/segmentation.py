@@ -11,16 +11,16 @@ _SATURATION = 0.8
 
 
 def palette(num_classes: int) -> UInt8[np.ndarray, "num_classes 3"]:
-    """Return a colour for each class, all distinct: hues of a circle.
+    """Return a colour for each class, all distinct: black, by custom the background, and hues.
 
     Args:
       num_classes: in [1, 254].
     """
-    colours = [
-        colorsys.hsv_to_rgb(k / num_classes, _SATURATION, _BRIGHTNESS[k % 2])
-        for k in range(num_classes)
+    hues = [
+        colorsys.hsv_to_rgb(k / (num_classes - 1), _SATURATION, _BRIGHTNESS[k % 2])
+        for k in range(num_classes - 1)
     ]
-    return np.round(255 * np.array(colours)).astype(np.uint8)
+    return np.round(255 * np.array([(0.0, 0.0, 0.0), *hues])).astype(np.uint8)
 
 
 def overlay(
