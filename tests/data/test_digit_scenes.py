@@ -19,11 +19,6 @@ from mdeq_jax.data.digits import load_raw
 SOLID = np.full((1, 8, 8, 1), 16, np.uint8)
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("tfds"))
-
-
 @pytest.fixture
 def data(data_dir):
     return DataConfig(

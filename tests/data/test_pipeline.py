@@ -25,11 +25,6 @@ TRAIN, TEST, BATCH = 1437, 360, 64
 STEPS_PER_EPOCH = TRAIN // BATCH
 
 
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("tfds"))
-
-
 @pytest.fixture
 def data(data_dir):
     return DataConfig(
