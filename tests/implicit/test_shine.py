@@ -104,6 +104,7 @@ def test_exact_for_a_state_of_one_entry(x64):
     assert_allclose(pullback(jnp.asarray(g))[0], np.where(slopes < 0.5, g / (1 - slopes), g))
 
 
+@pytest.mark.slow
 def test_refining_tends_to_exact(x64):
     args = random_args()
     g = random_g(args)
@@ -222,6 +223,7 @@ def test_a_cotangent_of_zero(x64):
         np.testing.assert_array_equal(u, 0)
 
 
+@pytest.mark.slow
 def test_second_derivatives_take_the_inverse_as_given(x64):
     """With B held fixed, u is linear in g: the second derivative of a quadratic loss is finite."""
     args = random_args(size=2, dim=3)

@@ -89,6 +89,7 @@ def test_the_loss_is_the_weighted_sum_of_those_of_the_heads():
     np.testing.assert_allclose(reported["classification_accuracy"], accuracy)
 
 
+@pytest.mark.slow
 def test_every_head_and_the_cell_have_gradients():
     value, metrics, grads = gradient(with_heads())
     assert set(grads) == {"stem", "cell", "head", *(f"extra_heads_{name}" for name in NAMES[1:])}
@@ -100,6 +101,7 @@ def test_every_head_and_the_cell_have_gradients():
     assert value == metrics["loss"]
 
 
+@pytest.mark.slow
 def test_heads_of_weight_0_change_nothing():
     """Parameters are drawn by name, so that both models begin alike."""
     weightless = {"classification_weight": 0.0, "scale_weight": 0.0}
@@ -119,6 +121,7 @@ def test_heads_of_weight_0_change_nothing():
     [BOTH, *(pytest.param((head,), marks=pytest.mark.slow) for head in BOTH)],
     ids=str,
 )
+@pytest.mark.slow
 def test_the_cell_feels_the_heads(heads):
     grads, alone = gradient(with_heads(heads))[2], gradient(with_segmentation())[2]
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-5, grads["cell"], alone["cell"])
@@ -134,6 +137,7 @@ def test_the_cell_feels_the_heads(heads):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_several_devices_do_what_one_does(x64, sections, unrolled):
     batch, after = make_batch(8, np.float64), []
     for devices in (1, 4):
@@ -151,6 +155,7 @@ def test_several_devices_do_what_one_does(x64, sections, unrolled):
     [{}, pytest.param({"flip": True, "scales": (1.0, 1.5)}, marks=pytest.mark.slow)],
     ids=str,
 )
+@pytest.mark.slow
 def test_evaluation_reports_both_tasks(inference):
     config = with_heads(inference=inference)
     batch = make_batch(4) | {"mask": np.array([True, True, False, True])}

@@ -51,6 +51,7 @@ def make_batch(size, dtype=np.float32, side=8):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_several_devices_do_what_one_does(x64, sections, unrolled):
     batch, after = make_batch(8, np.float64), []
     for devices in (1, 4):
@@ -75,6 +76,7 @@ def test_several_devices_do_what_one_does(x64, sections, unrolled):
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_it_learns(sections):
     step, state, mesh = setup(with_segmentation(**sections), devices=2)
     batch, losses = shard(make_batch(8), mesh), []
@@ -93,6 +95,7 @@ def evaluate(config, batch, devices):
     return state, sums, labels
 
 
+@pytest.mark.slow
 def test_evaluation_on_several_devices_is_that_on_one():
     config = with_segmentation()
     batch = make_batch(4) | {"mask": np.array([True, True, False, True])}
@@ -122,6 +125,7 @@ def test_evaluation_on_several_devices_is_that_on_one():
     np.testing.assert_allclose(metrics["pixel_accuracy"], right, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_of_any_size_are_evaluated_at_several_scales():
     options = {"flip": True, "scales": (0.5, 1.0, 1.7), "window": (6, 7)}
     config = with_segmentation(inference=options)
@@ -139,6 +143,7 @@ def make_large_batch(height, width):
     return {"image": images, "label": np.ones((4, height, width), np.int32)}
 
 
+@pytest.mark.slow
 def test_traces_of_images_of_any_size():
     config = with_segmentation(solver={"forward": {"max_steps": 4}, "backward": {"max_steps": 4}})
     variables, batch = initial_state(config).variables, make_large_batch(9, 11)
