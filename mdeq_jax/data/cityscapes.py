@@ -146,9 +146,9 @@ def open_prepared(data_dir: str | None, split: str) -> Prepared:
         )
     try:
         source = tfds.data_source(BUILDER, split=split, data_dir=data_dir)
-        return Prepared(source)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # TFDS's word for a format without random access
         raise ValueError(
             f"{path} is in a format that cannot be read without TensorFlow; remove it and prepare"
             f" Cityscapes by `{_COMMAND} --archives=DIR --data-dir={folder}`, as ArrayRecord."
         ) from error
+    return Prepared(source)
