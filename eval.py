@@ -5,7 +5,8 @@
 The config names data and solver (--config.solver.forward.max_steps=6, for one, trades accuracy for
 time), and for segmentation how an image is seen (--config.inference.flip=True
 --config.inference.scales="(0.75, 1.0, 1.25)" --config.inference.window="(512, 1024)"); its
-architecture must be the checkpoint's. The last line on stdout is one JSON object.
+architecture must be the checkpoint's. The last line on stdout is one JSON object. Several hosts
+share the work as in train.py.
 """
 
 import time
@@ -17,6 +18,7 @@ from absl import flags
 from mdeq_jax import cli, data
 from mdeq_jax.checkpoint.load import load_trained
 from mdeq_jax.config import Config
+from mdeq_jax.hosts import is_main
 from mdeq_jax.models import create_model
 from mdeq_jax.training.evaluation import evaluate, require_fit
 from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
@@ -45,18 +47,19 @@ def main(config: Config) -> dict[str, Any]:
     mesh = create_mesh()
     check_batch_sizes(config.data, mesh)
     unrolled = trained.config.train.unrolled_at(trained.step)
-    eval_step = make_eval_step(create_model(config.model), config, mesh, unrolled=unrolled)
+    model = create_model(config.model, dtype=config.compute_dtype)
+    eval_step = make_eval_step(model, config, mesh, unrolled=unrolled)
     task = make_task(config, dataset.class_names)
     path, outputs = _OUTPUT.value, []
     variables = replicate(trained.variables, mesh)
     metrics = evaluate(
         eval_step, variables, config.data, mesh, task, None if path is None else outputs.append
     )
-    if path is not None:
+    if path is not None and is_main():
         arrays: dict[str, Any] = {task.output_name: np.concatenate(outputs)}
         np.savez(path, **arrays)
     return {**metrics, "steps": trained.step, "wall_s": round(time.monotonic() - started, 2)}
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, on_hosts=True)

@@ -4,8 +4,12 @@
 
 Run again with the same arguments, it goes on from the last checkpoint. The last line on stdout is
 one JSON object with the final metrics.
+
+On several hosts, start it once on each: TPU pods, Slurm's srun and Open MPI's mpirun tell the
+processes of each other; else --coordinator=HOST:PORT --process_count=N --process_id=I does.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,10 @@ from absl import flags
 
 from mdeq_jax import cli
 from mdeq_jax.config import Config
+from mdeq_jax.hosts import is_main
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
+from mdeq_jax.training.schedules import batch_size_warning
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures.", required=True
@@ -23,6 +29,9 @@ _WORKDIR = flags.DEFINE_string(
 
 def main(config: Config) -> dict[str, Any]:
     """Train in the workdir, or go on training there."""
+    warning = batch_size_warning(config, cli.recipe())
+    if warning and is_main():
+        print(f"warning: {warning}", file=sys.stderr)
     try:
         return train(config, Path(_WORKDIR.value))
     except NonFiniteError as error:
@@ -35,4 +44,4 @@ def main(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, on_hosts=True)

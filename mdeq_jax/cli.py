@@ -9,30 +9,55 @@ from ml_collections import config_flags
 
 from mdeq_jax.compilation import convolve_on_all_cores, keep_compiled_programs
 from mdeq_jax.config import Config, finalize
+from mdeq_jax.hosts import connect, is_main
 from mdeq_jax.training.metrics import to_json
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/digits.py.")
 
 
-def run(command: Callable[[Config], Mapping[str, Any]]) -> None:
+def run(command: Callable[[Config], Mapping[str, Any]], *, on_hosts: bool = False) -> None:
     """Run a command under the flags of the process, and print its result as one line of JSON.
 
     Exits with code 2 and one message where the flags, the config, or what they name is wrong, which
     `command` says by a ValueError.
+
+    Args:
+      command: from config to result.
+      on_hosts: whether it can run in several processes as one, of which process 0 prints.
     """
+    address = _define_address() if on_hosts else []
 
     def main(_: Sequence[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # Orbax narrates every save
         convolve_on_all_cores()
         keep_compiled_programs()
         try:
+            if on_hosts:
+                connect(*(flag.value for flag in address))
+            # Orbax narrates every save; and what is wrong with a checkpoint, one process can say.
+            logging.set_verbosity(logging.WARNING if is_main() else logging.ERROR)
             result = command(finalize(_CONFIG.value.to_dict()))
         except (ValueError, OSError) as error:
             fail(error, code=2)
-        print(to_json(result))
+        if is_main():
+            print(to_json(result))
 
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=_parse)
+
+
+def recipe() -> Config:
+    """Return what the config file says, without the command line's overrides."""
+    flag = flags.FLAGS[_CONFIG.name]
+    return finalize(flag.parser.parse(config_flags.get_config_filename(flag)).to_dict())
+
+
+def _define_address() -> list[flags.FlagHolder]:
+    """Define the flags of `connect`, which are for processes that nothing else brings together."""
+    return [
+        flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several."),
+        flags.DEFINE_integer("process_count", None, "Number of processes.", lower_bound=1),
+        flags.DEFINE_integer("process_id", None, "Number of this process.", lower_bound=0),
+    ]
 
 
 def fail(message: object, code: int) -> NoReturn:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import SolverResult, State
 from mdeq_jax.solvers.common import inner, norm, scale, select, vary_together
@@ -24,6 +24,7 @@ def jacobian_loss(
     probes: int = 2,
     *,
     vectors: State | None = None,
+    first: Int[Array, ""] | int = 0,
 ) -> Float[Array, ""]:
     """Return ‖vᵀJ‖² / entries of z (batch included), the mean over probes v ~ N(0, I).
 
@@ -36,6 +37,8 @@ def jacobian_loss(
       key: from which the probes are drawn.
       probes: number of probes drawn, at least 1.
       vectors: one probe v of the structure and shapes of z, in place of key and probes.
+      first: number of the first sample, where z is part of a larger batch: the probe of a sample
+        follows from the key and its number alone. May be traced.
 
     Raises:
       ValueError: neither or both of key and vectors are given, or probes is below 1.
@@ -49,7 +52,9 @@ def jacobian_loss(
         raise ValueError(f"probes is {probes}; it must be at least 1.")
     z = lax.stop_gradient(z)
     _, pullback = jax.vjp(lambda z: f(z, args), z)
-    drawn = [vectors] if key is None else [_normal(k, z) for k in jax.random.split(key, probes)]
+    drawn = (
+        [vectors] if key is None else [_normal(k, z, first) for k in jax.random.split(key, probes)]
+    )
     squares = jnp.stack([_squared_norm(pullback(v)[0]) for v in drawn])
     return squares.mean() / sum(x.size for x in jax.tree.leaves(z))
 
@@ -86,7 +91,7 @@ def spectral_radius(
         growth = norm(vj)
         return select(growth > 0, vj, v), growth
 
-    _, growths = lax.scan(grow, vary_together(_normal(key, z), like=z), length=iterations)
+    _, growths = lax.scan(grow, vary_together(_normal(key, z, 0), like=z), length=iterations)
     # While a complex pair turns v, the growth of one step swings about its mean, and the first
     # steps still show the smaller eigenvalues: weights that vanish at both ends leave little of it.
     weights = jnp.sin(jnp.pi * (jnp.arange(iterations) + 0.5) / iterations) ** 2
@@ -135,10 +140,17 @@ def _contraction(ratio: Float[Array, " B"], steps: Array) -> Float[Array, " B"]:
     return jnp.where((steps > 0) & (ratio > 0), jnp.minimum(factor, _SLOWEST), 0)
 
 
-def _normal(key: PRNGKeyArray, like: State) -> State:
+def _normal(key: PRNGKeyArray, like: State, first: Int[Array, ""] | int) -> State:
+    """Draw from N(0, I), each sample by a key of its own: the batch's with its number folded in."""
     leaves, structure = jax.tree.flatten(like)
+    numbers = first + jnp.arange(len(leaves[0]))
+
+    def draw(key: PRNGKeyArray, x: Array) -> Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+
     keys = jax.random.split(key, len(leaves))
-    drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)]
+    drawn = [draw(k, x) for k, x in zip(keys, leaves, strict=True)]
     return jax.tree.unflatten(structure, drawn)
 
 

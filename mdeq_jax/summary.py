@@ -43,20 +43,25 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A model's parts, and what a solve holds in memory.
+    """A model's parts, what a solve holds in memory, and what a training step exchanges.
 
     Attributes:
       parts: in the order of the data.
       state_bytes: the state of one image.
       history_bytes: what the forward solver remembers beside it, for one image.
+      exchanged_bytes: what each of several devices hands into sums over all in one training step:
+        4 (parameters + 2 k statistics), k = train.accumulate_steps. The statistics are those of
+        BatchNorm, whose sums are two: forward, and backward of their cotangents. A few numbers of
+        loss and metrics are left out, and so are the extra passes of fixed-point correction.
     """
 
     parts: tuple[Part, ...]
     state_bytes: int
     history_bytes: int
+    exchanged_bytes: int
 
     def totals(self) -> dict[str, int]:
-        """Return the totals: parameters, multiply-adds and bytes, the latter two per image."""
+        """Return the totals; multiply-adds and bytes are per image, but those exchanged."""
         in_cell = [part for part in self.parts if part.name not in _ONCE]
         return {
             "parameters": sum(part.parameters for part in self.parts),
@@ -64,6 +69,7 @@ class Summary:
             "multiply_adds_per_image": sum(part.multiply_adds * part.passes for part in self.parts),
             "state_bytes": self.state_bytes,
             "history_bytes": self.history_bytes,
+            "exchanged_bytes": self.exchanged_bytes,
         }
 
 
@@ -73,7 +79,7 @@ def summarize(config: Config) -> Summary:
     The cell is counted max_steps + 1 times: a solve of N steps evaluates it at its start as well.
 
     Args:
-      config: for model, image size and forward solver.
+      config: for model, image size, forward solver and microbatches.
 
     Raises:
       ValueError: the image size does not fit the model.
@@ -98,6 +104,8 @@ def summarize(config: Config) -> Summary:
         ),
         state_bytes=_bytes(z),
         history_bytes=_bytes(jax.eval_shape(solver.init, z, z)),
+        exchanged_bytes=_bytes(variables["params"])
+        + 2 * config.train.accumulate_steps * _bytes(variables["batch_stats"]),
     )
 
 
@@ -156,8 +164,11 @@ def render(summary: Summary) -> str:
         + "  ".join(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))
         for row in rows
     ]
-    mib = [f"{count / 2**20:.2f} MiB" for count in (summary.state_bytes, summary.history_bytes)]
-    return "\n".join([*lines, f"state {mib[0]} per image, solver's history {mib[1]} per image"])
+    sizes = (summary.state_bytes, summary.history_bytes, summary.exchanged_bytes)
+    state, history, exchanged = (f"{size / 2**20:.2f} MiB" for size in sizes)
+    lines.append(f"state {state} per image, solver's history {history} per image")
+    lines.append(f"exchanged between devices {exchanged} per training step")
+    return "\n".join(lines)
 
 
 def main(config: Config) -> dict[str, int]:

@@ -18,6 +18,7 @@ LAYOUT = (
     "checkpoint",
     "viz",
     "inference",
+    "hosts",
     "training",
     "compilation",
     "cli",

@@ -79,8 +79,8 @@ def test_plain_iteration_remembers_nothing():
 def test_the_table_has_a_line_for_each_part_and_the_totals():
     summary = summarize(finalize(CONFIG))
     lines = render(summary).splitlines()
-    assert len(lines) == 1 + len(summary.parts) + 3
-    assert f"{summary.totals()['parameters']:,}" in lines[-2]
+    assert len(lines) == 1 + len(summary.parts) + 4
+    assert f"{summary.totals()['parameters']:,}" in lines[-3]
 
 
 def test_the_command():

@@ -41,7 +41,9 @@ def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
       ValueError: the folder does not exist, or holds no whole checkpoint.
     """
     trained = load_trained(checkpoint_dir)
-    return create_model(trained.config.model), trained.variables, trained.config
+    config = trained.config
+    model = create_model(config.model, dtype=config.compute_dtype)
+    return model, trained.variables, config
 
 
 def load_trained(

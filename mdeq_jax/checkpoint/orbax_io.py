@@ -81,7 +81,8 @@ class Checkpointer:
         Args:
           step: number of training steps taken.
           state: pytree of arrays.
-          data_iterator: the training data, which has yielded that step's batch and no more.
+          data_iterator: the training data, which has yielded that step's batch and no more. Its
+            position must be the same in all processes: one is stored, for any number of them.
         """
         # A run resumed here must find the best of the steps before, whenever it was killed.
         self._best.wait_until_finished()
@@ -90,7 +91,7 @@ class Checkpointer:
             step,
             {
                 "state": ocp.args.StandardSave(state),
-                "data": grain.checkpoint.CheckpointSave(data_iterator),
+                "data": ocp.args.JsonSave(data_iterator.get_state()),
             },
         )
 
@@ -140,13 +141,14 @@ class Checkpointer:
             return None
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state),
-            data=grain.checkpoint.CheckpointRestore(data_iterator),
+            data=ocp.args.JsonRestore(),
         )
         folder, restored = _first_whole(
             folders, lambda folder: self._latest.restore(int(folder.name), args=args)
         )
         for damaged in folders[: folders.index(folder)]:
             self._latest.delete(int(damaged.name))
+        data_iterator.set_state(restored["data"])
         return int(folder.name), restored["state"]
 
     def best_metrics(self) -> dict[str, Any] | None:

@@ -40,7 +40,8 @@ def silence(f: Callable[[State, Any], State], branch: int | None) -> Callable[[S
 
 def silenced_scales(trained: Trained) -> tuple[Measurement, ...]:
     """Evaluate the model as it is, then with each scale held at zero, for the head as well."""
-    config, model = trained.config, create_model(trained.config.model)
+    config = trained.config
+    model = create_model(config.model, dtype=config.compute_dtype)
     solver = config.solver.forward.build()
 
     def predictor(branch: int | None) -> Callable[[Array], tuple[Array, Array]]:
@@ -65,7 +66,8 @@ def latency(trained: Trained) -> tuple[Measurement, ...]:
 
     One compiled solve serves all, so that times differ by what is computed alone.
     """
-    config, model = trained.config, create_model(trained.config.model)
+    config = trained.config
+    model = create_model(config.model, dtype=config.compute_dtype)
     most = max(STEP_LIMITS)
     solver = dataclasses.replace(config.solver.forward, max_steps=most).build()
     images = evaluation_images(config)

@@ -151,7 +151,8 @@ def measure(trained: Trained, metrics: dict[str, Any]) -> Measurement:
       trained: variables, config and step.
       metrics: the final evaluation, as `train` returns it.
     """
-    config, model = trained.config, create_model(trained.config.model)
+    config = trained.config
+    model = create_model(config.model, dtype=config.compute_dtype)
     unrolled = config.train.unrolled_at(trained.step)
     batch = training_batch(config)
     inputs = (trained.variables["params"], jnp.zeros((len(batch["label"]), 2)))

@@ -6,7 +6,7 @@ what differs; the command line overrides it; `finalize` turns the outcome into a
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -58,6 +58,9 @@ class Config:
       jacobian: regularisation of the cell's Jacobian.
       train: the course of training.
       inference: how evaluation and prediction see an image, for segmentation.
+      dtype: what stem, cell and head compute in. "bfloat16" is for accelerators; parameters, the
+        statistics of norms, states and history of the solvers, logits and loss stay in float32.
+        FLOOR
       init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
         fit; None starts from random ones.
       seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
@@ -73,8 +76,14 @@ class Config:
     jacobian: JacobianConfig = JacobianConfig()
     train: TrainConfig = TrainConfig()
     inference: InferenceConfig = InferenceConfig()
+    dtype: Literal["float32", "bfloat16"] = "float32"
     init_from: str | None = None
     seed: int = 0
+
+    @property
+    def compute_dtype(self) -> str | None:
+        """What `create_model` takes: None where the parameters' own dtype, float32, is meant."""
+        return None if self.dtype == "float32" else self.dtype
 
     def __post_init__(self):
         """Check the options; raises ValueError."""

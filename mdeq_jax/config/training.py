@@ -99,6 +99,9 @@ class TrainConfig:
       steps: number of steps; if not None it takes the place of `epochs`.
       pretrain_steps: first steps in which the cell is unrolled instead of solved.
       num_layers: applications of the cell in those steps.
+      accumulate_steps: microbatches that a device takes its share of a batch in, one after the
+        other; memory falls with their number. BatchNorm goes by the microbatch, and so do the means
+        over pixels of a segmentation loss, which are averaged.
       log_every: steps between lines of metrics.
       eval_every: steps between evaluations.
       checkpoint_seconds: most seconds of training between checkpoints.
@@ -111,6 +114,7 @@ class TrainConfig:
     steps: int | None = None
     pretrain_steps: int = 0
     num_layers: int = 10
+    accumulate_steps: int = 1
     log_every: int = 20
     eval_every: int = 200
     checkpoint_seconds: float = 15.0
@@ -118,7 +122,7 @@ class TrainConfig:
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
-        for field in ("epochs", "num_layers", "log_every", "eval_every"):
+        for field in ("epochs", "num_layers", "accumulate_steps", "log_every", "eval_every"):
             require_int(self, field, minimum=1)
         require(self, "epoch_fraction", 0 < self.epoch_fraction <= 1, "in (0, 1]")
         if self.steps is not None:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mdeq_jax.models import weight_norm
@@ -178,15 +179,32 @@ def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:
     return weight_norm.split(params, lambda name: not name.startswith("fuse_layers"))
 
 
-def dropout_masks(key: PRNGKeyArray, config: ModelConfig, batch: int, dtype: jnp.dtype) -> Masks:
+def dropout_masks(
+    key: PRNGKeyArray,
+    config: ModelConfig,
+    batch: int,
+    dtype: jnp.dtype,
+    axis_name: str | None = None,
+) -> Masks:
     """Draw the masks of variational dropout, one (batch, 1, 1, C) for each residual block.
 
     An entry is 1 / (1 − p) with probability 1 − p, else 0, where p = config.dropout.
+
+    Args:
+      key: the same on all devices.
+      config: the architecture.
+      batch: number of images, on one device.
+      dtype: of the masks.
+      axis_name: mesh axis over which the images are split. Each device draws the masks of all and
+        keeps its own, so that an image's do not depend on how many devices there are.
     """
     keep = 1 - config.dropout
+    devices = 1 if axis_name is None else lax.axis_size(axis_name)
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * batch
 
     def draw(key: PRNGKeyArray, channels: int) -> Array:
-        return jax.random.bernoulli(key, keep, (batch, 1, 1, channels)).astype(dtype) / keep
+        kept = jax.random.bernoulli(key, keep, (devices * batch, 1, 1, channels))
+        return lax.dynamic_slice_in_dim(kept, first, batch).astype(dtype) / keep
 
     return tuple(
         tuple(draw(k, channels) for k in jax.random.split(jax.random.fold_in(key, i), blocks))

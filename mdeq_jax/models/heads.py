@@ -9,6 +9,7 @@ from mdeq_jax.models.cell import State
 from mdeq_jax.models.config import ModelConfig
 from mdeq_jax.models.layers import Conv, ConvBN
 from mdeq_jax.models.resize import resize_bilinear
+from mdeq_jax.solvers.common import to_working_dtype
 
 _EXPANSION = 4
 
@@ -122,7 +123,7 @@ class SegmentationHead(nn.Module):
         size = self.config.final_conv_kernel
         # Not named as the classification head's last layer, whose weights mean something else.
         last_conv = Conv(self.config.num_classes, size, use_bias=True, name="pixel_classifier")
-        return last_conv(nn.relu(last(y, train)))
+        return last_conv(to_working_dtype(nn.relu(last(y, train))))
 
 
 class ScaleHead(nn.Module):
@@ -141,7 +142,7 @@ class ScaleHead(nn.Module):
         """Return the logits of each pixel of the branch."""
         del train  # it is the same in both modes
         last_conv = Conv(self.config.num_classes, 1, use_bias=True, name="pixel_classifier")
-        return last_conv(z[self.branch])
+        return last_conv(to_working_dtype(z[self.branch]))
 
 
 # The head of each task.

@@ -15,6 +15,15 @@ _EPSILON = 1e-5
 normal_init = nn.initializers.normal(0.01)
 
 
+def compute_dtype(x: Array, *parameters: Array) -> jnp.dtype:
+    """Return the dtype that a layer computes in.
+
+    It is that of x where this has 16 bits: parameters are then kept in float32, and rounded where
+    they are used. Else it is the promoted dtype of all.
+    """
+    return x.dtype if x.dtype.itemsize == 2 else jnp.result_type(x, *parameters)
+
+
 class Conv(nn.Module):
     """`conv2d` with its parameters: kernel, and a bias if asked for.
 
@@ -36,9 +45,11 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H' W' O"]:
         """Return the convolution of x."""
         shape = (self.size, self.size, x.shape[-1], self.features)
-        y = conv2d(x, self.param("kernel", self.kernel_init, shape), self.stride)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = conv2d(x, kernel.astype(compute_dtype(x, kernel)), self.stride)
         if self.use_bias:
-            y = y + self.param("bias", normal_init, (self.features,))
+            bias = self.param("bias", normal_init, (self.features,))
+            y = y + bias.astype(compute_dtype(y, bias))
         return y
 
 
@@ -57,18 +68,17 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """Return x normalised, in the promoted dtype of x and the parameters."""
-        dtype = x.dtype
-        x = x.astype(jnp.promote_types(dtype, jnp.float32))
-        mean, variance = _group_moments(x, self.groups)
+        """Return x normalised, in the `compute_dtype` of x and the parameters."""
+        dtype, wide = x.dtype, x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, variance = _group_moments(wide, self.groups)
         scale, bias = lax.rsqrt(variance + _EPSILON), 0.0
         if self.affine:
             gain = self.param("scale", nn.initializers.ones, x.shape[-1:])
             bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-            dtype = jnp.result_type(dtype, gain, bias)
+            dtype = compute_dtype(x, gain, bias)
             scale = scale * gain
         # Multiplied out: one pass over x is left, and backward one over x and y's cotangent.
-        y = x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
+        y = wide * scale[:, None, None] + (bias - mean * scale)[:, None, None]
         return y.astype(dtype)
 
 
@@ -138,7 +148,7 @@ class ConvGN(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """A convolution and a BatchNorm.
+    """A convolution and a BatchNorm, whose statistics are at least in float32.
 
     Attributes:
       features: output channels.
@@ -168,6 +178,7 @@ class ConvBN(nn.Module):
             epsilon=_EPSILON,
             use_scale=self.affine,
             use_bias=self.affine,
+            dtype=x.dtype,
             axis_name=self.axis_name,
             name="bn",
         )

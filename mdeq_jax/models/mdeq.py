@@ -69,10 +69,12 @@ class MDEQ(nn.Module):
       config: the architecture.
       axis_name: mesh axis over which a training step under `shard_map` averages BatchNorm's
         statistics.
+      dtype: what stem, cell and head compute in, as of `create_model`.
     """
 
     config: ModelConfig
     axis_name: str | None = None
+    dtype: str | None = None
 
     def setup(self):
         """Declare the parameters."""
@@ -153,18 +155,18 @@ class MDEQ(nn.Module):
     ) -> FixedPointProblem:
         """Return the fixed-point problem of some images; arguments as of `__call__`."""
         _check_images(self.config, images)
-        x = self.stem(images, train)
+        x = self.stem(_in_dtype(images, self.dtype), train)
         params = weight_norm.merge(self.cell)
         dtype = jnp.result_type(x, *jax.tree.leaves(params))
         zeros = _zeros(self.config, x.shape, dtype)
         masks = None
         if train and self.config.dropout > 0:
             key = self.make_rng("dropout")
-            masks = dropout_masks(key, self.config, x.shape[0], dtype)
+            masks = dropout_masks(key, self.config, x.shape[0], dtype, self.axis_name)
         start = vary_together(zeros if z0 is None else _check_state(z0, zeros), like=x)
         lower = self.lower_injections(x) if self.config.injection == "all" else ()
         args = CellArgs(params, x, masks, lower)
-        return FixedPointProblem(cell_function(self.config), start, args)
+        return FixedPointProblem(cell_function(self.config, self.dtype), start, args)
 
     def predict(self, z: State, *, train: bool = False) -> Logits:
         """Return the logits of an equilibrium.
@@ -172,6 +174,7 @@ class MDEQ(nn.Module):
         Where config.extra_heads has any, those of each head by its name: of the task's by the
         task's, "segmentation", and of the others as of `make_extra_heads`.
         """
+        z = _in_dtype(z, self.dtype)
         logits = self.head(z, train)
         if not self.extra_heads:
             return logits
@@ -179,25 +182,37 @@ class MDEQ(nn.Module):
         return {self.config.task: logits, **extra}
 
 
-def create_model(config: ModelConfig, axis_name: str | None = None) -> MDEQ:
+def create_model(
+    config: ModelConfig, axis_name: str | None = None, dtype: str | None = None
+) -> MDEQ:
     """Return the model of an architecture.
 
     Args:
       config: the architecture.
       axis_name: mesh axis over which BatchNorm averages, for training under `shard_map`.
+      dtype: "bfloat16" makes stem, cell and head compute in it. Parameters, the statistics of all
+        norms, the states of the solve and what gives the logits keep their own, float32. None
+        computes in the dtype of images and parameters.
     """
-    return MDEQ(config, axis_name)
+    return MDEQ(config, axis_name, dtype)
 
 
-def cell_function(config: ModelConfig) -> Callable[[State, CellArgs], State]:
-    """Return the cell as a pure function (z, args) -> z."""
+def cell_function(
+    config: ModelConfig, dtype: str | None = None
+) -> Callable[[State, CellArgs], State]:
+    """Return the cell as a pure function (z, args) -> z; arguments as of `create_model`."""
     cell = MDEQCell(config, parent=None)
 
     def f(z: State, args: CellArgs) -> State:
-        params = {"params": args.params}
-        return cast(State, cell.apply(params, z, args.x, args.masks, args.lower))
+        inputs = _in_dtype((z, args.x, args.masks, args.lower), dtype)
+        new = cast(State, cell.apply({"params": args.params}, *inputs))
+        return new if dtype is None else jax.tree.map(lambda x, z: x.astype(z.dtype), new, z)
 
     return f
+
+
+def _in_dtype(tree: PyTree, dtype: str | None) -> PyTree:
+    return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def unroll(

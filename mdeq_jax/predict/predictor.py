@@ -44,7 +44,8 @@ class Predictor:
         self._divisor = config.model.size_divisor
         # As it would be in the compiled function, of which every size needs another.
         self._pads = config.model.task == "segmentation" and config.inference.is_plain
-        task, model = make_task(config), create_model(config.model)
+        task = make_task(config)
+        model = create_model(config.model, dtype=config.compute_dtype)
         unrolled = trained.config.train.unrolled_at(trained.step)
         forward = make_forward(model, config, unrolled=unrolled)
 
@@ -91,7 +92,8 @@ class FramePredictor:
             )
         self._variables, self._compare = trained.variables, compare
         self._last: State | None = None
-        task, model = make_task(config), create_model(config.model)
+        task = make_task(config)
+        model = create_model(config.model, dtype=config.compute_dtype)
         solver = config.solver.forward.build()
 
         def solve(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from mdeq_jax import data
 from mdeq_jax.config import Config, DataConfig
 from mdeq_jax.config.loss import IGNORE
+from mdeq_jax.hosts import gather_rows
 from mdeq_jax.implicit import Exact, equilibrium
 from mdeq_jax.inference import padding
 from mdeq_jax.models import MDEQ
@@ -65,8 +66,8 @@ def evaluate(
       config: the data set, of which every process reads its share.
       mesh: as `create_mesh` returns it.
       task: as `make_task` returns it.
-      on_outputs: called with the task's outputs of each batch's images, those that are padding left
-        out.
+      on_outputs: called in every process with the task's outputs of each batch's images, those of
+        all processes, without those that are padding.
 
     Returns:
       The task's metrics, each under ``eval/``, with ``eval/solver_steps``, ``eval/residual``,
@@ -82,7 +83,8 @@ def evaluate(
         sums.append(jax.tree.map(_widen, jax.device_get(batch_sums)))
         if on_outputs is not None:
             local = np.concatenate([piece.data for piece in outputs.addressable_shards])
-            on_outputs(local[batch["mask"]])
+            rows, mask = gather_rows((local, batch["mask"]))
+            on_outputs(rows[mask])
     total = jax.tree.map(lambda *parts: sum(parts), *sums)
     metrics = task.summarize(total)
     metrics |= {name: float(total[name] / total["count"]) for name in _STATISTICS if name in total}
@@ -125,7 +127,7 @@ def solver_traces(
         result = solve(f, z0, args, forward)
 
         _, pullback = jax.vjp(lambda z: f(z, args), result.z)
-        g = loss_gradient(config.model, variables, batch, make_task(config).loss)(result.z)
+        g = loss_gradient(model, variables, batch, make_task(config).loss)(result.z)
         adjoint = Exact(backward).solve(lambda u: pullback(u)[0], g, equilibrium)
         return result.trace, adjoint.trace
 

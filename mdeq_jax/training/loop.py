@@ -20,9 +20,10 @@ from mdeq_jax import data
 from mdeq_jax.checkpoint.load import start_from
 from mdeq_jax.checkpoint.orbax_io import Checkpointer
 from mdeq_jax.config import PRESENTATION_KEYS, Config
+from mdeq_jax.hosts import in_any_process, is_main
 from mdeq_jax.models import create_model
 from mdeq_jax.training.evaluation import evaluate, require_fit, solver_traces
-from mdeq_jax.training.metrics import MetricBuffer, Recorder
+from mdeq_jax.training.metrics import MetricBuffer, NoRecorder, Recorder
 from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import (
@@ -75,7 +76,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
             metrics = {}
             if run.step == run.total:
                 metrics = run.evaluate()
-                run.draw()
+                if is_main():
+                    run.draw()
     return {
         **metrics,
         "steps": run.step,
@@ -105,8 +107,8 @@ class _Run:
         self.total = config.train.total_steps(steps_per_epoch)
         self.checkpointer, self.batches = checkpointer, batches
         self.mesh = create_mesh()
-        check_batch_sizes(config.data, self.mesh)
-        model = create_model(config.model, axis_name=AXIS)
+        check_batch_sizes(config.data, self.mesh, config.train.accumulate_steps)
+        model = create_model(config.model, axis_name=AXIS, dtype=config.compute_dtype)
         whole = config.train.total_steps(batches_per_epoch)
         optimizer = create_optimizer(config.optim, whole, steps_per_epoch)
         self.train_step = functools.cache(
@@ -128,7 +130,11 @@ class _Run:
         self.step = self.resumed_from = self._restore()
         best = checkpointer.best_metrics()
         self.best_score = best[self.score] if best else -1.0
-        self.recorder = Recorder(workdir, self.resumed_from, self.total, self.task.train_score)
+        self.recorder = (
+            Recorder(workdir, self.resumed_from, self.total, task.train_score)
+            if is_main()
+            else NoRecorder()
+        )
         self.metrics = MetricBuffer()
 
     def _restore(self) -> int:
@@ -146,14 +152,15 @@ class _Run:
     def _start_from(self, source: str) -> None:
         variables, left = start_from(self.state.variables, source, self.config.model)
         self.state = dataclasses.replace(self.state, **replicate(variables, self.mesh))
-        print(f"started from {source}; left at their initial values:", file=sys.stderr)
-        print("\n".join(f"  {name}" for name in left or ["nothing"]), file=sys.stderr)
+        if is_main():
+            print(f"started from {source}; left at their initial values:", file=sys.stderr)
+            print("\n".join(f"  {name}" for name in left or ["nothing"]), file=sys.stderr)
 
     def advance(self, terminated: Callable[[], bool]) -> None:
         """Take steps until the last one or a signal, then save."""
         options = self.config.train
-        saved_at = time.monotonic()
-        while self.step < self.total and not terminated():
+        saved_at, stop = time.monotonic(), False
+        while self.step < self.total and not stop:
             train_step = self.train_step(options.unrolled_at(self.step))
             self.state, metrics = train_step(self.state, shard(next(self.batches), self.mesh))
             self.step += 1
@@ -163,7 +170,10 @@ class _Run:
                 self.recorder.train(self.step, self.metrics.mean(), phase)
             if self.step % options.eval_every == 0 and self.step < self.total:
                 self.evaluate()
-            if time.monotonic() - saved_at >= options.checkpoint_seconds:
+            elapsed = time.monotonic() - saved_at
+            # Processes save and stop together, or they would wait for each other in vain.
+            stop, due = in_any_process(terminated(), elapsed >= options.checkpoint_seconds)
+            if due:
                 self.save()
                 saved_at = time.monotonic()
         self.save()
@@ -189,7 +199,7 @@ class _Run:
         batch = next(iter(data.eval_batches(self.config.data)))
         share = len(batch["image"]) // self.mesh.size  # it is one device that solves
         batch = {name: rows[:share] for name, rows in batch.items()}
-        model = create_model(self.config.model)
+        model = create_model(self.config.model, dtype=self.config.compute_dtype)
         traces = solver_traces(model, self.config, jax.device_get(self.state.variables), batch)
         forward, backward = jax.device_get(traces)
         plot_solver_traces(forward, backward, self.workdir / "solver_trace.png")

@@ -115,6 +115,19 @@ class Recorder:
         self._board.close()
 
 
+class NoRecorder:
+    """Takes the place of a `Recorder` in all processes but the one that records."""
+
+    def train(self, step: int, metrics: Mapping[str, float], phase: str) -> None:
+        """Do nothing."""
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def to_json(values: Mapping[str, Any]) -> str:
     """Return one line of JSON; a number that is not finite becomes null, for JSON has none."""
     finite = {

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.config import Config
-from mdeq_jax.models import MDEQ, ModelConfig, ModelInfo, create_model
+from mdeq_jax.models import MDEQ, ModelInfo
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import State
 from mdeq_jax.training.regularization import forward_solver, jacobian_term
@@ -19,7 +20,7 @@ class Draw(NamedTuple):
     """What a training step draws at random.
 
     Attributes:
-      key: of dropout and of probes, each device its own.
+      key: of dropout and of probes, the same on all devices.
       gamma: weight of the Jacobian's term; None without regularisation.
       step_limit: of the forward solve; None for the solver's own.
     """
@@ -59,7 +60,7 @@ def make_objective(
     """
     task, axis_name = make_task(config), model.axis_name
     solver, adjoint = forward_solver(config), config.adjoint.build(config.solver.backward.build())
-    cell = cell_function(config.model)
+    cell = cell_function(model.config, model.dtype)
     sample_at = config.correction.sample_at(config.solver.forward.max_steps)
 
     def objective(
@@ -72,7 +73,7 @@ def make_objective(
         variables = {"params": params, "batch_stats": batch_stats}
         outer_gradient = None
         if config.adjoint.opa_every is not None:
-            outer_gradient = loss_gradient(config.model, variables, batch, task.loss)
+            outer_gradient = loss_gradient(model, variables, batch, task.loss)
         (logits, info), updated = model.apply(
             variables,
             batch["image"],
@@ -99,7 +100,8 @@ def make_objective(
         if draw.gamma is not None:
             (args,) = updated["intermediates"]["cell_args"]
             key = jax.random.fold_in(draw.key, 0)
-            terms["jacobian_term"] = jacobian_term(draw.gamma, cell, info.z, args, key)
+            first = 0 if axis_name is None else lax.axis_index(axis_name) * len(batch["image"])
+            terms["jacobian_term"] = jacobian_term(draw.gamma, cell, info.z, args, key, first)
         metrics = {
             "loss": loss,
             **task.train_metrics(logits, batch, axis_name),
@@ -136,7 +138,7 @@ def _sampled_logits(
 
 
 def loss_gradient(
-    config: ModelConfig,
+    model: MDEQ,
     variables: PyTree,
     batch: Batch,
     loss: Callable[[PyTree, Batch], Float[Array, ""]],
@@ -147,15 +149,15 @@ def loss_gradient(
     devices would have to talk to each other within a solve.
 
     Args:
-      config: architecture of the model.
+      model: the model.
       variables: of the model.
       batch: what the loss compares the logits with.
       loss: (logits, batch) to a scalar, as that of a task.
     """
-    model = create_model(config)
+    alone = model.clone(axis_name=None)
 
     def of_state(z: State) -> Array:
-        logits: Any = model.apply(variables, z, method="predict")
+        logits: Any = alone.apply(variables, z, method="predict")
         return loss(logits, batch)
 
     return jax.grad(of_state)

@@ -75,12 +75,13 @@ def jacobian_term(
     z: State,
     args: PyTree,
     key: PRNGKeyArray,
+    first: Int[Array, ""] | int = 0,
 ) -> Float[Array, ""]:
     """Return γ·`jacobian_loss`, which costs nothing where γ is 0; arguments as there."""
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(z))
     value = lax.cond(
         gamma > 0,
-        lambda: jacobian_loss(f, z, args, key),
+        lambda: jacobian_loss(f, z, args, key, first=first),
         lambda: vary_together(jnp.zeros((), dtype), like=z),
     )
     return gamma.astype(dtype) * value

@@ -1,8 +1,8 @@
-"""Learning-rate schedules and optimizers of the originals, from optax."""
+"""Learning-rate schedules and optimizers of the originals, from optax; the batch they are for."""
 
 import optax
 
-from mdeq_jax.config import OptimConfig
+from mdeq_jax.config import Config, OptimConfig
 
 # PyTorch's defaults for RMSprop: the decay of the mean square, and what is added to its root.
 _RMS_DECAY, _RMS_EPSILON = 0.99, 1e-8
@@ -55,4 +55,21 @@ def create_optimizer(
         optax.add_decayed_weights(optim.weight_decay),
         scaling[optim.name],
         optax.scale_by_learning_rate(learning_rate(optim, steps, steps_per_epoch)),
+    )
+
+
+def batch_size_warning(config: Config, recipe: Config) -> str | None:
+    """Return what to say if the batch is twice or half what the learning rate is for, or further.
+
+    Args:
+      config: of the run.
+      recipe: what its config file says, whose learning rate goes with its batch.
+    """
+    size, usual = config.data.batch_size, recipe.data.batch_size
+    if usual / 2 < size < usual * 2:
+        return None
+    rate = recipe.optim.learning_rate
+    return (
+        f"data.batch_size is {size}, but the config file's learning rate, {rate:g}, is for batches "
+        f"of {usual}; in proportion, optim.learning_rate would be {rate * size / usual:g}."
     )

@@ -20,15 +20,14 @@ from mdeq_jax.models import MDEQ
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import SolverResult
 from mdeq_jax.solvers.common import require
-from mdeq_jax.stability import gradient_error, spectral_radius
-from mdeq_jax.training.objective import Draw, make_objective
+from mdeq_jax.stability import spectral_radius
+from mdeq_jax.training.gradient import make_gradient
+from mdeq_jax.training.objective import Draw
 from mdeq_jax.training.regularization import draw
 from mdeq_jax.training.state import TrainState
 from mdeq_jax.training.tasks import Batch, Metrics, make_task, masked_sums
 
 AXIS = "data"
-# Folded into a step's key where all devices draw alike; no device has an index as large.
-_SHARED = 2**31
 
 
 def create_mesh() -> Mesh:
@@ -36,11 +35,20 @@ def create_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def check_batch_sizes(data: DataConfig, mesh: Mesh) -> None:
-    """Raise ValueError unless both batch sizes divide evenly over the devices of the mesh."""
-    for field in ("batch_size", "eval_batch_size"):
-        allowed = f"a multiple of {mesh.size}, the number of devices"
-        require(data, field, getattr(data, field) % mesh.size == 0, allowed)
+def check_batch_sizes(data: DataConfig, mesh: Mesh, accumulate_steps: int = 1) -> None:
+    """Raise ValueError unless both batch sizes divide evenly over the devices of the mesh.
+
+    Args:
+      data: with the batch sizes.
+      mesh: as `create_mesh` returns it.
+      accumulate_steps: microbatches that a device's share of a training batch is divided into.
+    """
+    devices = f"{mesh.size}, the number of devices"
+    divisible = data.batch_size % (mesh.size * accumulate_steps) == 0
+    times = "" if accumulate_steps == 1 else f" times train.accumulate_steps={accumulate_steps}"
+    require(data, "batch_size", divisible, f"a multiple of {devices}{times}")
+    whole = data.eval_batch_size % mesh.size == 0
+    require(data, "eval_batch_size", whole, f"a multiple of {devices}")
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -65,57 +73,36 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Return the compiled ``train_step(state, batch) -> (state, metrics)``; it consumes `state`.
 
-    The metrics are means over the batch: those of `make_objective`, adjoint_steps,
-    adjoint_residual, and grad_norm, the global norm of the gradient before clipping. Where the
-    gradient is the exact one, each sample solved by itself, they have gradient_error as well, an
-    estimate of its relative error.
+    The metrics are means over the batch: those of `make_gradient`, and grad_norm, the global norm
+    of the gradient before clipping. What is drawn at random does not depend on the number of
+    devices.
 
     Args:
       model: made with ``axis_name="data"``.
-      config: for solvers, adjoint, correction and Jacobian regularisation.
+      config: for solvers, adjoint, correction, Jacobian regularisation and microbatches.
       optimizer: as `create_optimizer` returns it.
       mesh: as `create_mesh` returns it.
       unrolled: applications of the cell in place of the solve, for the first steps; or None.
       steps_per_epoch: number of steps of an epoch.
     """
-    objective = make_objective(model, config, unrolled=unrolled)
+    gradient = make_gradient(model, config, unrolled=unrolled)
     regularized = config.jacobian.probability > 0
     draw_term = functools.partial(
         draw, config, unrolled=unrolled is not None, steps_per_epoch=steps_per_epoch
     )
-    by_sample = all(
-        solver.stop_scope == "sample" for solver in (config.solver.forward, config.solver.backward)
-    )
-    estimates_error = config.adjoint.name == "exact" and by_sample and unrolled is None
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         step_key = jax.random.fold_in(state.key, state.step)
-        shared_key = jax.random.fold_in(step_key, _SHARED)
-        drawn = Draw(
-            jax.random.fold_in(step_key, lax.axis_index(AXIS)),
-            *(draw_term(shared_key, state.step) if regularized else ()),
-        )
+        key, term_key = (jax.random.fold_in(step_key, i) for i in range(2))
+        drawn = Draw(key, *(draw_term(term_key, state.step) if regularized else ()))
         # Marked as varying, each device keeps its own gradient until the one mean below.
         params = lax.pcast(state.params, AXIS, to="varying")
-        probe = lax.pcast(jnp.zeros((len(batch["label"]), 2)), AXIS, to="varying")
-        gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
-        (grads, adjoint), outcome = gradient(params, probe, state.batch_stats, batch, drawn)
-        adjoint_steps, adjoint_residual = adjoint.mean(axis=0)
-        metrics = {
-            **outcome.metrics,
-            "adjoint_steps": adjoint_steps,
-            "adjoint_residual": adjoint_residual,
-        }
-        if estimates_error:
-            stop_mode = config.solver.forward.stop_mode
-            metrics["gradient_error"] = gradient_error(
-                outcome.info.solver, adjoint, stop_mode
-            ).mean()
-        grads, metrics = lax.pmean((grads, metrics), AXIS)
+        own = gradient(params, state.batch_stats, batch, drawn)
+        grads, metrics = lax.pmean((own.grads, own.metrics), AXIS)
         metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        new = TrainState(state.step + 1, params, outcome.batch_stats, opt_state, state.key)
+        new = TrainState(state.step + 1, params, own.batch_stats, opt_state, state.key)
         return new, metrics
 
     return jax.jit(_map_over_devices(step, mesh, PartitionSpec()), donate_argnums=0)
@@ -156,7 +143,10 @@ def make_forward(
     Args: as of `make_train_step`.
     """
     solver = config.solver.forward.build()
-    cell, iterations = cell_function(config.model), config.train.spectral_radius_iterations
+    cell, iterations = (
+        cell_function(model.config, model.dtype),
+        config.train.spectral_radius_iterations,
+    )
 
     def forward(variables: PyTree, images: Float[Array, "B H W 3"]) -> tuple[Array, Metrics]:
         output: Any = model.apply(

@@ -194,6 +194,14 @@ def test_bad_input_ends_in_one_line(scratch, flags, overrides, message):
     assert "Traceback" not in err
 
 
+def test_a_batch_far_from_the_recipes(scratch):
+    _, _, err = run("train.py", scratch, "--workdir=LICENSE", data__batch_size="16")
+    assert "warning: data.batch_size is 16" in err
+    assert "is for batches of 48" in err
+    _, _, err = run("train.py", scratch, "--workdir=LICENSE")
+    assert "warning" not in err
+
+
 def test_evaluation_on_data_of_other_classes(scratch):
     other = {"data__name": "digit_scenes", "data__image_size": "(64, 64)"}
     code, _, err = run("eval.py", scratch, "--checkpoint=nowhere", **other)

@@ -1,32 +1,15 @@
-"""What the compiled training step shows: its memory, and where devices talk to each other."""
+"""The memory of the compiled training step."""
 
-import dataclasses
-import re
+from test_steps import make_batch, setup, with_sections
 
-import pytest
-from test_steps import CONFIG, OPA, make_batch, setup, with_sections
-
-from mdeq_jax.config import finalize
 from mdeq_jax.training.steps import shard
 
 
-@pytest.mark.parametrize("sections", [{}, OPA], ids=str)
-def test_no_collective_inside_the_solver_loops(sections):
-    step, state, mesh = setup(with_sections(**sections), 2)
-    hlo = step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
-    assert "all-reduce" in hlo
-    bodies = set(re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo))
-    assert bodies
-    # A computation of the text runs from its name at the start of a line to a closing brace.
-    for block in re.findall(r"^%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", hlo, re.M | re.S):
-        if block[0] in bodies:
-            assert "all-reduce" not in block[1], block[0]
-
-
-def temporary_bytes(solver: str, max_steps: int) -> int:
+def temporary_bytes(solver: str, max_steps: int, accumulate_steps: int = 1) -> int:
     section = {"name": solver, "max_steps": max_steps, "tol": 0.0}
-    config = finalize(
-        {**dataclasses.asdict(CONFIG), "solver": {"forward": section, "backward": section}}
+    config = with_sections(
+        solver={"forward": section, "backward": section},
+        train={"accumulate_steps": accumulate_steps},
     )
     step, state, mesh = setup(config)
     compiled = step.lower(state, shard(make_batch(64, side=16), mesh)).compile()
@@ -43,3 +26,9 @@ def test_broydens_memory_is_its_history():
     history = (100 - 10) * (64 * 16 * 16 * 8) * 4
     # Forward and backward each have a history, but not at the same time.
     assert hundred - ten <= 1.2 * history
+
+
+def test_microbatches_need_the_memory_of_one():
+    whole, quarters = (temporary_bytes("broyden", 10, parts) for parts in (1, 4))
+    # Beside it there are the gradient's sum and, on CPU, the whole batch in another order.
+    assert quarters < 0.4 * whole

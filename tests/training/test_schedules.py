@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdeq_jax.config import OptimConfig
-from mdeq_jax.training.schedules import create_optimizer, learning_rate
+from mdeq_jax.config import OptimConfig, finalize
+from mdeq_jax.training.schedules import batch_size_warning, create_optimizer, learning_rate
 
 
 def test_cosine_falls_to_the_floor():
@@ -86,3 +86,16 @@ def test_rmsprop_as_in_pytorch():
         x -= 0.1 * buffer
         expected.append(x)
     np.testing.assert_allclose(descend(optim, [1.0, -3.0, 0.5], 2.0), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "rate"), [(16, "0.05"), (128, "0.4"), (31, None), (63, None)])
+def test_a_batch_far_from_the_recipes(size, rate):
+    recipe = finalize({"data": {"batch_size": 32}, "optim": {"learning_rate": 0.1}})
+    config = finalize({"data": {"batch_size": size}})
+    warning = batch_size_warning(config, recipe)
+    if rate is None:
+        assert warning is None
+    else:
+        assert f"data.batch_size is {size}" in warning
+        assert "0.1, is for batches of 32" in warning
+        assert warning.endswith(f"optim.learning_rate would be {rate}.")

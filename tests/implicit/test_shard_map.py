@@ -1,18 +1,16 @@
 """An equilibrium under `shard_map`, on simulated devices."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cells import TIGHT, layer, random_args, start
+from hlo import COLLECTIVE, loop_bodies
 from jax.sharding import AxisType, PartitionSpec
 
 from mdeq_jax.implicit import Exact, Phantom, Shine, equilibrium
 from mdeq_jax.solvers import Anderson, Broyden
 
-COLLECTIVE = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)")
 SPECS = {
     "weight": PartitionSpec(),
     "inject": PartitionSpec(),
@@ -32,22 +30,6 @@ def gradient_of(solver, adjoint):
         return jnp.sum(jnp.sin(3 * z)), r.steps
 
     return jax.grad(loss, has_aux=True)
-
-
-def loop_bodies(hlo):
-    """Text of every computation that a while loop reaches."""
-    heads = re.split(r"\n(?=(?:ENTRY )?%?[\w.\-]+ \()", hlo)
-    computations = {re.match(r"(?:ENTRY )?%?([\w.\-]+)", head)[1]: head for head in heads[1:]}
-    waiting = re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo)
-    reached = set()
-    while waiting:
-        name = waiting.pop()
-        if name in reached:
-            continue
-        reached.add(name)
-        words = re.findall(r"%?([\w.\-]+)", computations[name])
-        waiting += [word for word in words if word in computations]
-    return [computations[name] for name in reached]
 
 
 @pytest.mark.parametrize(

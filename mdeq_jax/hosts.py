@@ -1,0 +1,74 @@
+"""Processes, on one host or many, that train or evaluate as one."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import PyTree, Shaped
+
+# Number of processes that Slurm's srun and Open MPI's mpirun have started together.
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def connect(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
+    """Join the processes that were started together; before anything is computed.
+
+    Without arguments they are found as JAX does on TPUs, under Slurm and under Open MPI, and a
+    process that was started alone stays so, without asking the network.
+
+    Args:
+      coordinator: "HOST:PORT" of process 0.
+      process_count: number of processes.
+      process_id: of this one, in [0, process_count).
+
+    Raises:
+      ValueError: some of the three are given and some not, or one is out of range.
+    """
+    address = {"coordinator": coordinator, "process_count": process_count, "process_id": process_id}
+    missing = [name for name, value in address.items() if value is None]
+    if len(missing) == len(address):
+        if _started_together():
+            jax.distributed.initialize()
+        return
+    if missing:
+        raise ValueError(
+            f"--{', --'.join(missing)} not given; give all of --coordinator, --process_count and "
+            "--process_id, or none."
+        )
+    if ":" not in str(coordinator):
+        raise ValueError(f"--coordinator is {coordinator!r}; it must be HOST:PORT of process 0.")
+    # What is said explicitly holds: all devices of the host are the process's, also under Slurm.
+    jax.distributed.initialize(
+        coordinator, process_count, process_id, cluster_detection_method="deactivate"
+    )
+
+
+def _started_together() -> bool:
+    if any(int(os.environ.get(name, 1)) > 1 for name in _COUNTS):
+        return True
+    has_tpu = any(Path(device).exists() for device in ("/dev/accel0", "/dev/vfio/0"))
+    return has_tpu and importlib.util.find_spec("libtpu") is not None
+
+
+def is_main() -> bool:
+    """Return whether this is process 0, the one that logs and writes what needs no other."""
+    return jax.process_index() == 0
+
+
+def in_any_process(*flags: bool) -> list[bool]:
+    """Return of each flag whether any process has set it; all processes call this together."""
+    if jax.process_count() == 1:
+        return list(flags)
+    return multihost_utils.process_allgather(np.array(flags)).any(axis=0).tolist()
+
+
+def gather_rows(
+    rows: PyTree[Shaped[np.ndarray, "n ..."]],
+) -> PyTree[Shaped[np.ndarray, "N ..."]]:
+    """Return the rows of all processes, in their order; all processes call this together."""
+    if jax.process_count() == 1:
+        return rows
+    return multihost_utils.process_allgather(rows, tiled=True)

@@ -1,0 +1,143 @@
+"""Several devices do what one does, and talk to each other outside of the solver loops alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hlo import COLLECTIVE, exchanged_bytes, loop_bodies
+from jax.extend.core import jaxprs_in_params
+from test_steps import CONFIG, OPA, initial_state, make_batch, setup, with_sections
+
+from mdeq_jax.summary import summarize
+from mdeq_jax.training.gradient import Gradient, accumulated
+from mdeq_jax.training.objective import Draw
+from mdeq_jax.training.steps import shard
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# All that is drawn at random in a step.
+RANDOM = {
+    "model": {"dropout": 0.3},
+    "jacobian": {"probability": 0.5, "weight": 1.0, "pretrain_weight": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("sections", "unrolled"),
+    [
+        ({**RANDOM, "train": {"accumulate_steps": 2}}, 2),
+        pytest.param(RANDOM, None, marks=pytest.mark.slow),
+        pytest.param({"adjoint": {"name": "neumann"}}, None, marks=pytest.mark.slow),
+        (OPA, None),
+        pytest.param({"correction": {"states": 3}}, None, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_several_devices_do_what_one_does(x64, sections, unrolled):
+    batch, after = make_batch(8, np.float64), []
+    for devices in (1, 2):
+        step, state, mesh = setup(with_sections(**sections), devices, unrolled, jnp.float64)
+        after.append(jax.device_get(step(state, shard(batch, mesh))))
+    (state, metrics), (state2, metrics2) = after
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(state2), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(metrics2["loss"], metrics["loss"], rtol=1e-9)
+    np.testing.assert_allclose(metrics2["grad_norm"], metrics["grad_norm"], rtol=1e-7)
+
+
+def losses(devices: int, steps: int, dtype) -> np.ndarray:
+    """The losses of the first steps, each on another batch."""
+    step, state, mesh = setup(CONFIG, devices, dtype=dtype)
+    images, labels = np.split(make_batch(16 * steps, dtype)["image"], steps), make_batch(16 * steps)
+    batches = zip(images, np.split(labels["label"], steps), strict=True)
+    found = []
+    for image, label in batches:
+        state, metrics = step(state, shard({"image": image, "label": label}, mesh))
+        found.append(float(metrics["loss"]))
+    return np.array(found)
+
+
+@pytest.mark.slow
+def test_eight_devices_train_as_one_does(x64):
+    alone, together = (losses(devices, 20, np.float64) for devices in (1, 8))
+    assert np.ptp(alone) > 0.1
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6)
+
+
+def compiled_step(devices: int, **sections) -> str:
+    config = with_sections(**sections)
+    step, state, mesh = setup(config, devices)
+    return step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
+
+
+@pytest.mark.parametrize("sections", [{}, OPA], ids=str)
+def test_no_collective_inside_the_solver_loops(sections):
+    hlo = compiled_step(2, **sections)
+    bodies = loop_bodies(hlo)
+    assert bodies
+    assert COLLECTIVE.search(hlo)
+    assert not any(COLLECTIVE.search(body) for body in bodies)
+    # Beside gradients and BatchNorm's statistics there are some metrics, a number each.
+    expected = summarize(with_sections(**sections)).exchanged_bytes
+    assert expected <= exchanged_bytes(hlo) <= expected + 4 * 16
+
+
+def primitives(jaxpr, inside: str | None = None) -> set[tuple[str, str | None]]:
+    """Names of what a program calls, each with the innermost loop around it."""
+    found = set()
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        found.add((name, inside))
+        around = name if name in ("while", "scan") else inside
+        for part in jaxprs_in_params(equation.params):
+            found |= primitives(part, around)
+    return found
+
+
+def test_microbatches_exchange_statistics_between_solves_and_gradients_once():
+    sections = {"train": {"accumulate_steps": 2}}
+    step, state, mesh = setup(with_sections(**sections), 2)
+    jaxpr = step.trace(state, shard(make_batch(8), mesh)).jaxpr
+    sums = {around for name, around in primitives(jaxpr.jaxpr) if name.startswith("psum")}
+    assert sums == {None, "scan"}
+    assert ("while", "scan") in primitives(jaxpr.jaxpr)
+
+
+def test_a_gradient_in_microbatches_is_the_mean_of_theirs(x64):
+    """Against calls by hand: every second row, the first one's statistics into the second."""
+
+    def gradient(params, batch_stats, batch, draw):
+        noise = jax.random.normal(draw.key)
+        slope = (params * batch["image"].sum(axis=1)).mean() + noise
+        stats = 0.9 * batch_stats + batch["image"].mean()
+        return Gradient(slope * params, stats, {"loss": slope})
+
+    batch = {"image": np.random.default_rng(0).normal(size=(6, 3))}
+    params, stats, key = jnp.arange(2.0)[:, None], jnp.asarray(0.5), jax.random.key(0)
+    whole = accumulated(gradient, 2)(params, stats, batch, Draw(key))
+    keys = jax.random.split(key)
+    first = gradient(params, stats, {"image": batch["image"][::2]}, Draw(keys[0]))
+    second = gradient(params, first.batch_stats, {"image": batch["image"][1::2]}, Draw(keys[1]))
+    means = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
+    np.testing.assert_allclose(whole.grads, means.grads, rtol=1e-12)
+    np.testing.assert_allclose(whole.batch_stats, second.batch_stats, rtol=1e-12)
+    np.testing.assert_allclose(whole.metrics["loss"], means.metrics["loss"], rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_microbatches_of_one_image_each_are_the_batch(x64):
+    """Where BatchNorm sees the same image whichever way, a batch of copies has no microbatches."""
+    one = make_batch(1, np.float64)
+    copies = {name: np.repeat(rows, 4, axis=0) for name, rows in one.items()}
+    after = []
+    for parts in (1, 4):
+        config = with_sections(train={"accumulate_steps": parts})
+        step, state, mesh = setup(config, unrolled=2, dtype=jnp.float64)
+        after.append(jax.device_get(step(state, shard(copies, mesh))))
+    (state, metrics), (state4, metrics4) = after
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)  # noqa: E731
+    jax.tree.map(same, state4.params, state.params)
+    jax.tree.map(same, metrics4, metrics)
+    before = initial_state(CONFIG).params
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.params, before)
+    assert max(jax.tree.leaves(moved)) > 1e-3

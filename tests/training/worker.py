@@ -1,0 +1,80 @@
+"""A short training whose losses and data are printed: what one of several processes runs.
+
+python worker.py DATA_DIR STEPS [COORDINATOR PROCESS_COUNT PROCESS_ID]
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mdeq_jax.config import finalize
+from mdeq_jax.data import train_iterator
+from mdeq_jax.hosts import connect
+from mdeq_jax.models import create_model
+from mdeq_jax.training.schedules import create_optimizer
+from mdeq_jax.training.state import create_state
+from mdeq_jax.training.steps import create_mesh, make_train_step, replicate, shard
+
+
+def make_config(data_dir: str):
+    tight = {"tol": 1e-10, "max_steps": 60}
+    return finalize(
+        {
+            "model": {
+                "branch_channels": (8, 8),
+                "blocks_per_branch": (1, 1),
+                "big_kernels": (0, 0),
+                "head_channels": (4, 4),
+                "final_channels": 16,
+                "num_groups": 4,
+                "expansion": 1,
+                "dropout": 0.2,
+            },
+            "solver": {"forward": tight, "backward": tight},
+            "data": {"dir": data_dir, "batch_size": 16},
+            "optim": {"learning_rate": 0.02, "name": "sgd"},
+        }
+    )
+
+
+def train(config, steps: int, dtype) -> tuple[list[float], list[list[int]]]:
+    """The loss of each step, and the labels of this process's share of each batch."""
+    mesh = create_mesh()
+    model = create_model(config.model, axis_name="data")
+    optimizer = create_optimizer(config.optim, steps, steps_per_epoch=steps)
+    cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    state = replicate(
+        jax.tree.map(cast, create_state(model, optimizer, (8, 8, 3), config.seed)), mesh
+    )
+    step = make_train_step(model, config, optimizer, mesh, unrolled=None, steps_per_epoch=steps)
+    batches = train_iterator(
+        config.data,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    losses, labels = [], []
+    for _ in range(steps):
+        batch = jax.tree.map(lambda x: np.asarray(cast(x)), next(batches))
+        labels.append(batch["label"].tolist())
+        state, metrics = step(state, shard(batch, mesh))
+        losses.append(float(metrics["loss"]))
+    return losses, labels
+
+
+def main(data_dir: str, steps: str, *address: str) -> None:
+    if address:
+        coordinator, count, number = address
+        connect(coordinator, int(count), int(number))
+    config = make_config(data_dir)
+    found = {}
+    for dtype in (np.float32, np.float64):
+        found[np.dtype(dtype).name], found["labels"] = train(config, int(steps), dtype)
+    print(json.dumps({**found, "devices": jax.device_count()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
