@@ -25,6 +25,9 @@ from mdeq_jax.training.schedules import batch_size_warning
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures.", required=True
 )
+_PROFILE = flags.DEFINE_bool(
+    "profile", False, "Record a trace of a few steps in WORKDIR/profile, for TensorBoard."
+)
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -33,7 +36,7 @@ def main(config: Config) -> dict[str, Any]:
     if warning and is_main():
         print(f"warning: {warning}", file=sys.stderr)
     try:
-        return train(config, Path(_WORKDIR.value))
+        return train(config, Path(_WORKDIR.value), profile=_PROFILE.value)
     except NonFiniteError as error:
         cli.fail(
             f"{error}; training stopped. The last good checkpoint is kept in "

@@ -1,5 +1,6 @@
 """What the commands share: --config and one-line errors for what a user can mend."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -19,7 +20,7 @@ def run(command: Callable[[Config], Mapping[str, Any]], *, on_hosts: bool = Fals
     """Run a command under the flags of the process, and print its result as one line of JSON.
 
     Exits with code 2 and one message where the flags, the config, or what they name is wrong, which
-    `command` says by a ValueError.
+    `command` says by a ValueError; with 143 where the result is ``interrupted``, by SIGTERM.
 
     Args:
       command: from config to result.
@@ -28,18 +29,21 @@ def run(command: Callable[[Config], Mapping[str, Any]], *, on_hosts: bool = Fals
     address = _define_address() if on_hosts else []
 
     def main(_: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # Orbax narrates every save
         convolve_on_all_cores()
         keep_compiled_programs()
         try:
             if on_hosts:
                 connect(*(flag.value for flag in address))
-            # Orbax narrates every save; and what is wrong with a checkpoint, one process can say.
-            logging.set_verbosity(logging.WARNING if is_main() else logging.ERROR)
+            if not is_main():  # what is wrong with a checkpoint, one process can say
+                logging.set_verbosity(logging.ERROR)
             result = command(finalize(_CONFIG.value.to_dict()))
         except (ValueError, OSError) as error:
             fail(error, code=2)
         if is_main():
             print(to_json(result))
+        if result.get("interrupted"):
+            sys.exit(128 + signal.SIGTERM)  # what schedulers take for a job that they ended
 
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=_parse)

@@ -5,10 +5,11 @@ config; `WORKDIR/best/STEP` holds state, evaluation and config. A folder appears
 one rename, when all of it is written.
 """
 
+import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import grain
@@ -83,9 +84,14 @@ class Checkpointer:
           state: pytree of arrays.
           data_iterator: the training data, which has yielded that step's batch and no more. Its
             position must be the same in all processes: one is stored, for any number of them.
+
+        Raises:
+          OSError: this checkpoint, or the one before, whose save went on until now, cannot be
+            written; what was there before is kept.
         """
         # A run resumed here must find the best of the steps before, whenever it was killed.
-        self._best.wait_until_finished()
+        with _writing(self._best.directory):
+            self._best.wait_until_finished()
         self._save(
             self._latest,
             step,
@@ -118,8 +124,9 @@ class Checkpointer:
     ) -> None:
         if step not in manager.all_steps():
             config = ocp.args.JsonSave(self._config)
-            # force: a run resumed from an older step may save below the best one's step.
-            manager.save(step, args=ocp.args.Composite(config=config, **items), force=True)
+            with _writing(manager.directory):
+                # force: a run resumed from an older step may save below the best one's step.
+                manager.save(step, args=ocp.args.Composite(config=config, **items), force=True)
 
     def restore_latest(
         self, abstract_state: State, data_iterator: grain.DatasetIterator
@@ -163,14 +170,16 @@ class Checkpointer:
         return None
 
     def wait(self) -> None:
-        """Returns when all saves are on disk; raises what went wrong with them."""
-        self._latest.wait_until_finished()
-        self._best.wait_until_finished()
+        """Returns when all saves are on disk; raises OSError where one cannot be written."""
+        for manager in (self._latest, self._best):
+            with _writing(manager.directory):
+                manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, and ends the threads."""
-        self._latest.close()
-        self._best.close()
+        """Waits, as `wait` does, and ends the threads."""
+        for manager in (self._latest, self._best):
+            with _writing(manager.directory):
+                manager.close()
 
     def __enter__(self) -> "Checkpointer":
         """Nothing more to do."""
@@ -229,6 +238,18 @@ def _manager(folder: epath.Path, *, keep: int) -> ocp.CheckpointManager:
         preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+@contextlib.contextmanager
+def _writing(folder: epath.Path) -> Iterator[None]:
+    """Explain what Orbax raises where a file cannot be written."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as the latter
+        raise OSError(
+            f"a checkpoint cannot be written in {folder}: {_reason(error)}\nThe last whole one is"
+            " kept. Make room, or mend what is wrong, and run the same command again."
+        ) from error
 
 
 def _require_same_run(

@@ -147,6 +147,8 @@ PRESENTATION_KEYS = (
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_seconds",
+    "train.checkpoint_steps",
+    "train.max_skipped",
     "train.spectral_radius_iterations",
 )
 

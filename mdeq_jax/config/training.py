@@ -105,6 +105,10 @@ class TrainConfig:
       log_every: steps between lines of metrics.
       eval_every: steps between evaluations.
       checkpoint_seconds: most seconds of training between checkpoints.
+      checkpoint_steps: most steps between them; None leaves it to the clock.
+      on_nonfinite: what becomes of a step whose loss or gradient is not finite: "stop" ends
+        training, "skip" leaves the parameters as they were before it.
+      max_skipped: most steps in a row that are skipped; one more ends training.
       spectral_radius_iterations: products with the cell's Jacobian by which evaluation estimates
         its spectral radius at each equilibrium; 0 leaves it out.
     """
@@ -118,6 +122,9 @@ class TrainConfig:
     log_every: int = 20
     eval_every: int = 200
     checkpoint_seconds: float = 15.0
+    checkpoint_steps: int | None = None
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: int = 10
     spectral_radius_iterations: int = 0
 
     def __post_init__(self):
@@ -125,8 +132,10 @@ class TrainConfig:
         for field in ("epochs", "num_layers", "accumulate_steps", "log_every", "eval_every"):
             require_int(self, field, minimum=1)
         require(self, "epoch_fraction", 0 < self.epoch_fraction <= 1, "in (0, 1]")
-        if self.steps is not None:
-            require_int(self, "steps", minimum=1)
+        for field in ("steps", "checkpoint_steps"):
+            if getattr(self, field) is not None:
+                require_int(self, field, minimum=1)
+        require_int(self, "max_skipped", minimum=0)
         for field in ("pretrain_steps", "spectral_radius_iterations"):
             require_int(self, field, minimum=0)
         require(self, "checkpoint_seconds", self.checkpoint_seconds >= 0, "at least 0")

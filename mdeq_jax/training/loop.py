@@ -24,6 +24,7 @@ from mdeq_jax.hosts import in_any_process, is_main
 from mdeq_jax.models import create_model
 from mdeq_jax.training.evaluation import evaluate, require_fit, solver_traces
 from mdeq_jax.training.metrics import MetricBuffer, NoRecorder, Recorder
+from mdeq_jax.training.profiling import profiling
 from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import (
@@ -35,17 +36,18 @@ from mdeq_jax.training.steps import (
     replicate,
     shard,
 )
-from mdeq_jax.training.tasks import Task, make_task
+from mdeq_jax.training.tasks import Batch, Task, make_task
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
 
-def train(config: Config, workdir: Path) -> dict[str, Any]:
+def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, Any]:
     """Train, or go on training, in a workdir, and evaluate at the end.
 
     Args:
       config: of the run.
       workdir: folder for checkpoints, metrics and pictures. If it holds a checkpoint of the same
         config, training goes on from there as if it had never stopped.
+      profile: whether to record a trace of a few steps in its folder `profile`.
 
     Returns:
       The final evaluation, with ``steps``, ``wall_s``, ``resumed_from_step``, ``params_sha256`` and
@@ -53,7 +55,9 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
       no evaluation.
 
     Raises:
-      ValueError: config, data and workdir do not fit together.
+      ValueError: config, data and workdir do not fit together, or data cannot be read any more;
+        the steps taken until then are saved.
+      OSError: a checkpoint cannot be written; the last one is kept.
       NonFiniteError: a loss or gradient was not finite; the last good checkpoint is kept.
     """
     started = time.monotonic()
@@ -72,7 +76,8 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         task = make_task(config, dataset.class_names)
         run = _Run(config, workdir, checkpointer, batches, info, task)
         with contextlib.closing(run.recorder), _catch_sigterm() as terminated:
-            run.advance(terminated)
+            with profiling(workdir / "profile" if profile else None, run.step) as after_step:
+                run.advance(terminated, after_step)
             metrics = {}
             if run.step == run.total:
                 metrics = run.evaluate()
@@ -127,15 +132,23 @@ class _Run:
         self.state = replicate(
             create_state(model, optimizer, info.image_shape, config.seed), self.mesh
         )
-        self.step = self.resumed_from = self._restore()
+        self.step = self.resumed_from = self.saved_step = self._restore()
+        self.saved_at = time.monotonic()
         best = checkpointer.best_metrics()
         self.best_score = best[self.score] if best else -1.0
         self.recorder = (
-            Recorder(workdir, self.resumed_from, self.total, task.train_score)
+            Recorder(
+                workdir,
+                self.resumed_from,
+                total_steps=self.total,
+                batch_size=config.data.batch_size,
+                score=task.train_score,
+            )
             if is_main()
             else NoRecorder()
         )
-        self.metrics = MetricBuffer()
+        skips = config.train.on_nonfinite == "skip"
+        self.metrics = MetricBuffer(config.train.max_skipped if skips else 0)
 
     def _restore(self) -> int:
         abstract = jax.tree.map(
@@ -156,32 +169,57 @@ class _Run:
             print(f"started from {source}; left at their initial values:", file=sys.stderr)
             print("\n".join(f"  {name}" for name in left or ["nothing"]), file=sys.stderr)
 
-    def advance(self, terminated: Callable[[], bool]) -> None:
+    def advance(
+        self, terminated: Callable[[], bool], after_step: Callable[[int, PyTree], None]
+    ) -> None:
         """Take steps until the last one or a signal, then save."""
         options = self.config.train
-        saved_at, stop = time.monotonic(), False
+        stop = False
         while self.step < self.total and not stop:
             train_step = self.train_step(options.unrolled_at(self.step))
-            self.state, metrics = train_step(self.state, shard(next(self.batches), self.mesh))
+            asked_at = time.monotonic()
+            batch = self._next_batch()
+            data_wait = {"data_wait_s": time.monotonic() - asked_at}
+            self.state, metrics = train_step(self.state, shard(batch, self.mesh))
             self.step += 1
-            self.metrics.add(self.step, metrics)
+            self.metrics.add(self.step, metrics | data_wait)
+            after_step(self.step, metrics)
             if self.step % options.log_every == 0:
-                phase = "solve" if options.unrolled_at(self.step - 1) is None else "unrolled"
-                self.recorder.train(self.step, self.metrics.mean(), phase)
+                self._record()
             if self.step % options.eval_every == 0 and self.step < self.total:
                 self.evaluate()
-            elapsed = time.monotonic() - saved_at
             # Processes save and stop together, or they would wait for each other in vain.
-            stop, due = in_any_process(terminated(), elapsed >= options.checkpoint_seconds)
+            stop, due = in_any_process(terminated(), self._checkpoint_is_due())
             if due:
                 self.save()
-                saved_at = time.monotonic()
         self.save()
+
+    def _next_batch(self) -> Batch:
+        """Return the next batch; where there is none to be had, what is trained is saved."""
+        try:
+            return next(self.batches)
+        except (ValueError, OSError):
+            if jax.process_count() == 1:  # several could not agree to save
+                self.save()
+            raise
+
+    def _record(self) -> None:
+        metrics = self.metrics.mean()
+        if metrics:
+            unrolled = self.config.train.unrolled_at(self.step - 1)
+            self.recorder.train(self.step, metrics, "solve" if unrolled is None else "unrolled")
+
+    def _checkpoint_is_due(self) -> bool:
+        options = self.config.train
+        steps, seconds = self.step - self.saved_step, time.monotonic() - self.saved_at
+        enough = options.checkpoint_steps is not None and steps >= options.checkpoint_steps
+        return enough or seconds >= options.checkpoint_seconds
 
     def save(self) -> None:
         """Save the state, once every loss that led to it is known to be finite."""
         self.metrics.check()
         self.checkpointer.save(self.step, self.state, self.batches)
+        self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def evaluate(self) -> dict[str, float]:
         """Evaluate, record, and keep the state if it is the best so far."""

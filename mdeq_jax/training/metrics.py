@@ -20,9 +20,10 @@ class NonFiniteError(RuntimeError):
       step: the training step, counted from 1.
     """
 
-    def __init__(self, name: str, value: float, step: int):
-        """State which metric was not finite, and where."""
-        super().__init__(f"{name} is {value} at step {step}")
+    def __init__(self, name: str, value: float, step: int, skipped: int = 0):
+        """State which metric was not finite, where, and how many steps before were skipped."""
+        after = f", after {skipped} steps in a row that were skipped (train.max_skipped)"
+        super().__init__(f"{name} is {value} at step {step}" + after * (skipped > 0))
         self.step = step
 
 
@@ -32,31 +33,44 @@ class MetricBuffer:
     The check for finite values runs one step behind, so that the device never waits for the host.
     """
 
-    def __init__(self):
-        """Start empty."""
-        self._steps: list[Mapping[str, jax.Array]] = []
-        self._unchecked: list[tuple[int, Mapping[str, jax.Array]]] = []
+    def __init__(self, max_skipped: int = 0):
+        """Start empty.
 
-    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Take the metrics of step `step`; raises NonFiniteError about the step before."""
+        Args:
+          max_skipped: most steps in a row whose loss or gradient may be other than finite, because
+            the training step leaves the parameters alone then. They count in no mean.
+        """
+        self._max_skipped, self._skipped = max_skipped, 0
+        self._steps: list[Mapping[str, Any]] = []
+        self._unchecked: list[tuple[int, Mapping[str, Any]]] = []
+
+    def add(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Take the metrics of step `step`, arrays or numbers; `check` those of the step before."""
         self.check()
-        self._steps.append(metrics)
         self._unchecked.append((step, metrics))
 
     def check(self) -> None:
-        """Raise NonFiniteError if the loss or the gradient of any step so far is not finite."""
+        """Raise NonFiniteError if more steps in a row than allowed were not finite."""
         for step, metrics in self._unchecked:
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite(metrics[name]):
-                    raise NonFiniteError(name, float(metrics[name]), step)
+            broken = next((n for n in ("loss", "grad_norm") if not math.isfinite(metrics[n])), None)
+            if broken is None:
+                self._skipped = 0
+                self._steps.append(metrics)
+                continue
+            value = float(metrics[broken])
+            if self._skipped == self._max_skipped:
+                raise NonFiniteError(broken, value, step, self._skipped)
+            self._skipped += 1
+            _show(f"warning: {broken} is {value} at step {step}; the step is skipped", keep=True)
         self._unchecked.clear()
 
     def mean(self) -> dict[str, float]:
-        """Return the mean of each metric and forget the steps."""
+        """Return the mean of each metric and forget the steps; nothing if all were skipped."""
         self.check()
         steps = jax.device_get(self._steps)
         self._steps = []
-        return {name: float(sum(m[name] for m in steps) / len(steps)) for name in steps[0]}
+        names = steps[0] if steps else ()
+        return {name: float(sum(m[name] for m in steps) / len(steps)) for name in names}
 
 
 class Recorder:
@@ -65,31 +79,51 @@ class Recorder:
     A run that is resumed forgets what it had recorded past the checkpoint it resumes from.
     """
 
-    def __init__(self, workdir: Path, resumed_from: int, total_steps: int, score: str = "accuracy"):
+    def __init__(
+        self,
+        workdir: Path,
+        resumed_from: int,
+        *,
+        total_steps: int,
+        batch_size: int,
+        score: str = "accuracy",
+    ):
         """Open the files.
 
         Args:
           workdir: the folder, which exists.
           resumed_from: step of the checkpoint that the run goes on from, 0 for a fresh start.
           total_steps: for the progress line.
+          batch_size: images of a step.
           score: name of the metric, a share, that the progress line shows beside the loss.
         """
-        self._total, self._score = total_steps, score
+        self._total, self._batch_size, self._score = total_steps, batch_size, score
         self._file = _reopen(workdir / "metrics.jsonl", resumed_from)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_from + 1)
         self._mark = (resumed_from, time.monotonic())
 
     def train(self, step: int, metrics: Mapping[str, float], phase: str) -> None:
-        """Record the mean metrics of the steps up to `step`, and show progress."""
+        """Record the mean metrics of the steps up to `step`, and show progress.
+
+        The time of a step is split in two: `data_wait_s`, which is among the metrics, and
+        `device_step_s`, the rest.
+        """
         (last_step, last_time), now = self._mark, time.monotonic()
         self._mark = (step, now)
         rate = (step - last_step) / (now - last_time)
-        scalars = {f"train/{name}": value for name, value in metrics.items()}
-        self._write(step, {**scalars, "train/steps_per_s": rate, "train/phase": phase})
+        speed = {
+            "steps_per_s": rate,
+            "images_per_s": rate * self._batch_size,
+            "device_step_s": 1 / rate - metrics["data_wait_s"],
+        }
+        scalars = {f"train/{name}": value for name, value in (metrics | speed).items()}
+        self._write(step, {**scalars, "train/phase": phase})
         eta = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / rate))
         _show(
             f"step {step}/{self._total} ({phase})  loss {metrics['loss']:.4f}  "
             f"{self._score} {metrics[self._score]:.2%}  {rate:.2f} steps/s  "
+            f"{speed['images_per_s']:.0f} images/s  data {1e3 * metrics['data_wait_s']:.0f} ms  "
+            f"device {1e3 * speed['device_step_s']:.0f} ms  "
             f"solver steps {metrics['solver_steps']:.1f} forward "
             f"{metrics['adjoint_steps']:.1f} backward  residual {metrics['residual']:.1e}  "
             f"ETA {eta}"

@@ -4,6 +4,7 @@ A device solves for its share of the batch without talking to the others: there 
 a solver loop. BatchNorm reduces over the axis by name; gradients are averaged here.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -103,6 +104,10 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         new = TrainState(state.step + 1, params, own.batch_stats, opt_state, state.key)
+        if config.train.on_nonfinite == "skip":
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            skipped = dataclasses.replace(state, step=state.step + 1)
+            new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, skipped)
         return new, metrics
 
     return jax.jit(_map_over_devices(step, mesh, PartitionSpec()), donate_argnums=0)

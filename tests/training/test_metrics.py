@@ -10,6 +10,7 @@ from mdeq_jax.training.metrics import MetricBuffer, NonFiniteError, Recorder, to
 
 GOOD = {"loss": jnp.float32(2.0), "grad_norm": jnp.float32(1.0)}
 SHOWN = {"loss": 1.0, "accuracy": 0.5, "solver_steps": 9.0, "adjoint_steps": 8.0, "residual": 1e-3}
+SHOWN |= {"data_wait_s": 0.25}
 
 
 def test_mean_over_the_steps_since_the_last():
@@ -38,13 +39,25 @@ def test_a_check_finds_it_at_once():
         buffer.check()
 
 
+def test_as_many_steps_in_a_row_as_allowed_are_skipped(capsys):
+    buffer, broken = MetricBuffer(max_skipped=2), {**GOOD, "loss": jnp.float32(math.nan)}
+    for step, metrics in enumerate([broken, broken, GOOD, broken, broken], start=1):
+        buffer.add(step, metrics)
+    assert buffer.mean()["loss"] == 2.0
+    assert buffer.mean() == {}
+    assert capsys.readouterr().err.count("the step is skipped") == 4
+    buffer.add(6, broken)
+    with pytest.raises(NonFiniteError, match=r"loss is nan at step 6, after 2 steps .*max_skipped"):
+        buffer.check()
+
+
 def test_numbers_that_json_has_not_become_null():
     line = to_json({"a": math.nan, "b": -math.inf, "c": 1.5, "d": 3, "e": "text", "f": True})
     assert json.loads(line) == {"a": None, "b": None, "c": 1.5, "d": 3, "e": "text", "f": True}
 
 
 def test_tensorboard_gets_no_number_that_is_not_finite(tmp_path, caplog):
-    recorder = Recorder(tmp_path, 0, total_steps=100)
+    recorder = Recorder(tmp_path, 0, total_steps=100, batch_size=8)
     recorder.evaluation(10, {"eval/iou/bus": math.nan, "eval/miou": 0.5})
     recorder.close()
     assert not caplog.records
@@ -53,7 +66,7 @@ def test_tensorboard_gets_no_number_that_is_not_finite(tmp_path, caplog):
 
 
 def record(workdir, resumed_from, steps):
-    recorder = Recorder(workdir, resumed_from, total_steps=100)
+    recorder = Recorder(workdir, resumed_from, total_steps=100, batch_size=8)
     for step in steps:
         recorder.train(step, SHOWN, "solve")
     recorder.close()
@@ -69,6 +82,18 @@ def test_a_resumed_run_forgets_what_lay_past_its_checkpoint(tmp_path, capsys):
     assert lines[0]["train/loss"] == 1.0
     assert lines[0]["train/phase"] == "solve"
     assert list((tmp_path / "tensorboard").iterdir())
+    speed = lines[-1]["train/steps_per_s"]
+    assert lines[-1]["train/images_per_s"] == pytest.approx(8 * speed)
+    assert lines[-1]["train/device_step_s"] == pytest.approx(1 / speed - 0.25)
     progress = capsys.readouterr().err
-    for shown in ("step 25/100", "loss 1.0000", "accuracy 50.00%", "steps/s", "9.0 forward", "ETA"):
+    for shown in (
+        "step 25/100",
+        "loss 1.0000",
+        "accuracy 50.00%",
+        "steps/s",
+        "images/s",
+        "data 250 ms",
+        "9.0 forward",
+        "ETA",
+    ):
         assert shown in progress

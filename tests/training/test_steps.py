@@ -204,6 +204,23 @@ def test_the_gradient_that_opa_learns_is_that_of_the_loss(x64):
     np.testing.assert_allclose(slope, (loss(1e-5) - loss(-1e-5)) / 2e-5, rtol=1e-6)
 
 
+def test_a_step_that_is_not_finite_is_skipped():
+    step, state, mesh = setup(with_sections(train={"on_nonfinite": "skip"}), unrolled=2)
+    good = make_batch(8)
+    before = jax.device_get(state)
+    state, metrics = step(state, shard({**good, "image": np.nan * good["image"]}, mesh))
+    assert not np.isfinite(metrics["loss"])
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.device_get(state),
+        dataclasses.replace(before, step=before.step + 1),
+    )
+    state, metrics = step(state, shard(good, mesh))
+    assert np.isfinite(metrics["loss"])
+    moved = jax.tree.map(lambda new, old: (new != old).any(), state.params, before.params)
+    assert any(jax.tree.leaves(moved))
+
+
 def test_dropout_depends_on_the_step_and_the_seed_alone():
     model = dataclasses.replace(CONFIG.model, dropout=0.5)
     config = dataclasses.replace(CONFIG, model=model)
