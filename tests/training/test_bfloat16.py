@@ -1,20 +1,25 @@
 """Compute in bfloat16: near float32's, and float32 where it has to be."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from test_steps import initial_state, make_batch, setup, with_sections
+from test_steps import make_batch, setup, with_sections
 
+from mdeq_jax.checkpoint.torch_import import import_torch
+from mdeq_jax.data import digits
 from mdeq_jax.models import ModelConfig, create_model
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.training.steps import shard
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 CONFIG = with_sections(
     model={
         "branch_channels": (8, 8),
@@ -28,22 +33,26 @@ CONFIG = with_sections(
 SEGMENTATION = ModelConfig(task="segmentation", num_classes=3, extra_heads=("scales",))
 
 
-def loss_logits_and_gradient(dtype: str | None, unrolled: int | None):
-    model = create_model(CONFIG.model, dtype=dtype)
-    variables, batch = initial_state(CONFIG).variables, make_batch(16)
+def some_digits(count: int):
+    """Images as the model was trained on, about, and labels that are one off."""
+    raw = digits.load_raw()
+    images = (np.float32(raw.images[:count].repeat(3, axis=-1)) / 16 - 0.3) / 0.38
+    return images, (raw.labels[:count] + 1) % 10
+
+
+def loss_logits_and_gradient(dtype: str | None):
+    """Of a trained model on digits that it is to take for others, in evaluation mode."""
+    architecture = ModelConfig(**json.loads((FIXTURES / "digits_tiny.json").read_text()))
+    model = create_model(architecture, dtype=dtype)
+    variables = import_torch(FIXTURES / "digits_tiny.pkl", architecture)
+    images, labels = some_digits(16)
 
     def loss(params):
-        (logits, _), updated = model.apply(
-            {**variables, "params": params},
-            batch["image"],
-            solver=Broyden(30, 1e-2),
-            unrolled=unrolled,
-            train=True,
-            rngs={"dropout": jax.random.key(0)},
-            mutable=["batch_stats"],
+        logits, info = model.apply(
+            {**variables, "params": params}, images, solver=Broyden(30, 1e-2)
         )
-        losses = -jax.nn.log_softmax(logits)[jnp.arange(16), batch["label"]]
-        return losses.mean(), (logits, updated)
+        losses = -jax.nn.log_softmax(logits)[jnp.arange(16), labels]
+        return losses.mean(), (logits, info.solver)
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
 
@@ -53,18 +62,18 @@ def cosine(a, b) -> float:
     return float(a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b)))
 
 
-@pytest.mark.parametrize("unrolled", [2, None])
-def test_near_float32(unrolled):
-    (loss, (logits, updated)), gradient = loss_logits_and_gradient(None, unrolled)
-    (loss16, (logits16, updated16)), gradient16 = loss_logits_and_gradient("bfloat16", unrolled)
-    everything = (loss16, logits16, updated16, gradient16)
+def test_near_float32():
+    (loss, (logits, solved)), gradient = loss_logits_and_gradient(None)
+    (loss16, (logits16, solved16)), gradient16 = loss_logits_and_gradient("bfloat16")
+    everything = (loss16, logits16, solved16.residual, gradient16)
     assert {x.dtype for x in jax.tree.leaves(everything)} == {jnp.dtype(jnp.float32)}
+    assert solved.converged.all()
+    assert solved16.converged.all()
     np.testing.assert_allclose(loss16, loss, rtol=0.02)
-    np.testing.assert_allclose(logits16, logits, atol=0.05 * float(jnp.abs(logits).max()))
+    np.testing.assert_allclose(logits16, logits, atol=0.02 * float(jnp.abs(logits).max()))
     assert float(jnp.abs(logits16 - logits).max()) > 1e-5  # it has rounded
     assert cosine(gradient16, gradient) > 0.99
     assert cosine(gradient16["cell"], gradient["cell"]) > 0.99
-    assert jax.tree.structure(updated16) == jax.tree.structure(updated)
 
 
 def equations(jaxpr):
@@ -104,4 +113,3 @@ def test_it_trains():
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0]
-    assert metrics["adjoint_residual"] < 0.05
