@@ -10,7 +10,7 @@ from mdeq_jax.config import finalize
 from mdeq_jax.training.steps import shard
 
 
-@pytest.mark.parametrize("sections", [{}, OPA], ids=str)
+@pytest.mark.parametrize("sections", [{}, pytest.param(OPA, marks=pytest.mark.slow)], ids=str)
 def test_no_collective_inside_the_solver_loops(sections):
     step, state, mesh = setup(with_sections(**sections), 2)
     hlo = step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
@@ -33,11 +33,13 @@ def temporary_bytes(solver: str, max_steps: int) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_depth():
     ten, hundred = (temporary_bytes("picard", steps) for steps in (10, 100))
     assert abs(hundred - ten) < 0.02 * ten
 
 
+@pytest.mark.slow
 def test_broydens_memory_is_its_history():
     ten, hundred = (temporary_bytes("broyden", steps) for steps in (10, 100))
     history = (100 - 10) * (64 * 16 * 16 * 8) * 4

@@ -102,10 +102,10 @@ OPA = {
 @pytest.mark.parametrize(
     ("sections", "unrolled"),
     [
-        ({}, 2),
+        pytest.param({}, 2, marks=pytest.mark.slow),
         ({}, None),
         pytest.param({"adjoint": {"name": "neumann"}}, None, marks=pytest.mark.slow),
-        (OPA, None),
+        pytest.param(OPA, None, marks=pytest.mark.slow),
         pytest.param({"correction": {"states": 3}}, None, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -166,6 +166,7 @@ def test_evaluation_reports_the_spectral_radius_when_asked():
     np.testing.assert_allclose(sums["spectral_radius"], radius[np.array([0, 1, 3])].sum(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_fixed_point_correction_adds_weighted_losses_on_the_way():
     """With a phantom gradient for the last state too, all is ordinary backpropagation."""
     config = with_sections(
