@@ -19,6 +19,7 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_they_import_no_data_package():
     modules = [f"benchmarks.{name}" for name in BENCHMARKS if name != "peers"]
     script = (

@@ -150,6 +150,7 @@ def with_few_steps(config):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_training_step(name):
     config = with_few_steps(load(name))

@@ -14,7 +14,10 @@ from mdeq_jax.stability import jacobian_loss
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NAMES = ("cls3", "cls2_noaffine", pytest.param("seg4", marks=pytest.mark.slow))
+NAMES = (
+    "cls3",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("cls2_noaffine", "seg4")),
+)
 SOLVER = Broyden(max_steps=80, tol=1e-12)
 
 

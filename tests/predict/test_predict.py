@@ -137,6 +137,7 @@ def test_label_maps_of_photographs(folder):
     assert all(float(row["spectral_radius"]) > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_sizes_that_are_padded_alike_share_a_compiled_function(monkeypatch):
     traced = []
 

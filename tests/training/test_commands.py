@@ -99,6 +99,7 @@ def disturbed(scratch, workdir, interruptions, **overrides) -> dict:
     return last_json(out)
 
 
+@pytest.mark.slow
 def test_killed_and_rerun_it_ends_with_the_same_parameters(scratch):
     often = {"train__steps": "150", "train__checkpoint_seconds": "0.2"}
     _, out, _ = run("train.py", scratch, f"--workdir={scratch / 'undisturbed'}", **often)

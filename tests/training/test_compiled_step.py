@@ -1,8 +1,11 @@
 """The memory of the compiled training step."""
 
+import pytest
 from test_steps import make_batch, setup, with_sections
 
 from mdeq_jax.training.steps import shard
+
+pytestmark = pytest.mark.slow
 
 
 def temporary_bytes(solver: str, max_steps: int, accumulate_steps: int = 1) -> int:

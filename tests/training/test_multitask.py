@@ -116,14 +116,10 @@ def test_heads_of_weight_0_change_nothing():
         assert not any(leaf.any() for leaf in jax.tree.leaves(grads[f"extra_heads_{name}"]))
 
 
-@pytest.mark.parametrize(
-    "heads",
-    [BOTH, *(pytest.param((head,), marks=pytest.mark.slow) for head in BOTH)],
-    ids=str,
-)
+@pytest.mark.parametrize("head", BOTH)
 @pytest.mark.slow
-def test_the_cell_feels_the_heads(heads):
-    grads, alone = gradient(with_heads(heads))[2], gradient(with_segmentation())[2]
+def test_the_cell_feels_each_head(head):
+    grads, alone = gradient(with_heads((head,)))[2], gradient(with_segmentation())[2]
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-5, grads["cell"], alone["cell"])
     assert all(jax.tree.leaves(moved))
 
@@ -132,8 +128,7 @@ def test_the_cell_feels_the_heads(heads):
     ("sections", "unrolled"),
     [
         ({}, 2),
-        pytest.param({}, None, marks=pytest.mark.slow),
-        pytest.param({"correction": {"states": 2}}, None, marks=pytest.mark.slow),
+        ({"correction": {"states": 2}}, None),
     ],
     ids=str,
 )
@@ -152,7 +147,7 @@ def test_several_devices_do_what_one_does(x64, sections, unrolled):
 
 @pytest.mark.parametrize(
     "inference",
-    [{}, pytest.param({"flip": True, "scales": (1.0, 1.5)}, marks=pytest.mark.slow)],
+    [{}, {"flip": True, "scales": (1.0, 1.5)}],
     ids=str,
 )
 @pytest.mark.slow

@@ -46,8 +46,7 @@ def make_batch(size, dtype=np.float32, side=8):
     ("sections", "unrolled"),
     [
         ({}, 2),
-        ({}, None),
-        pytest.param({**OPA, "correction": {"states": 2}}, None, marks=pytest.mark.slow),
+        ({**OPA, "correction": {"states": 2}}, None),
     ],
     ids=str,
 )
@@ -68,11 +67,7 @@ def test_several_devices_do_what_one_does(x64, sections, unrolled):
     "sections",
     [
         {"loss": {"class_weights": WEIGHTS, "ohem": True, "ohem_min_kept": 20}},
-        pytest.param(
-            {**OPA, "loss": {"ohem": True, "ohem_min_kept": 20}, "correction": {"states": 2}},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param({"jacobian": {"probability": 1.0, "weight": 0.1}}, marks=pytest.mark.slow),
+        {"jacobian": {"probability": 1.0, "weight": 0.1}},
     ],
     ids=str,
 )

@@ -101,7 +101,7 @@ def test_from_the_archives_of_cityscapes_to_predictions(tmp_path):
 
 
 def test_a_model_of_another_task(tmp_path):
-    options = {**SCENES, "data__name": "digits", "data__image_size": "(32, 32)"}
+    options = {**SCENES, "data__name": "digits", "data__image_size": "(8, 8)"}
     code, _, err = run("train.py", tmp_path, f"--workdir={tmp_path}", **options)
     assert code == 2
     assert "model.task is 'segmentation', but data set 'digits' is for classification" in err

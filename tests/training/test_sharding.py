@@ -28,7 +28,7 @@ RANDOM = {
         ({**RANDOM, "train": {"accumulate_steps": 2}}, 2),
         pytest.param(RANDOM, None, marks=pytest.mark.slow),
         pytest.param({"adjoint": {"name": "neumann"}}, None, marks=pytest.mark.slow),
-        (OPA, None),
+        pytest.param(OPA, None, marks=pytest.mark.slow),
         pytest.param({"correction": {"states": 3}}, None, marks=pytest.mark.slow),
     ],
     ids=str,
@@ -70,7 +70,7 @@ def compiled_step(devices: int, **sections) -> str:
     return step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
 
 
-@pytest.mark.parametrize("sections", [{}, OPA], ids=str)
+@pytest.mark.parametrize("sections", [{}, pytest.param(OPA, marks=pytest.mark.slow)], ids=str)
 def test_no_collective_inside_the_solver_loops(sections):
     hlo = compiled_step(2, **sections)
     bodies = loop_bodies(hlo)

@@ -142,6 +142,7 @@ def test_evaluation_reports_the_spectral_radius_when_asked():
     np.testing.assert_allclose(sums["spectral_radius"], radius[np.array([0, 1, 3])].sum(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_fixed_point_correction_adds_weighted_losses_on_the_way():
     """With a phantom gradient for the last state too, all is ordinary backpropagation."""
     config = with_sections(
