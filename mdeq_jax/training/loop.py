@@ -30,9 +30,9 @@ from mdeq_jax.training.steps import (
     check_batch_sizes,
     create_mesh,
     make_eval_step,
+    make_put,
     make_train_step,
     replicate,
-    shard,
 )
 from mdeq_jax.training.tasks import Task, make_task
 from mdeq_jax.viz.solver_trace import plot_solver_traces
@@ -69,7 +69,7 @@ def train(config: Config, workdir: Path) -> dict[str, Any]:
         str(workdir), dataclasses.asdict(config), may_differ=PRESENTATION_KEYS
     ) as checkpointer:
         task = make_task(config, dataset.class_names)
-        run = _Run(config, workdir, checkpointer, batches, info, task)
+        run = _Run(config, workdir, checkpointer, batches, info, task, dataset.normalise)
         with contextlib.closing(run.recorder), _catch_sigterm() as terminated:
             run.advance(terminated)
             metrics = {}
@@ -97,6 +97,7 @@ class _Run:
         batches: grain.DatasetIterator,
         info: data.DatasetInfo,
         task: Task,
+        normalise: data.Normalisation,
     ):
         self.config, self.workdir = config, workdir
         self.task, self.score = task, f"eval/{task.score}"
@@ -105,6 +106,7 @@ class _Run:
         self.total = config.train.total_steps(steps_per_epoch)
         self.checkpointer, self.batches = checkpointer, batches
         self.mesh = create_mesh()
+        self.normalise, self.put = normalise, make_put(normalise, self.mesh)
         check_batch_sizes(config.data, self.mesh)
         model = create_model(config.model, axis_name=AXIS)
         whole = config.train.total_steps(batches_per_epoch)
@@ -155,7 +157,7 @@ class _Run:
         saved_at = time.monotonic()
         while self.step < self.total and not terminated():
             train_step = self.train_step(options.unrolled_at(self.step))
-            self.state, metrics = train_step(self.state, shard(next(self.batches), self.mesh))
+            self.state, metrics = train_step(self.state, self.put(next(self.batches)))
             self.step += 1
             self.metrics.add(self.step, metrics)
             if self.step % options.log_every == 0:
@@ -189,6 +191,7 @@ class _Run:
         batch = next(iter(data.eval_batches(self.config.data)))
         share = len(batch["image"]) // self.mesh.size  # it is one device that solves
         batch = {name: rows[:share] for name, rows in batch.items()}
+        batch["image"] = self.normalise(batch["image"])
         model = create_model(self.config.model)
         traces = solver_traces(model, self.config, jax.device_get(self.state.variables), batch)
         forward, backward = jax.device_get(traces)
