@@ -68,7 +68,7 @@ def random_resized_crop(
     needed = tuple(-(-n * want // have) for n, want, have in zip(full, size, box, strict=True))
     pixels = decode(encoded, name, at_least=needed)
     rows, columns = (
-        slice(int(start * have / n), -int(-(start + length) * have // n))
+        slice(start * have // n, -(-(start + length) * have // n))
         for start, length, have, n in zip((top, left), box, pixels.shape, full, strict=False)
     )
     return cv2.resize(pixels[rows, columns], size[::-1], interpolation=cv2.INTER_LINEAR)
