@@ -69,7 +69,7 @@ def test_imagenet_of_other_counts(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("archive", prepare.SOURCES["imagenet2012"].archives)
 def test_imagenet_half_copied(folder, tmp_path, capsys, archive):
-    write_imagenet_archives(folder, imagenet_files(train=20, val=5))
+    write_imagenet_archives(folder, imagenet_files(train=20, val=5, classes=20))
     content = (folder / archive).read_bytes().rstrip(b"\0")
     (folder / archive).write_bytes(content[:-200])
     assert run("imagenet2012", folder, tmp_path, "--partial") == 2
