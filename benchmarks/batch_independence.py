@@ -23,6 +23,7 @@ def main(checkpoint: str) -> None:
     """Print the differences between solving images alone and together as one line of JSON."""
     model, variables, config = mx.load(checkpoint)
     images = next(iter(data.eval_batches(config.data)))["image"][:IMAGES]
+    images = data.find_dataset(config.data).normalise(images)
     solver = config.solver.forward.build()
     apply = jax.jit(functools.partial(model.apply, solver=solver))
     logits, info = apply(variables, images)

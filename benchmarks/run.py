@@ -3,8 +3,8 @@
     python -m benchmarks.run solver_overhead --config cifar10_large --batch 16
     python -m benchmarks.run train_step --config imagenet_small --batch 4 --rounds 3
 
-All but `start_up` run on random input and need only jax, flax, optax and ml_collections (`peers`
-also jaxopt and optimistix).
+All but `start_up` and `loader` run on random input and need only jax, flax, optax and
+ml_collections (`peers` also jaxopt and optimistix).
 """
 
 import argparse
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "compile_time": "compilation of the training step, without and with the cache",
     "start_up": "from the command to the first training step, cold and warm",
     "explicit": "the model against ResNets at the same input",
+    "loader": "ImageNet's training pipeline against tf.data's on the same files",
     "peers": "the solvers alone against jaxopt's and optimistix's",
 }
 

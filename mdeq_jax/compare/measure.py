@@ -87,12 +87,15 @@ class Measurement:
 
 def training_batch(config: Config) -> Batch:
     """Return the first batch that training sees."""
-    return jax.tree.map(jnp.asarray, next(data.train_iterator(config.data, seed=config.seed)))
+    normalise = data.find_dataset(config.data).normalise
+    batch = jax.tree.map(jnp.asarray, next(data.train_iterator(config.data, seed=config.seed)))
+    return {**batch, "image": normalise(batch["image"])}
 
 
 def evaluation_images(config: Config) -> Float[Array, "B H W 3"]:
     """Return the first batch of test images."""
-    return jnp.asarray(next(iter(data.eval_batches(config.data)))["image"])
+    images = jnp.asarray(next(iter(data.eval_batches(config.data)))["image"])
+    return data.find_dataset(config.data).normalise(images)
 
 
 def evaluate(
@@ -105,10 +108,10 @@ def evaluate(
       predict: from images (B, H, W, 3) to logits and the steps that they took; compiled.
       config: the data set.
     """
-    columns = []
+    normalise, columns = data.find_dataset(config).normalise, []
     for batch in data.eval_batches(config):
         labels = jnp.asarray(batch["label"])
-        logits, steps = predict(jnp.asarray(batch["image"]))
+        logits, steps = predict(normalise(jnp.asarray(batch["image"])))
         values = jnp.stack([logits.argmax(-1) == labels, cross_entropy(logits, labels), steps])
         columns.append(np.asarray(values)[:, batch["mask"]])
     accuracy, loss, steps = np.concatenate(columns, axis=1).mean(axis=1)

@@ -69,8 +69,11 @@ def _train(model: nn.Module, objective: Objective, config: Config) -> PyTree:
     params = jax.jit(model.init)(jax.random.key(config.seed), start)["params"]
     opt_state = optimizer.init(params)
 
+    normalise = data.find_dataset(config.data).normalise
+
     @jax.jit
     def step(params: PyTree, opt_state: PyTree, batch: Batch) -> tuple[PyTree, PyTree, PyTree]:
+        batch = {**batch, "image": normalise(batch["image"])}
         (loss, steps), grads = jax.value_and_grad(objective, has_aux=True)(params, batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics = {"loss": loss, "steps": steps, "grad_norm": optax.tree.norm(grads)}

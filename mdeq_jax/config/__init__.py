@@ -144,7 +144,9 @@ class Config:
 # Keys that change nothing of what is computed, and so may differ when a run is resumed.
 PRESENTATION_KEYS = (
     "data.dir",
+    "data.workers",
     "data.threads",
+    "data.max_bad_records",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_seconds",

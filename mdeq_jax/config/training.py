@@ -14,15 +14,21 @@ class DataConfig:
     Attributes:
       name: of the data set.
       dir: folder of TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
-      root: folder of your own files: of "seg_folder", or of "cityscapes" where it is extracted;
-        None reads "cityscapes" through TFDS.
+      root: folder of your own files: of "folder" and "seg_folder", or of "cityscapes" where it is
+        extracted; None reads "cityscapes" through TFDS.
       batch_size: training images of one step, over all devices and processes.
       eval_batch_size: likewise in evaluation.
       image_size: (height, width) of the images, or crops of them, that are trained on.
-      eval_image_size: (height, width) that images are padded to in evaluation; None for that of the
-        data set's own images, of the largest where they differ.
+      eval_image_size: (height, width) in evaluation. For "imagenet2012" and "folder", of the middle
+        of an image; None is `image_size`. For segmentation, what images are padded to; None is the
+        size of the data set's own images, of the largest where they differ.
       augment: whether training images are augmented.
-      threads: number of threads that read and augment, each of them one batch ahead.
+      colour_jitter: most by which brightness, contrast and saturation are changed, each by a factor
+        of up to 1 ± this, in the augmentation of "imagenet2012" and "folder".
+      workers: number of processes that read and augment; 0 does so in the training process.
+      threads: number of threads of each of those processes, each of them one batch ahead.
+      max_bad_records: most examples that cannot be read, in each process that reads; more are an
+        error. The next example takes the place of such a one; evaluation leaves it out.
     """
 
     name: str = "digits"
@@ -33,7 +39,10 @@ class DataConfig:
     image_size: tuple[int, ...] = (8, 8)
     eval_image_size: tuple[int, ...] | None = None
     augment: bool = True
+    colour_jitter: float = 0.0
+    workers: int = 0
     threads: int = 1
+    max_bad_records: int = 10
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
@@ -43,6 +52,9 @@ class DataConfig:
             require(self, field, two_sides, "a height and a width, both at least 1")
         for field in ("batch_size", "eval_batch_size", "threads"):
             require_int(self, field, minimum=1)
+        for field in ("workers", "max_bad_records"):
+            require_int(self, field, minimum=0)
+        require(self, "colour_jitter", self.colour_jitter >= 0, "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Data sets (TFDS) and input pipelines (Grain)."""
 
-from mdeq_jax.data.dataset import Dataset
+from mdeq_jax.data.dataset import Dataset, Normalisation
 from mdeq_jax.data.pipeline import (
     DatasetInfo,
     dataset_info,
@@ -12,6 +12,7 @@ from mdeq_jax.data.pipeline import (
 __all__ = [
     "Dataset",
     "DatasetInfo",
+    "Normalisation",
     "dataset_info",
     "eval_batches",
     "find_dataset",

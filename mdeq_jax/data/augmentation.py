@@ -1,53 +1,42 @@
 """Augmentation for segmentation: scale, crop and flip an image and its labels as one.
 
 Source: `lib/datasets/base_dataset.py`, locuslab/deq. Differs in what an image smaller than the crop
-is padded with: the mean colour, which is zero after normalisation, in place of black.
+is padded with: the mean colour, which normalisation takes to less than 0.01, in place of black.
 """
 
 import functools
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from mdeq_jax.config.loss import IGNORE
-from mdeq_jax.data.dataset import Example, Size
+from mdeq_jax.data.dataset import IMAGENET, Example, Pixels, Size
 from mdeq_jax.models.resize import scaled_size
 
-# Of ImageNet, colours in the order red, green, blue.
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET.mean)
 
 # The originals' scales, 0.5 to 2.1, in tenths.
 SCALE_TENTHS = (5, 21)
 
-Image = UInt8[np.ndarray, "H W 3"]
 Label = UInt8[np.ndarray, "H W"]
 
 
-def normalise(image: Image) -> Float[np.ndarray, "H W 3"]:
-    """Return (image / 255 − mean) / deviation of each colour, float32.
-
-    Args:
-      image: uint8 (H, W, 3), RGB.
-    """
-    return image * (1 / (255 * DEVIATION)) - MEAN / DEVIATION
-
-
-def normalised(image: Image, label: Label) -> Example:
-    """Return an example: the image normalised and the label as int32."""
-    return {"image": normalise(image), "label": label.astype(np.int32)}
+def as_example(image: Pixels, label: Label) -> Example:
+    """Return an example, the label as int32."""
+    return {"image": image, "label": label.astype(np.int32)}
 
 
 def pad(example: Example, size: Size) -> Example:
-    """Pad a normalised example at the bottom and at the right.
+    """Pad an example at the bottom and at the right.
 
     Args:
-      example: "image" float32 (h, w, 3), "label" int32 (h, w).
+      example: "image" uint8 (h, w, 3), "label" int32 (h, w).
       size: (H, W), h ≤ H and w ≤ W.
 
     Returns:
-      The example with "image" (H, W, 3), which is 0 where padded, "label" (H, W), `IGNORE` there.
+      The example with "image" (H, W, 3), of the mean colour where padded, and "label" (H, W), there
+      `IGNORE`.
     """
     height, width = example["label"].shape
     if (height, width) == tuple(size):
@@ -60,13 +49,13 @@ def pad(example: Example, size: Size) -> Example:
         right=size[1] - width,
         borderType=cv2.BORDER_CONSTANT,
     )
-    image = border(example["image"], value=(0, 0, 0))
+    image = border(example["image"], value=MEAN_COLOUR)
     return {"image": image, "label": border(example["label"], value=(IGNORE,))}
 
 
 def random_scale(
-    image: Image, label: Label, generator: np.random.Generator, tenths: tuple[int, int]
-) -> tuple[Image, Label]:
+    image: Pixels, label: Label, generator: np.random.Generator, tenths: tuple[int, int]
+) -> tuple[Pixels, Label]:
     """Resize by a random multiple of 0.1, the image bilinearly and the label to the nearest.
 
     Args:
@@ -81,8 +70,8 @@ def random_scale(
 
 
 def random_crop(
-    image: Image, label: Label, size: Size, generator: np.random.Generator
-) -> tuple[Image, Label]:
+    image: Pixels, label: Label, size: Size, generator: np.random.Generator
+) -> tuple[Pixels, Label]:
     """Cut out a window of at most `size`, each place as likely.
 
     Args:
@@ -96,7 +85,7 @@ def random_crop(
     return _crop(image, label, size, top, left)
 
 
-def _crop(image: Image, label: Label, size: Size, top: int, left: int) -> tuple[Image, Label]:
+def _crop(image: Pixels, label: Label, size: Size, top: int, left: int) -> tuple[Pixels, Label]:
     window = (slice(top, top + size[0]), slice(left, left + size[1]))
     return image[window], label[window]
 
@@ -110,11 +99,11 @@ def augmented(example: Example, generator: np.random.Generator, size: Size) -> E
       size: (h, w) of the crop, which is padded where the scaled image is smaller.
 
     Returns:
-      "image" float32 (h, w, 3), normalised, and "label" int32 (h, w).
+      "image" uint8 (h, w, 3) and "label" int32 (h, w).
     """
     image, label = random_scale(example["image"], example["label"], generator, SCALE_TENTHS)
     image, label = random_crop(image, label, size, generator)
-    result = pad(normalised(image, label), size)
+    result = pad(as_example(image, label), size)
     step = generator.choice((-1, 1))
     return {name: pixels[:, ::step] for name, pixels in result.items()}
 
@@ -130,7 +119,7 @@ def centred(example: Example, generator: np.random.Generator, size: Size) -> Exa
     del generator
     label = example["label"]
     top, left = (max(0, have - want) // 2 for have, want in zip(label.shape, size, strict=True))
-    return pad(normalised(*_crop(example["image"], label, size, top, left)), size)
+    return pad(as_example(*_crop(example["image"], label, size, top, left)), size)
 
 
 def whole(example: Example, size: Size) -> Example:
@@ -149,4 +138,4 @@ def whole(example: Example, size: Size) -> Example:
             f"{example['name']} is of size {shape}, larger than evaluation images of {size}; set"
             f" data.eval_image_size to at least that, or leave it out (None)."
         )
-    return pad(normalised(example["image"], example["label"]), size)
+    return pad(as_example(example["image"], example["label"]), size)

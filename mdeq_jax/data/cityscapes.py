@@ -7,7 +7,8 @@ extracted archives by the originals' lists:
     ROOT/cityscapes/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png
     ROOT/cityscapes/gtFine/{train,val}/CITY/*_gtFine_labelIds.png
 
-`mdeq_jax.data.cityscapes_archives` makes either of them from the official archives.
+From the official archives, `mdeq_jax.data.prepare` makes the one and
+`mdeq_jax.data.cityscapes_archives` the other.
 """
 
 import dataclasses
@@ -17,20 +18,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from mdeq_jax.config import DataConfig
 from mdeq_jax.config.loss import IGNORE
 from mdeq_jax.data.cityscapes_labels import CLASS_NAMES, LABELS
 from mdeq_jax.data.dataset import Dataset, Example
+from mdeq_jax.data.decoding import decode
 from mdeq_jax.data.image_files import (
     UNKNOWN,
     ClassTable,
     Pairs,
+    decode_label,
     existing,
     pixel_labelled,
     to_classes,
 )
+from mdeq_jax.data.prepared import Prepared, open_prepared
 
 IMAGE_SIZE = (1024, 2048)
 BUILDER = "cityscapes/semantic_segmentation"
@@ -49,8 +52,8 @@ def cityscapes(data: DataConfig) -> Dataset:
       ValueError, where it is opened: it is not prepared, a list or a file that it names is missing.
     """
     if data.root is None:
-        open_train = functools.partial(open_prepared, data.dir, "train")
-        open_eval = functools.partial(open_prepared, data.dir, "validation")
+        open_train = functools.partial(open_images, data.dir, "train")
+        open_eval = functools.partial(open_images, data.dir, "validation")
     else:
         open_train = functools.partial(open_list, Path(data.root), "train")
         open_eval = functools.partial(open_list, Path(data.root), "val")
@@ -101,34 +104,30 @@ def open_list(root: Path, split: str) -> Pairs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared(Sequence[Example]):
-    """Images as TFDS prepared them, decoded on access.
+class _Labelled(Sequence[Example]):
+    """Records that TFDS prepared, decoded on access, as `Pairs` has them."""
 
-    Attributes:
-      source: examples of the TFDS builder.
-    """
-
-    source: Any
+    records: Prepared
 
     def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.source)
+        return len(self.records)
 
     def __getitem__(self, index: Any) -> Example:
-        """Return {"image": uint8 (H, W, 3), "label": uint8 (H, W), "name"}."""
-        raw = self.source[index]
-        name, ids = raw["image_id"].decode(), raw["segmentation_label"][..., 0]
-        if ids.shape != raw["image_left"].shape[:2]:
+        record = self.records[index]
+        name = record["image_id"].decode()
+        image = decode(record["image_left"], name)
+        label_name = f"{name}{LABEL_SUFFIX}"
+        ids = decode_label(record["segmentation_label"], label_name)
+        if ids.shape != image.shape[:2]:
             raise ValueError(
                 f"the labels of {name} are of size {ids.shape}, but the image is of size"
-                f" {raw['image_left'].shape[:2]}; prepare {BUILDER} from other archives."
+                f" {image.shape[:2]}; prepare {BUILDER} from other archives."
             )
-        label = to_classes(ids, class_table(), f"{name}{LABEL_SUFFIX}")
-        return {"image": raw["image_left"], "label": label, "name": name}
+        return {"image": image, "label": to_classes(ids, class_table(), label_name), "name": name}
 
 
-def open_prepared(data_dir: str | None, split: str) -> Prepared:
-    """Return the images of a split that TFDS prepared, read without TensorFlow.
+def open_images(data_dir: str | None, split: str) -> Sequence[Example]:
+    """Return the images of a split that TFDS prepared.
 
     Args:
       data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
@@ -137,18 +136,5 @@ def open_prepared(data_dir: str | None, split: str) -> Prepared:
     Raises:
       ValueError: it is not prepared, or not as ArrayRecord.
     """
-    builder = tfds.builder(BUILDER, data_dir=data_dir)
-    path, folder = builder.data_path, builder.data_dir_root
-    if not path.exists():
-        raise ValueError(
-            f"{path} does not exist; prepare Cityscapes by `{_COMMAND} --archives=DIR"
-            f" --data-dir={folder}`, or set data.root to the folder of the extracted archives."
-        )
-    try:
-        source = tfds.data_source(BUILDER, split=split, data_dir=data_dir)
-    except NotImplementedError as error:  # TFDS's word for a format without random access
-        raise ValueError(
-            f"{path} is in a format that cannot be read without TensorFlow; remove it and prepare"
-            f" Cityscapes by `{_COMMAND} --archives=DIR --data-dir={folder}`, as ArrayRecord."
-        ) from error
-    return Prepared(source)
+    images = ("image_left", "segmentation_label")
+    return _Labelled(open_prepared(BUILDER, data_dir, split, images=images))

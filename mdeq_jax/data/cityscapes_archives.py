@@ -1,12 +1,11 @@
-"""Check the official Cityscapes archives, and extract them or have TFDS prepare them.
+"""Check the official Cityscapes archives, and extract them.
 
-    python -m mdeq_jax.data.cityscapes_archives --archives=DIR                  # check alone
-    python -m mdeq_jax.data.cityscapes_archives --archives=DIR --root=ROOT      # extract them
-    python -m mdeq_jax.data.cityscapes_archives --archives=DIR --data-dir=TFDS  # by TFDS
-    python -m mdeq_jax.data.cityscapes_archives --root=ROOT                     # lists alone
+    python -m mdeq_jax.data.cityscapes_archives --archives=DIR              # check alone
+    python -m mdeq_jax.data.cityscapes_archives --archives=DIR --root=ROOT  # extract them
+    python -m mdeq_jax.data.cityscapes_archives --root=ROOT                 # lists alone
 
-DIR holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`. TFDS needs TensorFlow to
-prepare (requirements-prepare.txt), not to read.
+DIR holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`. `mdeq_jax.data.prepare` has
+TFDS prepare them instead.
 """
 
 import argparse
@@ -15,14 +14,14 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from mdeq_jax.data.cityscapes import BUILDER, list_path
+from mdeq_jax.data.cityscapes import list_path
 from mdeq_jax.data.image_files import existing
 
 IMAGES, LABELS = "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"
 COUNTS = {"train": 2975, "val": 500, "test": 1525}
 
 _IMAGE_END, _LABEL_END = "_leftImg8bit.png", "_gtFine_labelIds.png"
-_SITE = "https://www.cityscapes-dataset.com/downloads"
+SITE = "https://www.cityscapes-dataset.com/downloads"
 
 
 def check_archives(folder: Path, counts: Mapping[str, int] | None = COUNTS) -> dict[str, int]:
@@ -41,13 +40,13 @@ def check_archives(folder: Path, counts: Mapping[str, int] | None = COUNTS) -> d
     if counts is not None and found != dict(counts):
         raise ValueError(
             f"{folder / IMAGES} holds {found} images, but the official archive holds"
-            f" {dict(counts)}; download it again from {_SITE} (--partial accepts it as it is)."
+            f" {dict(counts)}; download it again from {SITE} (--partial accepts it as it is)."
         )
     without = sorted(images - labels)
     if without:
         raise ValueError(
             f"{folder / LABELS} has no label file for {len(without)} images, the first"
-            f" gtFine/{without[0]}{_LABEL_END}; download it again from {_SITE}."
+            f" gtFine/{without[0]}{_LABEL_END}; download it again from {SITE}."
         )
     return found
 
@@ -71,7 +70,7 @@ def extract(folder: Path, root: Path) -> None:
                     except zipfile.BadZipFile as error:
                         raise ValueError(
                             f"{name} in {folder / archive} is damaged ({error}); download the"
-                            f" archive again from {_SITE}."
+                            f" archive again from {SITE}."
                         ) from error
 
 
@@ -101,40 +100,14 @@ def write_lists(root: Path) -> None:
             path.write_text("".join("\t".join(names) + "\n" for names in relative))
 
 
-def prepare(folder: Path, data_dir: str) -> None:
-    """Have TFDS prepare its data set as ArrayRecord.
-
-    Args:
-      folder: holds both archives.
-      data_dir: folder of all TFDS data sets, as `data.dir`.
-
-    Raises:
-      ValueError: TensorFlow is not installed.
-    """
-    import tensorflow_datasets as tfds
-
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            "TFDS needs TensorFlow to prepare Cityscapes; `pip install -r requirements-prepare.txt`"
-            " in an environment of its own, or extract the archives by --root."
-        ) from error
-    tfds.builder(BUILDER, data_dir=data_dir).download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=str(folder)),
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m mdeq_jax.data.cityscapes_archives")
     parser.add_argument("--archives", type=Path, metavar="DIR", help="with the official archives")
     parser.add_argument("--root", type=Path, help="where to extract them, and write lists")
-    parser.add_argument("--data-dir", metavar="TFDS", help="where TFDS is to prepare its data set")
     parser.add_argument("--partial", action="store_true", help="accept any number of images")
     options = parser.parse_args(argv)
-    if options.archives is None and (options.root is None or options.data_dir is not None):
+    if options.archives is None and options.root is None:
         parser.error("say where the archives are by --archives=DIR")
     try:
         if options.archives is not None:
@@ -152,8 +125,6 @@ def _use_archives(options: argparse.Namespace) -> None:
     print("images:", ", ".join(f"{split} {count}" for split, count in counts.items()))
     if options.root is not None:
         extract(options.archives, options.root)
-    if options.data_dir is not None:
-        prepare(options.archives, options.data_dir)
 
 
 def _label_name(image: Path) -> str:
@@ -163,14 +134,14 @@ def _label_name(image: Path) -> str:
 def _stems(archive: Path, top: str, end: str) -> set[PurePosixPath]:
     """What the names TOP/SPLIT/CITY/STEM + end in an archive have between top and end."""
     if not archive.is_file():
-        raise ValueError(f"{archive} does not exist; download it from {_SITE} and put it there.")
+        raise ValueError(f"{archive} does not exist; download it from {SITE} and put it there.")
     try:
         with zipfile.ZipFile(archive) as contents:
             names = [name for name in contents.namelist() if name.endswith(end)]
     except zipfile.BadZipFile as error:
         raise ValueError(
             f"{archive} is not a complete zip file ({error}); copy or download it again from"
-            f" {_SITE}."
+            f" {SITE}."
         ) from error
     paths = [PurePosixPath(name.removesuffix(end)) for name in names]
     return {path.relative_to(top) for path in paths if path.parts[0] == top}

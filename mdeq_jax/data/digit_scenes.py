@@ -20,8 +20,9 @@ from PIL import Image
 from mdeq_jax.config import DataConfig
 from mdeq_jax.config.loss import IGNORE
 from mdeq_jax.data import augmentation, embedded
-from mdeq_jax.data.dataset import Dataset, Example, require_image_size
+from mdeq_jax.data.dataset import IMAGENET, Dataset, Example, require_image_size
 from mdeq_jax.data.digits import load_raw
+from mdeq_jax.data.transforms import scaled_middle
 
 SIDE = 64
 BACKGROUND = 0
@@ -156,7 +157,7 @@ def _with_image_label(example: Example) -> Example:
 
 def _plain(example: Example, _: Any) -> Example:
     """Nothing is random, and all images are of one size."""
-    return _with_image_label(augmentation.normalised(example["image"], example["label"][..., 0]))
+    return _with_image_label(augmentation.as_example(example["image"], example["label"][..., 0]))
 
 
 def _augmented(example: Example, generator: np.random.Generator) -> Example:
@@ -165,7 +166,7 @@ def _augmented(example: Example, generator: np.random.Generator) -> Example:
     image, label = np.ascontiguousarray(example["image"][..., colours]), example["label"][..., 0]
     image, label = augmentation.random_scale(image, label, generator, tenths=(9, 11))
     image, label = augmentation.random_crop(image, label, (SIDE, SIDE), generator)
-    padded = augmentation.pad(augmentation.normalised(image, label), (SIDE, SIDE))
+    padded = augmentation.pad(augmentation.as_example(image, label), (SIDE, SIDE))
     return _with_image_label(padded)
 
 
@@ -190,6 +191,7 @@ def digit_scenes(data: DataConfig) -> Dataset:
         open_eval=functools.partial(split, "test"),
         train_transform=_augmented if data.augment else _plain,
         eval_transform=_plain,
-        normalise=augmentation.normalise,
+        normalise=IMAGENET,
+        fit=functools.partial(scaled_middle, size=(SIDE, SIDE)),
         image_labels=True,
     )

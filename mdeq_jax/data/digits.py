@@ -7,13 +7,17 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from mdeq_jax.config import DataConfig
 from mdeq_jax.data import embedded
-from mdeq_jax.data.dataset import Dataset, Example, require_image_size
+from mdeq_jax.data.dataset import Dataset, Example, Normalisation, Pixels, require_image_size
+from mdeq_jax.data.transforms import scaled_middle
 
 TEST_EXAMPLES = 360
+SIZE = (8, 8)
+WHITE = 16
+NORMALISATION = Normalisation((0.3, 0.3, 0.3), (0.38, 0.38, 0.38), WHITE)
 
 
 class RawDigits(NamedTuple):
@@ -74,18 +78,18 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             yield position, {"image": images[row], "label": labels[row], "index": row}
 
 
-def _normalise(grey: Float[np.ndarray, "H W 1"]) -> Float[np.ndarray, "H W 3"]:
-    """Grey values from 0, background, to 1."""
-    return np.repeat((grey - 0.3) / 0.38, 3, axis=-1).astype(np.float32)
-
-
-def normalise(image: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
-    """Return an image as a model of digits sees it: (grey / 255 − 0.3) / 0.38, three times.
+def fit(image: Pixels) -> Pixels:
+    """Return any image as one of the digits: its middle in 17 greys.
 
     Args:
       image: RGB, white on black.
     """
-    return _normalise(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None] / 255)
+    grey = cv2.cvtColor(scaled_middle(image, SIZE), cv2.COLOR_RGB2GRAY)[..., None]
+    return _three_colours(np.rint(grey * (WHITE / 255)).astype(np.uint8))
+
+
+def _three_colours(grey: UInt8[np.ndarray, "H W 1"]) -> Pixels:
+    return np.repeat(grey, 3, axis=-1)
 
 
 def _shift(
@@ -100,7 +104,7 @@ def _shift(
 
 def _plain(example: Example, _: Any) -> Example:
     """Nothing is random, and all images are of one size."""
-    return {"image": _normalise(example["image"] / 16), "label": np.int32(example["label"])}
+    return {"image": _three_colours(example["image"]), "label": np.int32(example["label"])}
 
 
 def _augmented(example: Example, generator: np.random.Generator) -> Example:
@@ -113,17 +117,18 @@ def digits(data: DataConfig) -> Dataset:
     Args:
       data: the data section of the config.
     """
-    require_image_size(data, (8, 8))
+    require_image_size(data, SIZE)
     # 115 kB, held in memory.
     split = functools.partial(embedded.load_split, Digits, data.dir)
     return Dataset(
         task="classification",
         class_names=tuple(map(str, range(10))),
-        image_size=(8, 8),
-        eval_image_size=lambda: (8, 8),
+        image_size=SIZE,
+        eval_image_size=lambda: SIZE,
         open_train=functools.partial(split, "train"),
         open_eval=functools.partial(split, "test"),
         train_transform=_augmented if data.augment else _plain,
         eval_transform=_plain,
-        normalise=normalise,
+        normalise=NORMALISATION,
+        fit=fit,
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
@@ -13,8 +14,10 @@ from PIL import Image, UnidentifiedImageError
 
 from mdeq_jax.config import DataConfig
 from mdeq_jax.config.loss import IGNORE
-from mdeq_jax.data.augmentation import augmented, centred, normalise, whole
-from mdeq_jax.data.dataset import Dataset, Example
+from mdeq_jax.data.augmentation import augmented, centred, whole
+from mdeq_jax.data.dataset import IMAGENET, Dataset, Example, Pixels
+from mdeq_jax.data.decoding import BadRecordError, decode
+from mdeq_jax.data.transforms import scaled_middle
 
 # What a class table holds for ids that have no meaning.
 UNKNOWN = 254
@@ -50,7 +53,8 @@ class Pairs(Sequence[Example]):
         if isinstance(index, slice):
             return dataclasses.replace(self, paths=self.paths[index])
         image_path, label_path = self.paths[index]
-        image, ids = read_image(image_path), read_label(label_path)
+        image = read_image(image_path)
+        ids = decode_label(label_path.read_bytes(), str(label_path))
         if ids.shape != image.shape[:2]:
             raise ValueError(
                 f"{label_path} is of size {ids.shape}, but its image {image_path} is of size"
@@ -83,45 +87,42 @@ def existing(pairs: Iterable[tuple[Path, Path]]) -> tuple[tuple[Path, Path], ...
     return pairs
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+def read_image(path: Path) -> Pixels:
     """Return the pixels of an image file, RGB.
 
     Args:
       path: of any format that OpenCV reads; a note in the file to rotate it is not followed.
 
     Raises:
-      ValueError: the file is no image, or broken off.
+      BadRecordError: the file is no image, or broken off.
     """
-    encoded = np.fromfile(path, np.uint8)
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    # Not cv2.imread, which fills up a JPEG that breaks off with grey.
-    pixels = cv2.imdecode(encoded, flags) if encoded.size else None
-    if pixels is None:
-        raise ValueError(f"{path} is not an image, or breaks off; copy or save it again.")
-    return np.asarray(pixels)
+    return decode(path.read_bytes(), str(path))
 
 
-def read_label(path: Path) -> UInt8[np.ndarray, "H W"]:
-    """Return the ids in a label file of one 8-bit channel; of a palette image the indices.
+def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
+    """Return the ids in a label image of one 8-bit channel; of a palette image the indices.
 
     Args:
-      path: of a PNG file.
+      encoded: a PNG file.
+      name: of the file, for messages.
 
     Raises:
-      ValueError: the file is no image, breaks off, or has other channels.
+      BadRecordError: it is no image, or breaks off.
+      ValueError: it has other channels.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                raise ValueError(
-                    f"the label file {path} has pixels of mode {image.mode!r}; it must have one"
-                    " channel of 8 bits ('L'), or a palette ('P')."
-                )
-            return np.array(image)
+        with Image.open(io.BytesIO(encoded)) as image:
+            mode, ids = image.mode, np.array(image)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:  # all are raised by Pillow
-        raise ValueError(
-            f"{path} is not an image, or breaks off ({error}); copy or save it again."
+        raise BadRecordError(
+            name, f"is not an image, or breaks off ({error}); copy or save it again."
         ) from error
+    if mode not in ("L", "P"):
+        raise ValueError(
+            f"the label file {name} has pixels of mode {mode!r}; it must have one channel of 8 bits"
+            " ('L'), or a palette ('P')."
+        )
+    return ids
 
 
 def to_classes(
@@ -194,5 +195,6 @@ def pixel_labelled(
         open_eval=open_eval,
         train_transform=functools.partial(transform, size=data.image_size),
         eval_transform=whole,
-        normalise=normalise,
+        normalise=IMAGENET,
+        fit=functools.partial(scaled_middle, size=data.image_size),
     )

@@ -3,25 +3,30 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import cv2
 import grain
 import numpy as np
 
 from mdeq_jax.config import DataConfig
+from mdeq_jax.data.batches import Batch, BatchIterator
+from mdeq_jax.data.cifar10 import cifar10
 from mdeq_jax.data.cityscapes import cityscapes
 from mdeq_jax.data.dataset import Dataset, Example
 from mdeq_jax.data.digit_scenes import digit_scenes
 from mdeq_jax.data.digits import digits
+from mdeq_jax.data.folder import folder
+from mdeq_jax.data.imagenet2012 import imagenet2012
+from mdeq_jax.data.reader import Reader
 from mdeq_jax.data.seg_folder import seg_folder
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": digits,
+    "cifar10": cifar10,
+    "imagenet2012": imagenet2012,
+    "folder": folder,
     "digit_scenes": digit_scenes,
     "cityscapes": cityscapes,
     "seg_folder": seg_folder,
 }
-
-Batch = dict[str, np.ndarray]
 
 
 class DatasetInfo(NamedTuple):
@@ -47,7 +52,8 @@ def find_dataset(data: DataConfig) -> Dataset:
       data: the data section of the config.
 
     Raises:
-      ValueError: unknown name, another image size, or for "seg_folder" no classes.
+      ValueError: unknown name, a size of images that the data set has not, or for "folder" and
+        "seg_folder" no classes.
     """
     if data.name not in DATASETS:
         known = ", ".join(DATASETS)
@@ -80,7 +86,7 @@ def dataset_info(data: DataConfig) -> DatasetInfo:
 def train_iterator(
     data: DataConfig, *, seed: int, process_index: int = 0, process_count: int = 1
 ) -> grain.DatasetIterator[Batch]:
-    """Endless training batches: "image" float32 (b, H, W, 3) and "label".
+    """Endless training batches: "image" uint8 (b, H, W, 3) and "label".
 
     A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored; beside the
     latter there may be "image_label" int32 (b,). Each epoch is shuffled anew and drops its last
@@ -98,26 +104,31 @@ def train_iterator(
 
     Raises:
       ValueError: unknown name, another image size, a batch size that does not fit, a folder that
-        cannot be written, or files that are missing; from the iterator, a file that is broken.
+        cannot be written, or files that are missing; from the iterator, too many examples that
+        cannot be read.
     """
     dataset = find_dataset(data)
     share = _share("data.batch_size", data.batch_size, process_count)
-    source = dataset.open_train()
-    if data.batch_size > len(source):
+    reader = Reader(dataset.open_train(), data.max_bad_records)
+    if data.batch_size > len(reader):
         raise ValueError(
-            f"data.batch_size={data.batch_size} exceeds the {len(source)} training examples of"
+            f"data.batch_size={data.batch_size} exceeds the {len(reader)} training examples of"
             f" {data.name!r}; use at most that many."
         )
-    examples = grain.MapDataset.source(source).seed(seed).shuffle()
-    whole = len(source) // data.batch_size * data.batch_size
-    batches = examples.random_map(dataset.train_transform)[:whole].batch(share)
-    return _read_ahead(batches[process_index::process_count].repeat(), data.threads)
+
+    def example(index: int, generator: np.random.Generator) -> Example:
+        return reader.read(index, lambda raw: dataset.train_transform(raw, generator)).example
+
+    examples = grain.MapDataset.range(len(reader)).seed(seed).shuffle().random_map(example)
+    whole = len(reader) // data.batch_size * data.batch_size
+    batches = examples[:whole].batch(share)[process_index::process_count]
+    return BatchIterator(batches.repeat(), data)
 
 
 def eval_batches(
     data: DataConfig, *, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Batch]:
-    """One ordered pass: "image" float32 (b, H, W, 3), "label", and "mask" bool (b,).
+    """One ordered pass: "image" uint8 (b, H, W, 3), "label", and "mask" bool (b,).
 
     A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored: what is void,
     and where an image is padded. Over all batches of all processes the mask is true exactly once
@@ -134,27 +145,21 @@ def eval_batches(
 
     Raises:
       ValueError: unknown name, another image size, a batch size that does not fit, a folder that
-        cannot be written, or files that are missing; from the iterator, a file that is broken.
+        cannot be written, or files that are missing; from the iterator, too many examples that
+        cannot be read.
     """
     dataset = find_dataset(data)
     share = _share("data.eval_batch_size", data.eval_batch_size, process_count)
-    source = dataset.open_eval()
-    last, size = len(source) - 1, dataset.eval_image_size()
+    reader, size = Reader(dataset.open_eval(), data.max_bad_records), dataset.eval_image_size()
 
     def row(position: int) -> Example:
-        example = dataset.eval_transform(source[min(position, last)], size)
-        return {**example, "mask": np.bool_(position <= last)}
+        index = min(position, len(reader) - 1)
+        read = reader.read(index, lambda raw: dataset.eval_transform(raw, size))
+        return {**read.example, "mask": np.bool_(read.index == position)}
 
-    padded = -(-len(source) // data.eval_batch_size) * data.eval_batch_size
+    padded = -(-len(reader) // data.eval_batch_size) * data.eval_batch_size
     batches = grain.MapDataset.range(padded).map(row).batch(share)
-    return _read_ahead(batches[process_index::process_count], data.threads)
-
-
-def _read_ahead(batches: grain.MapDataset, threads: int) -> grain.DatasetIterator[Batch]:
-    """Read with as many batches ahead as there are threads to make them."""
-    cv2.setNumThreads(0)  # one image is one thread's work
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    return iter(batches.to_iter_dataset(options))
+    return BatchIterator(batches[process_index::process_count], data)
 
 
 def _share(key: str, batch_size: int, process_count: int) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -62,27 +61,11 @@ def model_input(
 ) -> Float[np.ndarray, "height width 3"]:
     """Return an image as a model of the data set sees images.
 
-    For segmentation at its own size; for classification the middle of it, scaled to the size of
-    images trained on.
+    For segmentation at its own size; for classification as images are evaluated.
 
     Args:
       image: RGB.
       task: of the model, "classification" or "segmentation".
       dataset: what the model was trained on.
     """
-    if task == "classification":
-        image = _scaled_middle(image, dataset.image_size)
-    return dataset.normalise(image)
-
-
-def _scaled_middle(
-    image: UInt8[np.ndarray, "H W 3"], size: tuple[int, ...]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """The largest piece about the middle that has the sides' ratio, at that size."""
-    shape = image.shape[:2]
-    zoom = min(have / want for have, want in zip(shape, size, strict=True))
-    sides = [max(1, round(want * zoom)) for want in size]
-    top, left = ((have - side) // 2 for have, side in zip(shape, sides, strict=True))
-    piece = image[top : top + sides[0], left : left + sides[1]]
-    interpolation = cv2.INTER_AREA if zoom > 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(piece, size[::-1], interpolation=interpolation))
+    return dataset.normalise(dataset.fit(image) if task == "classification" else image)

@@ -17,7 +17,7 @@ from mdeq_jax.inference import padding
 from mdeq_jax.models import MDEQ
 from mdeq_jax.solvers import solve
 from mdeq_jax.training.objective import loss_gradient
-from mdeq_jax.training.steps import shard
+from mdeq_jax.training.steps import make_put
 from mdeq_jax.training.tasks import Batch, Metrics, Task, make_task
 
 # What an evaluation step sums besides what the task does: the means of these are reported.
@@ -77,9 +77,9 @@ def evaluate(
     batches = data.eval_batches(
         config, process_index=jax.process_index(), process_count=jax.process_count()
     )
-    sums = []
+    put, sums = make_put(data.find_dataset(config).normalise, mesh), []
     for batch in batches:
-        batch_sums, outputs = eval_step(variables, shard(batch, mesh))
+        batch_sums, outputs = eval_step(variables, put(batch))
         sums.append(jax.tree.map(_widen, jax.device_get(batch_sums)))
         if on_outputs is not None:
             local = np.concatenate([piece.data for piece in outputs.addressable_shards])
@@ -115,7 +115,7 @@ def solver_traces(
       model: the model.
       config: for both solvers.
       variables: of the model, on the host.
-      batch: as `eval_batches` yields it.
+      batch: as `eval_batches` yields it, images normalised.
     """
     forward, backward = config.solver.forward.build(), config.solver.backward.build()
     batch = _pad(batch, config.model.size_divisor)

@@ -32,9 +32,9 @@ from mdeq_jax.training.steps import (
     check_batch_sizes,
     create_mesh,
     make_eval_step,
+    make_put,
     make_train_step,
     replicate,
-    shard,
 )
 from mdeq_jax.training.tasks import Batch, Task, make_task
 from mdeq_jax.viz.solver_trace import plot_solver_traces
@@ -74,7 +74,7 @@ def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, 
         str(workdir), dataclasses.asdict(config), may_differ=PRESENTATION_KEYS
     ) as checkpointer:
         task = make_task(config, dataset.class_names)
-        run = _Run(config, workdir, checkpointer, batches, info, task)
+        run = _Run(config, workdir, checkpointer, batches, info, task, dataset.normalise)
         with contextlib.closing(run.recorder), _catch_sigterm() as terminated:
             with profiling(workdir / "profile" if profile else None, run.step) as after_step:
                 run.advance(terminated, after_step)
@@ -104,6 +104,7 @@ class _Run:
         batches: grain.DatasetIterator,
         info: data.DatasetInfo,
         task: Task,
+        normalise: data.Normalisation,
     ):
         self.config, self.workdir = config, workdir
         self.task, self.score = task, f"eval/{task.score}"
@@ -112,6 +113,7 @@ class _Run:
         self.total = config.train.total_steps(steps_per_epoch)
         self.checkpointer, self.batches = checkpointer, batches
         self.mesh = create_mesh()
+        self.normalise, self.put = normalise, make_put(normalise, self.mesh)
         check_batch_sizes(config.data, self.mesh, config.train.accumulate_steps)
         model = create_model(config.model, axis_name=AXIS, dtype=config.compute_dtype)
         whole = config.train.total_steps(batches_per_epoch)
@@ -180,7 +182,7 @@ class _Run:
             asked_at = time.monotonic()
             batch = self._next_batch()
             data_wait = {"data_wait_s": time.monotonic() - asked_at}
-            self.state, metrics = train_step(self.state, shard(batch, self.mesh))
+            self.state, metrics = train_step(self.state, self.put(batch))
             self.step += 1
             self.metrics.add(self.step, metrics | data_wait)
             after_step(self.step, metrics)
@@ -237,6 +239,7 @@ class _Run:
         batch = next(iter(data.eval_batches(self.config.data)))
         share = len(batch["image"]) // self.mesh.size  # it is one device that solves
         batch = {name: rows[:share] for name, rows in batch.items()}
+        batch["image"] = self.normalise(batch["image"])
         model = create_model(self.config.model, dtype=self.config.compute_dtype)
         traces = solver_traces(model, self.config, jax.device_get(self.state.variables), batch)
         forward, backward = jax.device_get(traces)

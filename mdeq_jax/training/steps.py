@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from mdeq_jax.config import Config, DataConfig
 from mdeq_jax.models import MDEQ
@@ -61,6 +61,24 @@ def shard(batch: PyTree, mesh: Mesh) -> PyTree:
     """Put this process's share of a batch of host arrays on its devices, batch axis split."""
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def make_put(
+    normalise: Callable[[UInt8[Array, "B H W 3"]], Float[Array, "B H W 3"]], mesh: Mesh
+) -> Callable[[PyTree], Batch]:
+    """Return ``put(batch)``: `shard`, and the images, which travel in 8 bits, normalised there.
+
+    Args:
+      normalise: as of a data set.
+      mesh: as `create_mesh` returns it.
+    """
+    compiled = jax.jit(normalise)
+
+    def put(batch: PyTree) -> Batch:
+        placed = shard(batch, mesh)
+        return {**placed, "image": compiled(placed["image"])}
+
+    return put
 
 
 def make_train_step(

@@ -58,18 +58,22 @@ def test_segmentation_sees_the_image_at_its_size():
     np.testing.assert_allclose(pixels[2, 3], expected, rtol=1e-5)
 
 
-def test_each_data_set_is_normalised_as_for_training():
-    """Pixels of its own, in eight bits, come to what its evaluation examples hold."""
-    grey = np.array([[0, 51, 255]], np.uint8)[..., None].repeat(3, axis=2)
-    expected = {"digits": (np.array([0, 0.2, 1]) - 0.3) / 0.38}
-    expected |= dict.fromkeys(
-        ("cityscapes", "digit_scenes"), (np.array([0, 0.2, 1]) - 0.485) / 0.229
-    )
-    for name, red in expected.items():
-        size = (64, 64) if name == "digit_scenes" else (8, 8)
-        pixels = find_dataset(DataConfig(name=name, image_size=size)).normalise(grey)
-        assert pixels.dtype == np.float32
-        np.testing.assert_allclose(pixels[0, :, 0], red, rtol=1e-5)
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("digits", (8, 8), (3 / 16 - 0.3) / 0.38),  # its greys are sixteenths
+        ("cifar10", (32, 32), (0.2 - 0.4914) / 0.2023),
+        ("imagenet2012", (64, 64), (0.2 - 0.485) / 0.229),
+        ("digit_scenes", (64, 64), (0.2 - 0.485) / 0.229),
+    ],
+)
+def test_a_classifier_sees_the_pixels_that_it_was_trained_on(name, size, expected):
+    image = np.full((90, 70, 3), 51, np.uint8)
+    dataset = find_dataset(DataConfig(name=name, image_size=size))
+    pixels = model_input(image, "classification", dataset)
+    assert pixels.shape == (*size, 3)
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels[..., 0], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (40, 64), (65, 16), (3, 5)])
@@ -82,4 +86,4 @@ def test_a_classifier_sees_the_middle_at_its_own_size(shape):
     pixels = model_input(image, "classification", find_dataset(DataConfig()))
     assert pixels.shape == (8, 8, 3)
     assert pixels.dtype == np.float32
-    np.testing.assert_allclose(pixels, (51 / 255 - 0.3) / 0.38, rtol=1e-5)
+    np.testing.assert_allclose(pixels, (3 / 16 - 0.3) / 0.38, rtol=1e-5)

@@ -1,0 +1,123 @@
+"""Your own folder of images, a subfolder for each class, laid out as `tfds.ImageFolder` wants it.
+
+ROOT/train/CLASS/NAME.*   .jpg, .jpeg or .png
+ROOT/val/CLASS/NAME.*     or ROOT/validation, or ROOT/test: the first of them that is there
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mdeq_jax.config import DataConfig
+from mdeq_jax.data.dataset import Dataset, Example
+from mdeq_jax.data.labelled_images import labelled_images
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+_EVAL_SPLITS = ("val", "validation", "test")
+_LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg"
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFiles(Sequence[Example]):
+    """Images with their labels, read on access.
+
+    Attributes:
+      folder: of the split.
+      names: of each image, from the folder.
+      labels: of each image.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Example:
+        """Return {"image": encoded, "label", "name"}."""
+        path = self.folder / self.names[index]
+        return {"image": path.read_bytes(), "label": self.labels[index], "name": str(path)}
+
+
+def folder(data: DataConfig) -> Dataset:
+    """Return the data set that lies in `data.root`, whose classes are the folders in ROOT/train.
+
+    Args:
+      data: the data section of the config.
+
+    Raises:
+      ValueError: as `labelled_images`; `data.root` is not set, or has no folder of classes; where
+        it is opened: there are no images, or a class that is not in ROOT/train.
+    """
+    if data.root is None:
+        raise ValueError(
+            f"data.root is not set; data.name='folder' reads the folder it names: {_LAYOUT}."
+        )
+    root = Path(data.root)
+    classes = class_names(root / "train")
+    return labelled_images(
+        data,
+        classes,
+        open_train=lambda: find_images(root / "train", classes),
+        open_eval=lambda: find_images(_eval_split(root), classes),
+    )
+
+
+def class_names(split: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, sorted.
+
+    Args:
+      split: the folder.
+
+    Raises:
+      ValueError: it does not exist, or has no folder in it.
+    """
+    if not split.is_dir():
+        raise ValueError(f"the folder {split} does not exist; data.root must hold {_LAYOUT}.")
+    names = tuple(sorted(path.name for path in split.glob("[!.]*") if path.is_dir()))
+    if not names:
+        raise ValueError(f"{split} holds no folder of a class; data.root must hold {_LAYOUT}.")
+    return names
+
+
+def find_images(split: Path, classes: Sequence[str]) -> ImageFiles:
+    """Return the images of a split, sorted by class and name.
+
+    Args:
+      split: folder that holds a folder for each class, or for some of them.
+      classes: the names that these may have.
+
+    Raises:
+      ValueError: there is no image, or a class that is not among these.
+    """
+    unknown = sorted(set(class_names(split)) - set(classes))
+    if unknown:
+        raise ValueError(
+            f"{split / unknown[0]} is of a class that has no folder in the training split; rename"
+            " or remove it."
+        )
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(
+            path.name for path in (split / name).glob("[!.]*") if path.suffix.lower() in _SUFFIXES
+        )
+        names += [f"{name}/{file}" for file in found]
+        labels += [label] * len(found)
+    if not names:
+        raise ValueError(
+            f"{split} holds no image (CLASS/*{', CLASS/*'.join(_SUFFIXES)}); put images there."
+        )
+    return ImageFiles(split, tuple(names), tuple(labels))
+
+
+def _eval_split(root: Path) -> Path:
+    for split in _EVAL_SPLITS:
+        if (root / split).is_dir():
+            return root / split
+    raise ValueError(
+        f"{root} has none of the folders {', '.join(_EVAL_SPLITS)}; evaluation needs one of them,"
+        f" laid out as {_LAYOUT}."
+    )

@@ -1,0 +1,76 @@
+"""What TFDS prepared as ArrayRecord, read without TensorFlow."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from mdeq_jax.data.dataset import Example
+from mdeq_jax.data.decoding import BadRecordError
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared(Sequence[Example]):
+    """The examples of a split, read on access.
+
+    Attributes:
+      source: of TFDS.
+      folder: that it reads.
+    """
+
+    source: Any
+    folder: Path
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.source)
+
+    def __getitem__(self, index: Any) -> Example:
+        """Return an example as TFDS has it, images encoded."""
+        try:
+            return self.source[index]
+        except RuntimeError as error:  # whatever is wrong with the file
+            if not self.folder.is_dir():
+                raise OSError(f"the data folder {self.folder} has vanished.") from error
+            name = f"record {index} of {self.source.split} in {self.folder}"
+            raise BadRecordError(name, f"cannot be read ({error}).") from error
+
+
+def open_prepared(
+    name: str, data_dir: str | None, split: str, *, images: Sequence[str]
+) -> Prepared:
+    """Return the examples of a split that the stock builder of TFDS prepared.
+
+    Args:
+      name: of the builder, with that of its config, if it has several.
+      data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
+      split: name of the split.
+      images: features to leave encoded.
+
+    Raises:
+      ValueError: it is not prepared, or not as ArrayRecord, or without this split.
+    """
+    builder = tfds.builder(name, data_dir=data_dir)
+    folder = Path(builder.data_path)
+    command = (
+        f"`python -m mdeq_jax.data.prepare --name={builder.name} --source=DIR"
+        f" --data-dir={builder.data_dir_root}`"
+    )
+    if not folder.is_dir():
+        raise ValueError(f"{folder} does not exist; prepare {builder.name} by {command}.")
+    if split not in builder.info.splits:
+        raise ValueError(
+            f"{folder} has no split {split!r}, only {', '.join(builder.info.splits)}; remove it and"
+            f" prepare it with all archives by {command}."
+        )
+    decoders: Any = {image: tfds.decode.SkipDecoding() for image in images}
+    try:
+        source = tfds.data_source(name, split=split, data_dir=data_dir, decoders=decoders)
+    except NotImplementedError as error:  # TFDS's word for a format without random access
+        raise ValueError(
+            f"{folder} is in a format that cannot be read without TensorFlow; remove it and prepare"
+            f" it by {command}, as ArrayRecord."
+        ) from error
+    return Prepared(source, folder)
