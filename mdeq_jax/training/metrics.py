@@ -116,7 +116,7 @@ class Recorder:
             "images_per_s": rate * self._batch_size,
             "device_step_s": 1 / rate - metrics["data_wait_s"],
         }
-        scalars = {f"train/{name}": value for name, value in (metrics | speed).items()}
+        scalars = {f"train/{name}": value for name, value in {**metrics, **speed}.items()}
         self._write(step, {**scalars, "train/phase": phase})
         eta = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / rate))
         _show(
