@@ -2,8 +2,8 @@
 
     python tests/training/fault_campaign.py --kills 50 --folder runs/faults
 
-Half of the kills come at a random time after the start, half while a checkpoint is written. The
-last line is one JSON object; the exit code is 1 if anything was lost.
+Each kill comes while the process starts, between steps, or while a checkpoint is written. The last
+line is one JSON object; the exit code is 1 if anything was lost.
 """
 
 import argparse
@@ -14,11 +14,13 @@ import sys
 import time
 from pathlib import Path
 
-from tiny import last_json, run, start
+from tiny import last_json, recorded_step, run, start
+
+# Most steps, seconds and saves that a process lives to see.
+STEPS, SECONDS, SAVES = 30, 8, 3
 
 # By the clock there would be checkpoints between two records, whose means were of fewer steps then.
 OFTEN = {
-    "train__steps": "400",
     "train__checkpoint_steps": "10",
     "train__checkpoint_seconds": "1000",
     "train__log_every": "5",
@@ -34,25 +36,19 @@ def campaign(folder: Path, kills: int, seed: int = 0) -> dict:
       seed: of when.
     """
     calm, disturbed = folder / "calm", folder / "disturbed"
-    started = time.monotonic()
-    expected = _finish(folder, calm)
-    usual = time.monotonic() - started
-    generator, resumed_from = random.Random(seed), [0]
-    during_save = 0
+    options = {**OFTEN, "train__steps": str(max(200, (STEPS + 10) * kills))}
+    expected = _finish(folder, calm, options)
+    generator, resumed_from, during_save = random.Random(seed), [0], 0
     for kill in range(kills):
-        process = start("train.py", folder, f"--workdir={disturbed}", **OFTEN)
-        if generator.random() < 0.5:
-            time.sleep(generator.uniform(0, usual / 2))
-        else:
-            _await_saves(process, disturbed, generator.randint(1, 4))
-            time.sleep(generator.uniform(0, 0.02))
-            during_save += any(_unfinished(disturbed))
-        assert process.poll() is None, f"it ended before kill {kill + 1}; train for more steps"
+        process = start("train.py", folder, f"--workdir={disturbed}", **options)
+        _await_a_moment(process, disturbed, generator)
+        assert process.poll() is None, process.communicate()[1]
+        during_save += any(_unfinished(disturbed))
         process.kill()
         process.communicate()
         resumed_from.append(max(_checkpoints(disturbed), default=0))
         print(f"kill {kill + 1}: {resumed_from[-1]} steps kept", file=sys.stderr, flush=True)
-    final = _finish(folder, disturbed)
+    final = _finish(folder, disturbed, options)
     same = [key for key in expected if key.startswith("eval/")] + ["params_sha256"]
     return {
         "kills": kills,
@@ -64,17 +60,23 @@ def campaign(folder: Path, kills: int, seed: int = 0) -> dict:
     }
 
 
-def _finish(folder: Path, workdir: Path) -> dict:
-    code, out, err = run("train.py", folder, f"--workdir={workdir}", **OFTEN)
+def _finish(folder: Path, workdir: Path, options: dict[str, str]) -> dict:
+    code, out, err = run("train.py", folder, f"--workdir={workdir}", **options)
     assert code == 0, err
     return last_json(out)
 
 
-def _await_saves(process: subprocess.Popen, workdir: Path, count: int) -> None:
-    """Return in the middle of the `count`-th save of a process."""
-    seen = set()
-    while len(seen) < count and process.poll() is None:
+def _await_a_moment(process: subprocess.Popen, workdir: Path, generator: random.Random) -> None:
+    """Return while a process starts, after some steps, or in the middle of a save."""
+    moment = generator.choice(("start", "steps", "save"))
+    most = {"start": 0, "steps": generator.randint(1, STEPS), "save": STEPS}[moment]
+    saves = generator.randint(1, SAVES) if moment == "save" else SAVES
+    end = time.monotonic() + (generator.uniform(0, SECONDS) if moment == "start" else 1000)
+    first, seen = recorded_step(workdir), set()
+    while process.poll() is None and time.monotonic() < end and len(seen) < saves:
         seen |= set(_unfinished(workdir))
+        if recorded_step(workdir) > first + most:
+            return
         time.sleep(0.001)
 
 
