@@ -48,7 +48,8 @@ def run(command: Callable[[Config], Mapping[str, Any]], *, on_hosts: bool = Fals
 def recipe() -> Config:
     """Return what the config file says, without the command line's overrides."""
     flag = flags.FLAGS[_CONFIG.name]
-    return finalize(flag.parser.parse(config_flags.get_config_filename(flag)).to_dict())
+    config: Any = flag.parser.parse(config_flags.get_config_filename(flag))
+    return finalize(config)
 
 
 def _define_address() -> list[flags.FlagHolder]:
