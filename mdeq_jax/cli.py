@@ -53,7 +53,7 @@ def recipe() -> Config:
     """Return what the config file says, without the command line's overrides."""
     flag = flags.FLAGS[_CONFIG.name]
     config: Any = flag.parser.parse(config_flags.get_config_filename(flag))
-    return finalize(config.to_dict())
+    return finalize(config)
 
 
 def _define_address() -> list[flags.FlagHolder]:
