@@ -30,7 +30,7 @@ SIZE = (224, 224)
 # Of the training images of ImageNet: most are of this size; quality and noise bring the files to
 # their mean of about 110 kB.
 SIDES = (375, 500)
-QUALITY, NOISE = 90, 16
+QUALITY, NOISE = 90, 19
 BATCHES = 8
 
 
