@@ -39,6 +39,11 @@ from mdeq_jax.training.steps import (
 from mdeq_jax.training.tasks import Batch, Task, make_task
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
+# Several processes save and stop together, or they would wait for each other in vain. To ask each
+# other takes until the device is done, so that it then waits for the host; a few steps are few
+# seconds of the half minute that schedulers leave.
+_AGREE_EVERY = 4
+
 
 def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, Any]:
     """Train, or go on training, in a workdir, and evaluate at the end.
@@ -190,10 +195,10 @@ class _Run:
                 self._record()
             if self.step % options.eval_every == 0 and self.step < self.total:
                 self.evaluate()
-            # Processes save and stop together, or they would wait for each other in vain.
-            stop, due = in_any_process(terminated(), self._checkpoint_is_due())
-            if due:
-                self.save()
+            if jax.process_count() == 1 or self.step % _AGREE_EVERY == 0:
+                stop, due = in_any_process(terminated(), self._checkpoint_is_due())
+                if due:
+                    self.save()
         self.save()
 
     def _next_batch(self) -> Batch:
