@@ -16,7 +16,8 @@ from tiny import last_json, recorded_step, start
 pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("worker.py")
-MORE_OFTEN = {"train__checkpoint_seconds": "0.5", "train__pretrain_steps": "20"}
+# Each step is recorded, for a mean over several would be of fewer after a resumption.
+MORE_OFTEN = {"train__checkpoint_seconds": "0.5", "train__log_every": "1"}
 
 
 @pytest.fixture(scope="module")
