@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -53,8 +54,12 @@ def check_batch_sizes(data: DataConfig, mesh: Mesh, accumulate_steps: int = 1) -
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Put a copy of every array on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Put a copy of every array, which all processes have alike, on every device."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    # Not by device_put, in which processes would compare every array with each other.
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )
 
 
 def shard(batch: PyTree, mesh: Mesh) -> PyTree:

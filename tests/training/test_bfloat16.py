@@ -62,6 +62,7 @@ def cosine(a, b) -> float:
     return float(a @ b / (jnp.linalg.norm(a) * jnp.linalg.norm(b)))
 
 
+@pytest.mark.slow
 def test_near_float32():
     (loss, (logits, solved)), gradient = loss_logits_and_gradient(None)
     (loss16, (logits16, solved16)), gradient16 = loss_logits_and_gradient("bfloat16")
