@@ -117,8 +117,10 @@ def prepare(config, batch_size, image_size):
     return step, state, batch, mesh
 
 
-# One of each task: they take seconds to trace, and the slow suite takes a step of every config.
-@pytest.mark.parametrize("name", ["imagenet_small_phantom", "cityscapes_xl"])
+# They take seconds to trace, and the slow suite takes a step of every config.
+@pytest.mark.parametrize(
+    "name", ["imagenet_small_phantom", pytest.param("cityscapes_xl", marks=pytest.mark.slow)]
+)
 def test_training_step_fits_together(name):
     config = load(name)
     side = config.model.size_divisor

@@ -126,6 +126,7 @@ def error_of_the_gradient(tol, seed):
     return np.asarray(true), np.asarray(gradient_error(result, adjoint))
 
 
+@pytest.mark.slow
 def test_the_estimate_of_the_gradients_error(x64):
     """It follows the true error over six orders of magnitude, to about one."""
     tols = (1e-1, 1e-2, 1e-3, 1e-5, 1e-7)

@@ -358,6 +358,7 @@ def test_leftovers_of_a_kill_are_ignored_and_removed(own_run):
     assert names(own_run / "checkpoints") == ["2", "3"]
 
 
+@pytest.mark.slow
 def test_killed_while_saving(tmp_path):
     generator = random.Random(0)
     workdir = tmp_path / "run"

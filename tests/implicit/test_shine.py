@@ -116,6 +116,7 @@ def test_refining_tends_to_exact(x64):
     assert errors[3] < 1e-9
 
 
+@pytest.mark.slow
 def test_refining_is_broyden_from_the_forward_inverse(x64):
     """One step from u with B: u ← u + (uJ + g − u)(−B⁻¹)."""
     args = random_args()
@@ -129,6 +130,7 @@ def test_refining_is_broyden_from_the_forward_inverse(x64):
         assert_allclose(u[b], first - gap @ inverse, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_its_statistics_are_those_of_the_refinement(x64):
     args = random_args()
 

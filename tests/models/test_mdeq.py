@@ -305,6 +305,7 @@ def test_injection_into_every_resolution():
     assert without == ()
 
 
+@pytest.mark.slow
 def test_sampled_states_go_through_the_phantom():
     model, variables = setting(SMALL, IMAGES)
     solver = Picard(max_steps=6, tol=0.0)

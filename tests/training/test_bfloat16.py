@@ -107,6 +107,7 @@ def test_logits_of_segmentation_are_float32():
     assert dtypes == {jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.slow
 def test_it_trains():
     step, state, mesh = setup(dataclasses.replace(CONFIG, dtype="bfloat16"))
     batch, losses = shard(make_batch(16), mesh), []

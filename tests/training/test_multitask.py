@@ -53,6 +53,7 @@ def gradient(config):
     return jax.device_get((value, outcome.metrics, grads))
 
 
+@pytest.mark.slow
 def test_logits_of_every_head():
     config = with_heads()
     model, images = create_model(config.model), make_batch(2)["image"]

@@ -68,7 +68,8 @@ def test_the_solver_has_room_for_the_jitter():
     assert forward_solver(without).max_steps == 40
 
 
-@pytest.mark.parametrize("unrolled", [pytest.param(None, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("unrolled", [None, 2])
 def test_training_lowers_the_jacobian(unrolled):
     options = {"probability": 1.0, "weight": 3.0, "pretrain_weight": 3.0}
     step, state, mesh = setup(with_jacobian(**options), devices=2, unrolled=unrolled)

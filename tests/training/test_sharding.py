@@ -25,7 +25,7 @@ RANDOM = {
 @pytest.mark.parametrize(
     ("sections", "unrolled"),
     [
-        ({**RANDOM, "train": {"accumulate_steps": 2}}, 2),
+        pytest.param({**RANDOM, "train": {"accumulate_steps": 2}}, 2, marks=pytest.mark.slow),
         pytest.param(RANDOM, None, marks=pytest.mark.slow),
         pytest.param({"adjoint": {"name": "neumann"}}, None, marks=pytest.mark.slow),
         pytest.param(OPA, None, marks=pytest.mark.slow),
