@@ -119,7 +119,7 @@ def tf_data(root: str, batch: int, cores: int) -> Iterator[Any]:
 
 def images_per_second(loader: Callable[[], Iterator[Any]], batch: int) -> float:
     """Return the speed of a loader that has just made its first batch."""
-    batches = loader()
+    batches: Any = loader()
     next(batches)
     started = time.perf_counter()
     for _ in islice(batches, BATCHES):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mdeq_jax.config import finalize
-from mdeq_jax.data import train_iterator
+from mdeq_jax.data import find_dataset, train_iterator
 from mdeq_jax.hosts import connect
 from mdeq_jax.models import create_model
 from mdeq_jax.training.schedules import create_optimizer
@@ -56,9 +56,10 @@ def train(config, steps: int, dtype) -> tuple[list[float], list[list[int]]]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    losses, labels = [], []
+    normalise, losses, labels = find_dataset(config.data).normalise, [], []
     for _ in range(steps):
-        batch = jax.tree.map(lambda x: np.asarray(cast(x)), next(batches))
+        batch = next(batches)
+        batch["image"] = normalise(batch["image"]).astype(dtype)
         labels.append(batch["label"].tolist())
         state, metrics = step(state, shard(batch, mesh))
         losses.append(float(metrics["loss"]))
