@@ -168,7 +168,9 @@ def test_one_device_draws_its_share_of_a_batch(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "solver_traces", traces)
     monkeypatch.setattr(loop.data, "eval_batches", lambda _: [make_large_batch(8, 8)])
     _, state, mesh = setup(config, devices=2)
-    run = SimpleNamespace(config=config, state=state, mesh=mesh, workdir=tmp_path)
+    run = SimpleNamespace(
+        config=config, state=state, mesh=mesh, workdir=tmp_path, normalise=lambda images: images
+    )
     loop._Run.draw(run)
     assert drawn == [{"image": 2, "label": 2}]
     assert (tmp_path / "solver_trace.png").exists()
