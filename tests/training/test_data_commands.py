@@ -52,6 +52,7 @@ def check_commands(scratch, config, examples, **overrides):
     assert final["steps"] == 20
     assert final["eval/examples"] == examples
 
+    cut = scratch / "b"
     disturbed = ("train.py", scratch, f"--workdir={cut}")
     process = start(*disturbed, config=config, **overrides)
     while recorded_step(cut) < 5:

@@ -1,11 +1,12 @@
-"""What goes wrong in days of training: kills, a full disk, steps that are not finite."""
+"""What goes wrong in days of training: kills, a full disk, lost data, steps that are not finite."""
 
 import resource
 import time
 
 import pytest
 from fault_campaign import campaign
-from tiny import last_json, run, start
+from test_data_commands import SHORT, write_folder
+from tiny import last_json, recorded_step, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +37,34 @@ def test_a_full_disk(tmp_path):
     code, out, err = run(*arguments, **steps)
     assert code == 0, err
     assert last_json(out)["resumed_from_step"] >= 10
+
+
+def test_a_data_folder_that_vanishes(tmp_path):
+    own, away = tmp_path / "own", tmp_path / "away"
+    write_folder(own)
+    options = {**SHORT, "data__name": "folder", "data__root": str(own), "model__num_classes": "3"}
+    options |= {"train__steps": "200", "train__checkpoint_seconds": "1000"}
+
+    def finish(workdir):
+        code, out, err = run(
+            "train.py", tmp_path, f"--workdir={workdir}", config="imagenet_small", **options
+        )
+        assert code == 0, err
+        return last_json(out)
+
+    lost = tmp_path / "lost"
+    process = start("train.py", tmp_path, f"--workdir={lost}", config="imagenet_small", **options)
+    while recorded_step(lost) < 10:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    own.rename(away)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert f"{own}/train" in err[err.rindex("error: ") :]
+    away.rename(own)
+    final, undisturbed = finish(lost), finish(tmp_path / "calm")
+    assert 10 <= final["resumed_from_step"] < 200
+    assert final["params_sha256"] == undisturbed["params_sha256"]
 
 
 def test_steps_that_are_not_finite_are_skipped_up_to_a_bound(tmp_path):
