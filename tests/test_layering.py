@@ -23,6 +23,7 @@ LAYOUT = (
     "cli",
     "summary",
     "predict",
+    "commands",
     "compare",
     "apps",
 )
