@@ -37,7 +37,8 @@ def draw_traces(options: Options) -> None:
     batch = next(first_images(trained.config.data, options.images))
     model = create_model(trained.config.model)
     traces = solver_traces(model, trained.config, trained.variables, batch)
-    plot_solver_traces(*jax.device_get(traces), options.output)
+    forward, backward = jax.device_get(traces)
+    plot_solver_traces(forward, backward, options.output)
 
 
 def draw_formation(options: Options) -> None:

@@ -83,7 +83,7 @@ def observe_images(
     cell = cell_function(config.model)
 
     @jax.jit
-    def run(variables: PyTree, batch: dict[str, Array]) -> ImageStatistics:
+    def run(variables: PyTree, batch: dict[str, Array]) -> tuple[Array, ...]:
         output: Any = model.apply(
             variables, batch["image"], solver=solver, mutable=["intermediates"]
         )
@@ -96,10 +96,10 @@ def observe_images(
         if radius_iterations:
             key = jax.random.key(0)
             radius = spectral_radius(cell, info.z, args, key, radius_iterations)
-        return ImageStatistics(info.solver.steps, confidence, right, radius)
+        return info.solver.steps, confidence, right, radius
 
     parts = [jax.device_get(run(variables, batch)) for batch in batches]
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+    return ImageStatistics(*(np.concatenate(rows) for rows in zip(*parts, strict=True)))
 
 
 def agreement(
