@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
 
