@@ -4,7 +4,7 @@ VENV ?= .venv
 CONFIG ?= configs/digits.py
 WORKDIR ?= runs/digits
 
-.PHONY: demo test test-slow check
+.PHONY: demo test test-slow check docs
 
 demo: $(VENV)/.installed  ## train and evaluate on real handwritten digits
 	$(VENV)/bin/python train.py --config $(CONFIG) --workdir $(WORKDIR)
@@ -21,6 +21,9 @@ check: $(VENV)/.installed-dev  ## ruff and pyright
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(VENV)/bin/python
 
+docs: $(VENV)/.installed-docs  ## build the site into build/site; a warning is an error
+	$(VENV)/bin/mkdocs build
+
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement requirements.txt
@@ -28,4 +31,9 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(VENV)/bin/pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+$(VENV)/.installed-docs: requirements-docs.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement requirements-docs.txt
 	touch $@

@@ -2,64 +2,11 @@
 
     python eval.py --config configs/digits.py --checkpoint runs/digits
 
-The config names data and solver (--config.solver.forward.max_steps=6, for one, trades accuracy for
-time), and for segmentation how an image is seen (--config.inference.flip=True
---config.inference.scales="(0.75, 1.0, 1.25)" --config.inference.window="(512, 1024)"); its
-architecture must be the checkpoint's. The last line on stdout is one JSON object. Several hosts
-share the work as in train.py.
+The command itself, which is `mdeq-eval` too, is mdeq_jax/commands/evaluate.py; it reuses all that
+train.py names but the optimizer.
 """
 
-import time
-from typing import Any
-
-import numpy as np
-from absl import flags
-
-from mdeq_jax import cli, data
-from mdeq_jax.checkpoint.load import load_trained
-from mdeq_jax.config import Config
-from mdeq_jax.hosts import is_main
-from mdeq_jax.models import create_model
-from mdeq_jax.training.evaluation import evaluate, require_fit
-from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
-from mdeq_jax.training.tasks import make_task
-
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "A workdir (its newest checkpoint), its best/, or one step's folder.",
-    required=True,
-)
-_OUTPUT = flags.DEFINE_string(
-    "output",
-    None,
-    "A .npz file for the logits of every image, or for segmentation the labels of its pixels, in "
-    "the order of the data set.",
-)
-
-
-def main(config: Config) -> dict[str, Any]:
-    """Evaluate the checkpoint under the config's data and solver."""
-    started = time.monotonic()
-    dataset = data.find_dataset(config.data)
-    require_fit(config, dataset)
-    trained = load_trained(_CHECKPOINT.value, expected=config.model)
-    mesh = create_mesh()
-    check_batch_sizes(config.data, mesh)
-    unrolled = trained.config.train.unrolled_at(trained.step)
-    model = create_model(config.model, dtype=config.compute_dtype)
-    eval_step = make_eval_step(model, config, mesh, unrolled=unrolled)
-    task = make_task(config, dataset.class_names)
-    path, outputs = _OUTPUT.value, []
-    variables = replicate(trained.variables, mesh)
-    metrics = evaluate(
-        eval_step, variables, config.data, mesh, task, None if path is None else outputs.append
-    )
-    if path is not None and is_main():
-        arrays: dict[str, Any] = {task.output_name: np.concatenate(outputs)}
-        np.savez(path, **arrays)
-    return {**metrics, "steps": trained.step, "wall_s": round(time.monotonic() - started, 2)}
-
+from mdeq_jax.commands.evaluate import run
 
 if __name__ == "__main__":
-    cli.run(main, on_hosts=True)
+    run()

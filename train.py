@@ -2,49 +2,20 @@
 
     python train.py --config configs/digits.py --workdir runs/digits --config.seed=1
 
-Run again with the same arguments, it goes on from the last checkpoint. The last line on stdout is
-one JSON object with the final metrics.
+Config → data → model → state → loop. Where each of them is:
 
-On several hosts, start it once on each: TPU pods, Slurm's srun and Open MPI's mpirun tell the
-processes of each other; else --coordinator=HOST:PORT --process_count=N --process_id=I does.
+    configs/digits.py               what this run is made of
+    mdeq_jax/config                 every key, with its default and its range
+    mdeq_jax/data/pipeline.py       batches of images and labels
+    mdeq_jax/models/mdeq.py         stem, equilibrium of the cell, head
+    mdeq_jax/training/state.py      parameters, statistics, optimizer, key: one pytree
+    mdeq_jax/training/steps.py      train_step(state, batch) -> (state, metrics)
+    mdeq_jax/training/loop.py       steps until the last one or a signal, then the evaluation
+
+The command itself, which is `mdeq-train` too, is mdeq_jax/commands/train.py.
 """
 
-import sys
-from pathlib import Path
-from typing import Any
-
-from absl import flags
-
-from mdeq_jax import cli
-from mdeq_jax.config import Config
-from mdeq_jax.hosts import is_main
-from mdeq_jax.training.loop import train
-from mdeq_jax.training.metrics import NonFiniteError
-from mdeq_jax.training.schedules import batch_size_warning
-
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, metrics and pictures.", required=True
-)
-_PROFILE = flags.DEFINE_bool(
-    "profile", False, "Record a trace of a few steps in WORKDIR/profile, for TensorBoard."
-)
-
-
-def main(config: Config) -> dict[str, Any]:
-    """Train in the workdir, or go on training there."""
-    warning = batch_size_warning(config, cli.recipe())
-    if warning and is_main():
-        print(f"warning: {warning}", file=sys.stderr)
-    try:
-        return train(config, Path(_WORKDIR.value), profile=_PROFILE.value)
-    except NonFiniteError as error:
-        cli.fail(
-            f"{error}; training stopped. The last good checkpoint is kept in "
-            f"{_WORKDIR.value}/checkpoints. Lower optim.learning_rate or set optim.clip_norm, and "
-            "start in another --workdir.",
-            code=1,
-        )
-
+from mdeq_jax.commands.train import run
 
 if __name__ == "__main__":
-    cli.run(main, on_hosts=True)
+    run()

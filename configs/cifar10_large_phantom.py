@@ -10,12 +10,12 @@ convolutions of the fusion, which this model does not.
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_large
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = cifar10_large.get_config()
+    config = load_config("cifar10_large")
 
     config.model.post_gn_affine = True
     config.model.dropout = 0.0

@@ -8,12 +8,12 @@ Published: 93.1 ± 0.3 % at 6 steps (arXiv 2106.14342, ICML 2021, table 2). Afte
 
 from ml_collections import ConfigDict
 
-from configs import cifar10_large
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = cifar10_large.get_config()
+    config = load_config("cifar10_large")
 
     config.model.dropout = 0.22
 

@@ -9,12 +9,12 @@ Published: 77.8 % mIoU on the validation set (arXiv 2006.08656, table 3). After
 
 from ml_collections import ConfigDict
 
-from configs import cityscapes_small
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = cityscapes_small.get_config()
+    config = load_config("cityscapes_small")
 
     config.model.branch_channels = (80, 160, 320, 640)
     config.model.dropout = 0.03

@@ -9,12 +9,12 @@ Published: 80.3 % mIoU on the validation set (arXiv 2006.08656, table 3). After
 
 from ml_collections import ConfigDict
 
-from configs import cityscapes_large
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = cityscapes_large.get_config()
+    config = load_config("cityscapes_large")
 
     config.model.branch_channels = (88, 176, 352, 704)
     config.model.expansion = 6

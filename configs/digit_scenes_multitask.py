@@ -17,12 +17,12 @@ equilibrium of each branch, weighed by `loss.scale_weight`.
 
 from ml_collections import ConfigDict
 
-from configs import digit_scenes
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = digit_scenes.get_config()
+    config = load_config("digit_scenes")
 
     config.model.extra_heads = ("classification",)
     config.model.head_channels = (8, 16, 24)

@@ -8,12 +8,12 @@ Published: 77.5 % top-1 (arXiv 2106.14342, ICML 2021). After
 
 from ml_collections import ConfigDict
 
-from configs import imagenet_small
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = imagenet_small.get_config()
+    config = load_config("imagenet_small")
 
     config.model.branch_channels = (80, 160, 320, 640)
     config.model.head_channels = (32, 64, 128, 256)

@@ -8,12 +8,12 @@ Data: as `imagenet_small`. Published: 75.7 % top-1, and 73.6 % when evaluated wi
 
 from ml_collections import ConfigDict
 
-from configs import imagenet_small
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = imagenet_small.get_config()
+    config = load_config("imagenet_small")
 
     config.solver.forward.name = "picard"
     config.adjoint.name = "phantom"

@@ -8,12 +8,12 @@ Published: 74.5 % top-1 at 14 steps (arXiv 2106.14342, ICML 2021). After
 
 from ml_collections import ConfigDict
 
-from configs import imagenet_small
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = imagenet_small.get_config()
+    config = load_config("imagenet_small")
 
     config.model.head_channels = (28, 56, 112, 224)
     config.model.post_gn_affine = False

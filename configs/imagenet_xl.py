@@ -9,12 +9,12 @@ steps of warm-up are more than the 500,400 that 100 epochs have at this batch si
 
 from ml_collections import ConfigDict
 
-from configs import imagenet_large
+from mdeq_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = imagenet_large.get_config()
+    config = load_config("imagenet_large")
 
     config.model.branch_channels = (88, 176, 352, 704)
     config.model.expansion = 6

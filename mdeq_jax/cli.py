@@ -9,11 +9,13 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mdeq_jax.compilation import convolve_on_all_cores, keep_compiled_programs
-from mdeq_jax.config import Config, finalize
+from mdeq_jax.config import Config, config_file, finalize
 from mdeq_jax.hosts import connect, is_main
 from mdeq_jax.training.metrics import to_json
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, as configs/digits.py.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, as configs/digits.py, or one that comes with mdeq_jax: digits."
+)
 
 
 def run(command: Callable[[Config], Mapping[str, Any]], *, on_hosts: bool = False) -> None:
@@ -46,6 +48,7 @@ def run(command: Callable[[Config], Mapping[str, Any]], *, on_hosts: bool = Fals
             sys.exit(128 + signal.SIGTERM)  # what schedulers take for a job that they ended
 
     flags.mark_flag_as_required("config")
+    _show_in_help(command.__module__)
     app.run(main, flags_parser=_parse)
 
 
@@ -65,6 +68,14 @@ def _define_address() -> list[flags.FlagHolder]:
     ]
 
 
+def _show_in_help(module: str) -> None:
+    """Let --help show a command's docstring and flags, whichever file it is started from."""
+    sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+    for owner in (module, __name__):
+        for flag in flags.FLAGS.get_key_flags_for_module(owner):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
 def fail(message: object, code: int) -> NoReturn:
     """End the process with a message on stderr."""
     print(f"error: {message}", file=sys.stderr)
@@ -73,11 +84,22 @@ def fail(message: object, code: int) -> NoReturn:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        unused = flags.FLAGS(argv)[1:]
+        unused = flags.FLAGS(_with_config_file(argv))[1:]
     except AttributeError as error:  # how ml_collections reports an override of an unknown key
         fail(f"there is no such config key: {error}", code=2)
-    except (flags.Error, OSError) as error:
+    except (flags.Error, ValueError, OSError) as error:
         fail(error, code=2)
     if unused:
         fail(f"unexpected arguments {unused}; overrides are --config.KEY=VALUE", code=2)
     return [argv[0]]
+
+
+def _with_config_file(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with the path of a config file in place of its name."""
+    result = list(argv)
+    for i, argument in enumerate(argv):
+        if argument == "--config" and i + 1 < len(argv):
+            result[i + 1] = str(config_file(argv[i + 1]))
+        elif argument.startswith("--config="):
+            result[i] = f"--config={config_file(argument.removeprefix('--config='))}"
+    return result

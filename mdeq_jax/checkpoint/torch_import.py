@@ -14,7 +14,6 @@ import dataclasses
 import fnmatch
 import os
 import re
-import runpy
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,7 +36,7 @@ from mdeq_jax.checkpoint.torch_keys import (
 )
 from mdeq_jax.checkpoint.torch_reader import LazyArray, read_state_dict
 from mdeq_jax.checkpoint.workdir import new_folder
-from mdeq_jax.config import Config, finalize
+from mdeq_jax.config import Config, finalize, load_config
 from mdeq_jax.models import ModelConfig, create_model
 
 Arrays = Mapping[str, LazyArray]
@@ -251,11 +250,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mdeq_jax.checkpoint.torch_import",
-        description="Import a PyTorch checkpoint. Nothing in it is executed.",
+        description="Import a PyTorch checkpoint. Nothing in it is executed."
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", metavar="FILE", help="config file, as configs/digits.py")
+    source.add_argument("--config", metavar="FILE", help="config, as configs/digits.py or digits")
     source.add_argument("--infer", action="store_true", help="derive the model from the file")
     parser.add_argument("--input", required=True, metavar="FILE", help="the .pkl, .pth or .pth.tar")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to be made")
@@ -287,11 +285,8 @@ def _inferred(path: str, given: Mapping[str, Any]) -> Config:
     return Config(model=config)
 
 
-def _read(path: str, given: Mapping[str, Any]) -> Config:
-    definitions = runpy.run_path(path)
-    if "get_config" not in definitions:
-        raise ValueError(f"{path} defines no get_config; name a config file, as configs/digits.py.")
-    config = definitions["get_config"]().to_dict()
+def _read(name: str, given: Mapping[str, Any]) -> Config:
+    config = load_config(name).to_dict()
     return finalize({**config, "model": {**config["model"], **given}})
 
 

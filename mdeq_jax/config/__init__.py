@@ -17,6 +17,7 @@ from mdeq_jax.config.equilibrium import (
     SolverConfig,
     SolversConfig,
 )
+from mdeq_jax.config.files import config_file, load_config
 from mdeq_jax.config.inference import InferenceConfig
 from mdeq_jax.config.loss import LossConfig
 from mdeq_jax.config.training import DataConfig, OptimConfig, TrainConfig
@@ -38,8 +39,10 @@ __all__ = [
     "SolverConfig",
     "SolversConfig",
     "TrainConfig",
+    "config_file",
     "default_config",
     "finalize",
+    "load_config",
 ]
 
 

@@ -123,5 +123,10 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
     return {"images": len(rows), **means}
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command under the flags of the process."""
     cli.run(main)
+
+
+if __name__ == "__main__":
+    run()

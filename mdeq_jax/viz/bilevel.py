@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-# Of Okabe and Ito's colours, which colour-blind readers tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+from mdeq_jax.viz.style import COLOURS, new_figure, save
 
 
 def plot_bilevel(
@@ -25,18 +23,18 @@ def plot_bilevel(
         of b = H⁻¹ v.
       path: of the PNG to write.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     _plot_losses(left, losses)
     _plot_inversions(right, inversions)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def _plot_losses(axes: Axes, losses: Mapping[str, Float[np.ndarray, "2 steps"]]) -> None:
-    axes.set_prop_cycle(color=_COLOURS)
+    axes.set_prop_cycle(color=COLOURS)
     for name, (seconds, loss) in losses.items():
         axes.plot(seconds * 1e3, loss, marker=".", label=name)
     axes.set(xlabel="milliseconds of solves and hyper-gradients", ylabel="validation loss")
@@ -44,7 +42,7 @@ def _plot_losses(axes: Axes, losses: Mapping[str, Float[np.ndarray, "2 steps"]])
 
 
 def _plot_inversions(axes: Axes, inversions: Mapping[str, Float[np.ndarray, "2 tries"]]) -> None:
-    axes.set_prop_cycle(color=_COLOURS)
+    axes.set_prop_cycle(color=COLOURS)
     for name, (ratio, error) in inversions.items():
         # A cosine of 1 has no place on a logarithmic axis.
         axes.scatter(ratio, np.maximum(error, 1e-16), s=10, label=name)

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-# Colours of Okabe and Ito, which colour-blind readers tell apart; neighbouring groups alternate.
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+from mdeq_jax.viz.style import BLUE, GREEN, ORANGE, new_figure, save
+
 _ROW_HEIGHT = 0.24
 _LEAST_ERROR = 0.01
 
@@ -36,18 +35,19 @@ def plot_comparison(
       path: of the PNG to write.
     """
     height = max(6.0, 1.5 + _ROW_HEIGHT * len(accuracies))
-    figure = Figure(figsize=(13, height), layout="constrained")
+    figure = new_figure(13, height)
     panels = figure.subplot_mosaic([["settings", "latency"], ["settings", "gradients"]])
     _draw_accuracies(panels["settings"], accuracies)
     _draw_latency(panels["latency"], latency)
     _draw_gradients(panels["gradients"], gradients)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def _draw_accuracies(axes: Axes, accuracies: Sequence[tuple[str, str, float]]) -> None:
     groups = list(dict.fromkeys(group for group, _, _ in accuracies))
     for row, (group, _, accuracy) in enumerate(accuracies):
-        colour = (_BLUE, _ORANGE)[groups.index(group) % 2]
+        # Neighbouring groups alternate.
+        colour = (BLUE, ORANGE)[groups.index(group) % 2]
         error = max(100 * (1 - accuracy), _LEAST_ERROR)
         axes.plot(error, row, marker="o", color=colour)
         label = f"{100 * accuracy:.2f}"
@@ -63,7 +63,7 @@ def _draw_accuracies(axes: Axes, accuracies: Sequence[tuple[str, str, float]]) -
 
 
 def _draw_latency(axes: Axes, latency: Mapping[str, Sequence[Point]]) -> None:
-    styles = ((_BLUE, "o", 5), (_ORANGE, "s", -11))
+    styles = ((BLUE, "o", 5), (ORANGE, "s", -11))
     for (name, points), (colour, marker, above) in zip(latency.items(), styles, strict=True):
         seconds = [1e3 * point.seconds for point in points]
         values = [100 * point.value for point in points]
@@ -77,7 +77,7 @@ def _draw_latency(axes: Axes, latency: Mapping[str, Sequence[Point]]) -> None:
 
 def _draw_gradients(axes: Axes, gradients: Sequence[Point]) -> None:
     seconds = [1e3 * point.seconds for point in gradients]
-    axes.scatter(seconds, [point.value for point in gradients], color=_GREEN)
+    axes.scatter(seconds, [point.value for point in gradients], color=GREEN)
     _label(axes, gradients, scale=1, above=5)
     axes.set(xlabel="backward, ms per batch", ylabel="cosine with the exact gradient, cell")
     axes.set_title("Gradients: quality against cost, each on its own trained model")

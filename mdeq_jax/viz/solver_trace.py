@@ -4,11 +4,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Two of the colours of Okabe and Ito that colour-blind readers tell apart.
-_COLOURS = {"forward": "#0072B2", "backward": "#D55E00"}
+from mdeq_jax.viz.style import BLUE, ORANGE, finish, new_figure, save
 
 
 def plot_solver_traces(
@@ -23,16 +21,15 @@ def plot_solver_traces(
       backward: likewise of its adjoint equation, relative to the incoming gradient.
       path: of the PNG to write.
     """
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = new_figure(6.8, 4.2)
     axes = figure.subplots()
-    for name, trace in (("forward", forward), ("backward", backward)):
+    for name, trace, colour in (("forward", forward, BLUE), ("backward", backward, ORANGE)):
         steps = np.arange(1, len(trace) + 1)
         low, median, high = np.percentile(trace, (10, 50, 90), axis=1)
-        axes.semilogy(steps, median, color=_COLOURS[name], label=f"{name}, median")
-        axes.fill_between(steps, low, high, color=_COLOURS[name], alpha=0.2, linewidth=0)
-    axes.set(xlabel="solver steps", ylabel="residual")
-    axes.set_title("Residual of each image against solver steps (band: 10 to 90 %)")
+        axes.semilogy(steps, median, color=colour, label=f"{name}, median")
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
+    title = "Residual of each image against solver steps (band: 10 to 90 %)"
+    finish(axes, title, x="solver steps", y="residual")
     axes.legend()
-    figure.savefig(path, dpi=150)
+    save(figure, path)

@@ -1,0 +1,148 @@
+"""An equilibrium as it forms: the state of each resolution against solver steps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from mdeq_jax.viz.style import COLOUR_MAP, COLOURS, finish, new_figure, save
+
+_COLUMNS = 7
+_FRAME_MS, _LAST_FRAME_MS = 350, 2500
+_MEANING = "first principal component of the channels"
+
+
+class Formation(NamedTuple):
+    """The solve of one image, step by step.
+
+    Attributes:
+      image: what is shown of the image, in [0, 1].
+      states: per resolution (steps + 1, H, W, C), the best iterate after 0, 1, ... steps.
+      residuals: (resolutions, steps + 1), ‖f(z)_i − z_i‖ / ‖f(z)_i‖ of these states.
+    """
+
+    image: Float[np.ndarray, "H W 3"]
+    states: Sequence[Float[np.ndarray, "steps+1 h w c"]]
+    residuals: Float[np.ndarray, "resolutions steps+1"]
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return self.residuals.shape[1] - 1
+
+
+def plot_formation(formation: Formation, path: Path) -> None:
+    """Draw the state of each resolution after some steps, and below the residual of each.
+
+    Args:
+      formation: as observed.
+      path: of the picture to write.
+    """
+    shown = _spread(formation.steps)
+    rows = len(formation.states)
+    figure = new_figure(1.35 * (len(shown) + 1), 1.45 * rows + 2.4)
+    grid = figure.add_gridspec(rows + 1, len(shown) + 1, height_ratios=[1.0] * rows + [1.6])
+    _draw_image(figure.add_subplot(grid[0, 0]), formation.image)
+    for row, states in enumerate(formation.states):
+        components = principal_component(states)
+        for column, step in enumerate(shown, start=1):
+            axes = figure.add_subplot(grid[row, column])
+            _draw_component(axes, components, step)
+            if row == 0:
+                axes.set_title(f"step {step}", fontsize=10)
+            if column == 1:
+                axes.set_ylabel("{}×{}".format(*states.shape[1:3]), color=COLOURS[row])
+    _draw_residuals(figure.add_subplot(grid[rows, :]), formation, formation.steps)
+    figure.suptitle(f"The equilibrium of one image forms ({_MEANING})", fontsize=11)
+    save(figure, path)
+
+
+def animate_formation(formation: Formation, path: Path) -> None:
+    """Write the same as a GIF of one frame per step.
+
+    Args:
+      formation: as observed.
+      path: of the GIF to write.
+    """
+    frames = [_frame(formation, step) for step in range(formation.steps + 1)]
+    durations = [_FRAME_MS] * formation.steps + [_LAST_FRAME_MS]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def principal_component(
+    states: Float[np.ndarray, "steps+1 h w c"],
+) -> Float[np.ndarray, "steps+1 h w"]:
+    """Return the states along the direction in which the last one's channels vary most."""
+    last = states[-1].reshape(-1, states.shape[-1])
+    mean = last.mean(axis=0)
+    direction = np.linalg.svd(last - mean, full_matrices=False)[2][0]
+    # The sign of a singular vector means nothing; this one makes pictures of one run comparable.
+    direction = direction * np.sign(direction[np.abs(direction).argmax()])
+    return (states - mean) @ direction
+
+
+def _spread(steps: int) -> list[int]:
+    """Step numbers up to the last, dense at the start, where most happens."""
+    if steps == 0:
+        return [0]
+    return sorted({round(step) for step in np.geomspace(1, steps, _COLUMNS)})
+
+
+def _size(states: Float[np.ndarray, "steps+1 h w c"]) -> str:
+    return "{}×{}, {} channels".format(*states.shape[1:])
+
+
+def _frame(formation: Formation, step: int) -> Image.Image:
+    figure = new_figure(8, 3)
+    columns = len(formation.states) + 1
+    grid = figure.add_gridspec(1, columns + 1, width_ratios=[1.0] * columns + [2.2])
+    _draw_image(figure.add_subplot(grid[0, 0]), formation.image)
+    for row, states in enumerate(formation.states):
+        axes = figure.add_subplot(grid[0, row + 1])
+        _draw_component(axes, principal_component(states), step)
+        axes.set_title(_size(states), color=COLOURS[row], fontsize=9)
+    axes = figure.add_subplot(grid[0, columns])
+    _draw_residuals(axes, formation, step)
+    figure.suptitle(f"step {step} of {formation.steps}", fontsize=11)
+    return _as_image(figure)
+
+
+def _as_image(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _draw_image(axes: Axes, image: Float[np.ndarray, "H W 3"]) -> None:
+    axes.imshow(image)
+    axes.set_title("image", fontsize=10)
+    axes.set(xticks=[], yticks=[])
+
+
+def _draw_component(axes: Axes, components: Float[np.ndarray, "steps+1 h w"], step: int) -> None:
+    low, high = components[-1].min(), components[-1].max()
+    axes.imshow(components[step], cmap=COLOUR_MAP, vmin=low, vmax=high)
+    axes.set(xticks=[], yticks=[])
+
+
+def _draw_residuals(axes: Axes, formation: Formation, until: int) -> None:
+    """Draw the residuals up to a step on axes that have room for all."""
+    everything = formation.residuals[formation.residuals > 0]
+    steps = np.arange(until + 1)
+    for colour, states, residuals in zip(
+        COLOURS, formation.states, formation.residuals, strict=False
+    ):
+        axes.semilogy(steps, residuals[: until + 1], marker=".", color=colour, label=_size(states))
+    axes.set_xlim(-0.5, formation.steps + 0.5)
+    axes.set_ylim(everything.min() / 2, everything.max() * 2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    finish(axes, "", x="solver steps", y="relative residual")
+    axes.legend(fontsize="small")
