@@ -117,9 +117,13 @@ def prepare(config, batch_size, image_size):
     return step, state, batch, mesh
 
 
-# They take seconds to trace, and the slow suite takes a step of every config.
+# They take seconds to trace.
 @pytest.mark.parametrize(
-    "name", ["imagenet_small_phantom", pytest.param("cityscapes_xl", marks=pytest.mark.slow)]
+    "name",
+    [
+        name if name == "imagenet_small_phantom" else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+    ],
 )
 def test_training_step_fits_together(name):
     config = load(name)
@@ -151,9 +155,16 @@ def with_few_steps(config):
     return dataclasses.replace(config, solver=solver)
 
 
+# Of each task, size and estimator.
+TRIED = (
+    *("digits", "cifar10_tiny", "cifar10_large_phantom", "imagenet_small_reg", "imagenet_xl"),
+    *("cityscapes_small", "cityscapes_xl", "digit_scenes_multitask"),
+)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TRIED)
 def test_a_training_step(name):
     config = with_few_steps(load(name))
     sides = (config.model.size_divisor * 2,) * 2

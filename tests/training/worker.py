@@ -1,6 +1,6 @@
 """A short training whose losses and data are printed: what one of several processes runs.
 
-python worker.py DATA_DIR STEPS [COORDINATOR PROCESS_COUNT PROCESS_ID]
+python worker.py DATA_DIR STEPS DTYPE [COORDINATOR PROCESS_COUNT PROCESS_ID]
 """
 
 import json
@@ -20,14 +20,14 @@ from mdeq_jax.training.steps import create_mesh, make_train_step, replicate, sha
 
 
 def make_config(data_dir: str):
-    tight = {"tol": 1e-10, "max_steps": 60}
+    tight = {"tol": 1e-10, "max_steps": 200}  # random weights take about 100
     return finalize(
         {
             "model": {
-                "branch_channels": (8, 8),
-                "blocks_per_branch": (1, 1),
-                "big_kernels": (0, 0),
-                "head_channels": (4, 4),
+                "branch_channels": (8,),
+                "blocks_per_branch": (1,),
+                "big_kernels": (0,),
+                "head_channels": (4,),
                 "final_channels": 16,
                 "num_groups": 4,
                 "expansion": 1,
@@ -66,15 +66,12 @@ def train(config, steps: int, dtype) -> tuple[list[float], list[list[int]]]:
     return losses, labels
 
 
-def main(data_dir: str, steps: str, *address: str) -> None:
+def main(data_dir: str, steps: str, dtype: str, *address: str) -> None:
     if address:
         coordinator, count, number = address
         connect(coordinator, int(count), int(number))
-    config = make_config(data_dir)
-    found = {}
-    for dtype in (np.float32, np.float64):
-        found[np.dtype(dtype).name], found["labels"] = train(config, int(steps), dtype)
-    print(json.dumps({**found, "devices": jax.device_count()}))
+    losses, labels = train(make_config(data_dir), int(steps), np.dtype(dtype))
+    print(json.dumps({"losses": losses, "labels": labels, "devices": jax.device_count()}))
 
 
 if __name__ == "__main__":
