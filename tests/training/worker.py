@@ -20,7 +20,7 @@ from mdeq_jax.training.steps import create_mesh, make_train_step, replicate, sha
 
 
 def make_config(data_dir: str):
-    tight = {"tol": 1e-10, "max_steps": 200}  # random weights take about 100
+    tight = {"tol": 1e-10, "max_steps": 150}
     return finalize(
         {
             "model": {
@@ -46,9 +46,11 @@ def train(config, steps: int, dtype) -> tuple[list[float], list[list[int]]]:
     model = create_model(config.model, axis_name="data")
     optimizer = create_optimizer(config.optim, steps, steps_per_epoch=steps)
     cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    state = replicate(
-        jax.tree.map(cast, create_state(model, optimizer, (8, 8, 3), config.seed)), mesh
-    )
+    state = jax.tree.map(cast, create_state(model, optimizer, (8, 8, 3), config.seed))
+    # Of a cell that contracts the equilibrium does not depend on how sums are rounded.
+    norm = state.params["cell"]["branches_0_blocks_0"]["gn3"]
+    norm["scale"] = 0.1 * norm["scale"]
+    state = replicate(state, mesh)
     step = make_train_step(model, config, optimizer, mesh, unrolled=None, steps_per_epoch=steps)
     batches = train_iterator(
         config.data,
