@@ -117,14 +117,8 @@ def prepare(config, batch_size, image_size):
     return step, state, batch, mesh
 
 
-# They take seconds to trace.
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name == "imagenet_small_phantom" else pytest.param(name, marks=pytest.mark.slow)
-        for name in NAMES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_training_step_fits_together(name):
     config = load(name)
     side = config.model.size_divisor

@@ -39,7 +39,9 @@ def run(*arguments):
 
 
 # In float64, in which they agree within 1e-5, they are among the parity tests of the models.
-@pytest.mark.parametrize("name", ["cls3", "cls2_noaffine", "seg4"])
+@pytest.mark.parametrize(
+    "name", ["cls3", "cls2_noaffine", pytest.param("seg4", marks=pytest.mark.slow)]
+)
 def test_logits_in_float32(name):
     figures, config = np.load(FIXTURES / f"{name}.npz"), load_config(name)
     variables = mx.import_torch(FIXTURES / f"{name}.pkl", config)

@@ -43,6 +43,7 @@ def test_opa_goes_by_the_direction_alone(size):
     assert_allclose(found[1], found[0], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_opa_learns_the_direction_of_the_gradient(x64):
     args = random_args(size=8, dim=12)
     g, other = random_g(args), random_g(args, seed=2)
