@@ -171,10 +171,8 @@ def make_forward(
     Args: as of `make_train_step`.
     """
     solver = config.solver.forward.build()
-    cell, iterations = (
-        cell_function(model.config, model.dtype),
-        config.train.spectral_radius_iterations,
-    )
+    cell = cell_function(model.config, model.dtype)
+    iterations = config.train.spectral_radius_iterations
 
     def forward(variables: PyTree, images: Float[Array, "B H W 3"]) -> tuple[Array, Metrics]:
         output: Any = model.apply(

@@ -71,7 +71,8 @@ def animate_formation(formation: Formation, path: Path) -> None:
       formation: as observed.
       path: of the GIF to write.
     """
-    frames = [_frame(formation, step) for step in range(formation.steps + 1)]
+    components = [principal_component(states) for states in formation.states]
+    frames = [_frame(formation, components, step) for step in range(formation.steps + 1)]
     durations = [_FRAME_MS] * formation.steps + [_LAST_FRAME_MS]
     path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
@@ -100,14 +101,16 @@ def _size(states: Float[np.ndarray, "steps+1 h w c"]) -> str:
     return "{}×{}, {} channels".format(*states.shape[1:])
 
 
-def _frame(formation: Formation, step: int) -> Image.Image:
+def _frame(
+    formation: Formation, components: Sequence[Float[np.ndarray, "steps+1 h w"]], step: int
+) -> Image.Image:
     figure = new_figure(8, 3)
     columns = len(formation.states) + 1
     grid = figure.add_gridspec(1, columns + 1, width_ratios=[1.0] * columns + [2.2])
     _draw_image(figure.add_subplot(grid[0, 0]), formation.image)
     for row, states in enumerate(formation.states):
         axes = figure.add_subplot(grid[0, row + 1])
-        _draw_component(axes, principal_component(states), step)
+        _draw_component(axes, components[row], step)
         axes.set_title(_size(states), color=COLOURS[row], fontsize=9)
     axes = figure.add_subplot(grid[0, columns])
     _draw_residuals(axes, formation, step)

@@ -9,8 +9,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from test_steps import with_sections
 
-from mdeq_jax.config import finalize
 from mdeq_jax.data import find_dataset, train_iterator
 from mdeq_jax.hosts import connect
 from mdeq_jax.models import create_model
@@ -21,22 +21,11 @@ from mdeq_jax.training.steps import create_mesh, make_train_step, replicate, sha
 
 def make_config(data_dir: str):
     tight = {"tol": 1e-10, "max_steps": 150}
-    return finalize(
-        {
-            "model": {
-                "branch_channels": (8,),
-                "blocks_per_branch": (1,),
-                "big_kernels": (0,),
-                "head_channels": (4,),
-                "final_channels": 16,
-                "num_groups": 4,
-                "expansion": 1,
-                "dropout": 0.2,
-            },
-            "solver": {"forward": tight, "backward": tight},
-            "data": {"dir": data_dir, "batch_size": 16},
-            "optim": {"learning_rate": 0.02, "name": "sgd"},
-        }
+    return with_sections(
+        model={"dropout": 0.2},
+        solver={"forward": tight, "backward": tight},
+        data={"dir": data_dir, "batch_size": 16},
+        optim={"learning_rate": 0.02},
     )
 
 
