@@ -1,5 +1,6 @@
-"""The examples in docs/examples run as they stand, and their gradients are right."""
+"""The examples in docs/examples run as they stand, are shown, and their gradients are right."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def check(loss, params, gradient):
     assert squared > 0
     unit = jax.tree.map(lambda g: g / squared**0.5, gradient)
     np.testing.assert_allclose(loss_along(loss, params, unit), squared**0.5, rtol=1e-2)
+
+
+def test_the_page_shows_every_example():
+    page = (EXAMPLES.parent / "frameworks.md").read_text()
+    shown = re.findall(r'^--8<-- "docs/examples/(.*)"$', page, re.M)
+    assert sorted(shown) == sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
 def test_linen():
