@@ -144,7 +144,6 @@ class Config:
                 )
 
 
-# Keys that change nothing of what is computed, and so may differ when a run is resumed.
 PRESENTATION_KEYS = (
     "data.dir",
     "data.workers",
@@ -157,6 +156,7 @@ PRESENTATION_KEYS = (
     "train.max_skipped",
     "train.spectral_radius_iterations",
 )
+"""Keys that change nothing of what is computed, and so may differ when a run is resumed."""
 
 
 def default_config() -> ConfigDict:

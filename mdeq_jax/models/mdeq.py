@@ -41,7 +41,13 @@ class CellArgs(NamedTuple):
 
 
 class FixedPointProblem(NamedTuple):
-    """z = f(z, args), to be solved from z0."""
+    """z = f(z, args), to be solved from z0.
+
+    Attributes:
+      f: the cell, pure.
+      z0: one array (B, H, W, C) per branch.
+      args: normalised weights, injection and dropout masks, which f is differentiated by.
+    """
 
     f: Callable[[State, CellArgs], State]
     z0: State

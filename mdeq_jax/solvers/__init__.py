@@ -125,7 +125,7 @@ def iterate(
     step_limit: Int[Array, ""] | int | None = None,
     sample_at: tuple[int, ...] = (),
 ) -> Iteration:
-    """`solve`, which documents the arguments, and where it stood when it ended."""
+    """Return what `solve` does, with its arguments, and where the solver stood when it ended."""
     z0 = jax.tree.map(jnp.asarray, z0)
     fz0 = f(z0, args)
     check_map(z0, fz0)
