@@ -3,9 +3,8 @@
     python train.py --config configs/cifar10_large_phantom.py --workdir runs/cifar10_large_phantom
 
 11,098,398 parameters, for the GroupNorm after the fusion is affine here. Published: 95.0 %
-(`deq-zoo/mdeq`, locuslab/torchdeq); 94.9 %, three runs, with phantom gradients in the authors'
-"On Training Implicit Models" (NeurIPS 2021). TorchDEQ (2 GPUs) also weight-normalises the
-convolutions of the fusion, which this model does not.
+(`deq-zoo/mdeq`, locuslab/torchdeq). TorchDEQ (2 GPUs) also weight-normalises the convolutions of
+the fusion, which this model does not.
 """
 
 from ml_collections import ConfigDict

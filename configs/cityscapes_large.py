@@ -3,7 +3,7 @@
     python train.py --config configs/cityscapes_large.py --workdir runs/cityscapes_large \\
         --config.init_from=runs/imagenet_large
 
-Published: 77.8 % mIoU on the validation set (arXiv 2006.08656, table 3). After
+Published: in arXiv 2006.08656, whose figure is not quoted here, for it could not be checked. After
 `experiments/cityscapes/seg_mdeq_LARGE.yaml`, locuslab/deq (4 GPUs).
 """
 

@@ -5,8 +5,8 @@
 
 Data: Cityscapes, 2,975 finely annotated training and 500 validation images of 2048×1024, which
 docs/segmentation_data.md says how to prepare; random scale 0.5 to 2.1, crops of 1024×512, flipped;
-evaluated on whole images. Published: 75.1 % mIoU on the validation set (arXiv 2006.08656, table 3);
-the authors' released weights reach 76.5. After `experiments/cityscapes/seg_mdeq_SMALL.yaml`,
+evaluated on whole images. Published: 75.1 % mIoU on the validation set (arXiv 2006.08656); the
+authors' released weights reach 76.5. After `experiments/cityscapes/seg_mdeq_SMALL.yaml`,
 locuslab/deq (4 GPUs).
 """
 

@@ -3,7 +3,7 @@
     python train.py --config configs/cityscapes_xl.py --workdir runs/cityscapes_xl \\
         --config.init_from=runs/imagenet_xl
 
-Published: 80.3 % mIoU on the validation set (arXiv 2006.08656, table 3). After
+Published: above 80 % mIoU on the validation set (arXiv 2006.08656, of its largest model). After
 `experiments/cityscapes/seg_mdeq_XL.yaml`, locuslab/deq (8 GPUs).
 """
 

@@ -2,7 +2,7 @@
 
     python train.py --config configs/imagenet_xl.py --workdir runs/imagenet_xl
 
-Published: 79.2 % top-1 (arXiv 2006.08656, table 2). After
+Published: in arXiv 2006.08656, whose figure is not quoted here, for it could not be checked. After
 `experiments/imagenet/cls_mdeq_XL.yaml`, locuslab/deq (8 GPUs). As that file stands, its 510,000
 steps of warm-up are more than the 500,400 that 100 epochs have at this batch size.
 """

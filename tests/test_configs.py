@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,11 @@ def test_parameter_count(name):
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
+
+
+def test_the_table_of_models_has_every_config():
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", (ROOT / "docs/models.md").read_text(), re.M)
+    assert {name: int(count.replace(",", "")) for name, count in rows} == COUNTS
 
 
 def test_a_classifier_of_digits_lends_scenes_all_but_the_head():
