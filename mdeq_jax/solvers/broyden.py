@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mdeq_jax.solvers.common import Solver, State, inner, norm, reciprocal, require_int, scale
+from mdeq_jax.solvers.common import Solver, State, inner, reciprocal, require_int, scale
 from mdeq_jax.solvers.rows import (
     Rows,
     empty_rows,
@@ -90,8 +90,8 @@ class Broyden(Solver):
         length = reciprocal(1 - jnp.where(n > 0, c[:, n - 1], 0))
         step = scale(length, direction)
         with_step = length[:, None] * (with_g + _matvec(memory.gram, weights))
-        error = jnp.abs(length) * (norm(g) + jnp.sum(jnp.abs(weights) * memory.errors, axis=1))
-        history = _append_step(memory, n, step, with_step, error)
+        drift = jnp.abs(length) * jnp.sum(jnp.abs(weights) * memory.errors, axis=1)
+        history = _append_step(memory, n, step, with_step, drift)
         return jax.tree.map(jnp.add, z, step), history
 
 
@@ -100,13 +100,18 @@ def _append_step(
     n: Int[Array, ""],
     step: State,
     with_step: Float[Array, "B rows"],
-    error: Float[Array, " B"],
+    drift: Float[Array, " B"],
 ) -> History:
-    """Write step n, given its products with the steps before it and the bound of their error."""
+    """Write step n = λ (g + Σ w_i s_i), given its products with the steps before it.
+
+    Their error is bounded through that of s_jᵀg, with ‖g‖ ≤ ‖s_n/λ‖ + Σ |w_i| ‖s_i‖, and those of
+    s_jᵀs_i; `drift` is |λ| Σ |w_i| errors_i.
+    """
     steps = write_row(memory.steps, n, step)
     squared = inner(step, step)
     with_step = jnp.where(jnp.arange(with_step.shape[-1]) < n, with_step, 0).at[:, n].set(squared)
     least = jnp.sqrt(squared)
+    error = least + 2 * drift
     lost = error > _MOST_ROUNDINGS * least
     with_step = lax.cond(
         lost.any(),
