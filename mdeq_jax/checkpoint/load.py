@@ -98,7 +98,10 @@ def start_from(
 
     started = jax.tree.map_with_path(take, variables)
     if len(left) == len(jax.tree.leaves(variables)):
-        raise ValueError(f"nothing in {os.fspath(source)} fits this model.")
+        raise ValueError(
+            f"nothing in {os.fspath(source)} fits this model; set config.init_from to weights of a "
+            "model of the same widths, or leave it out."
+        )
     return started, left
 
 

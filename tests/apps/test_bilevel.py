@@ -158,19 +158,19 @@ def test_the_command_names_what_is_wrong(capsys, arguments, message):
 
 
 def test_errors(x64, problem):
-    with pytest.raises(ValueError, match="train_examples=568: of 569 examples take 2 to 565"):
+    with pytest.raises(ValueError, match="train_examples is 568; of 569 it must be 2 to 565"):
         load_problem(0, train_examples=568)
-    with pytest.raises(ValueError, match="seed=-1"):
+    with pytest.raises(ValueError, match="seed is -1"):
         load_problem(-1)
-    with pytest.raises(ValueError, match="steps=0: refine by 1 or more"):
+    with pytest.raises(ValueError, match="steps is 0; it must be at least 1"):
         Refined(0)
-    with pytest.raises(ValueError, match=r"first_tolerance=1\.0"):
+    with pytest.raises(ValueError, match=r"first_tolerance is 1\.0"):
         Settings(first_tolerance=1.0)
-    with pytest.raises(ValueError, match="decay=0"):
+    with pytest.raises(ValueError, match="decay is 0"):
         Settings(decay=0.0)
-    with pytest.raises(ValueError, match=r"last_tolerance=-1\.0"):
+    with pytest.raises(ValueError, match=r"last_tolerance is -1\.0"):
         Settings(last_tolerance=-1.0)
-    with pytest.raises(ValueError, match="OPA every=0"):
+    with pytest.raises(ValueError, match=r"opa\.every is 0"):
         fit(problem, 0.0, opa_every=0)
 
 
