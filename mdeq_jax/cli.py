@@ -136,6 +136,8 @@ def _overridden(overrides: Mapping[str, str]) -> Config:
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    if {"-h", "--help"} & {*argv}:
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)  # of absl's own flag it is 1
     try:
         unused = flags.FLAGS(argv)[1:]
     except flags.UnrecognizedFlagError as error:

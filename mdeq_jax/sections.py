@@ -51,7 +51,12 @@ def from_mapping(default: Any, values: Mapping[str, Any]) -> Any:
 
 
 def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a nested mapping with other values under some keys."""
+    """Return a nested mapping with other values under some keys.
+
+    Examples:
+      >>> with_values({"train": {"epochs": 3}}, {"train.steps": 9, "seed": 1})
+      {'train': {'epochs': 3, 'steps': 9}, 'seed': 1}
+    """
     result = copy.deepcopy(dict(values))
     for key, value in changes.items():
         *sections, name = key.split(".")

@@ -39,6 +39,12 @@ def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
 
     Raises:
       ValueError: the folder does not exist, or holds no whole checkpoint.
+
+    Examples:
+      >>> import mdeq_jax as mx
+      >>> model, variables, config = mx.load("runs/digits")
+      >>> config.model.branch_channels, sorted(variables)
+      ((24, 24), ['batch_stats', 'params'])
     """
     trained = load_trained(checkpoint_dir)
     config = trained.config

@@ -78,6 +78,13 @@ def import_torch(
     Raises:
       ValueError: the file cannot be read or asks for more than tensors and containers; or its
         names and shapes are not those of the architecture: each is listed.
+
+    Examples:
+      >>> import jax
+      >>> import mdeq_jax as mx
+      >>> variables = mx.import_torch("digits_tiny.pkl", mx.ModelConfig())
+      >>> sum(x.size for x in jax.tree.leaves(variables["params"]))
+      158890
     """
     return import_with_report(path, config, allow_missing=allow_missing, drop=drop).variables
 

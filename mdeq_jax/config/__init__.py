@@ -174,6 +174,13 @@ def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
 
     Raises:
       ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
+
+    Examples:
+      >>> finalize({"solver": {"forward": {"max_steps": 6}}}).solver.forward.max_steps
+      6
+      >>> finalize({"solver": {"forward": {"max_step": 6}}})
+      Traceback (most recent call last):
+      ValueError: config.solver.forward.max_step is not a config key. Did you mean ...max_steps?
     """
     nested = config.to_dict() if isinstance(config, ConfigDict) else config
     return from_mapping(Config(), nested)

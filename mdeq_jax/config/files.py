@@ -40,6 +40,10 @@ def load_config(name: str) -> ConfigDict:
 
     Raises:
       ValueError: there is no such file, it defines no `get_config`, or an error is raised in it.
+
+    Examples:
+      >>> load_config("cifar10_large").model.branch_channels
+      (32, 64, 128, 256)
     """
     path = config_file(name)
     try:

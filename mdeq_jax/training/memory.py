@@ -4,13 +4,13 @@ Of n images, a training step takes fixed + n · max of its phases
 
     stem + H + w            the forward solve, H its history
     stem + H' + r + 3 s     the adjoint solve, H' its history
-    φ kept + r              the gradient, r being in a loop (exact and Neumann; else φ r)
-    φ (kept + K r)          the K applications of the warm-up
+    φ kept + λ l + r        the gradient, r being in a loop (exact and Neumann; else φ r)
+    φ (kept + K r) + λ l    the K applications of the warm-up
 
 where s is the state, w what the cell works in, r what one application of it keeps for its
 derivative, and kept what all the rest of the step does. They are counted on abstract shapes, as JAX
-keeps them; XLA's fusion leaves φ of what is in no loop. Evaluation takes H + w, or the logits of
-every pixel. Compiled steps on CPU are within a quarter.
+keeps them; XLA's fusion leaves φ of what is in no loop. For segmentation, l are the logits of every
+pixel. Evaluation takes the larger of H + w and λ l. Compiled steps on CPU are within a quarter.
 """
 
 import functools
@@ -29,8 +29,9 @@ from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.tasks import Batch
 
 # φ; measured on CPU: 0.65 to 1.
-_LEFT_BY_FUSION = 0.75
-_LOGITS_AT_ONCE = 3
+_LEFT_BY_FUSION = 0.7
+# λ of evaluation, and of training beside what is kept.
+_LOGITS_IN_EVALUATION, _LOGITS_IN_TRAINING = 2.75, 2
 
 
 class Sizes(NamedTuple):
@@ -104,7 +105,8 @@ def training_memory(config: Config, sizes: Sizes, devices: int) -> StepMemory:
     history = _history(config.solver.forward, sizes.state)
     # Phantom's own applications of the cell are in what is kept.
     share = {"exact": 1, "neumann": 1, "phantom": 0}.get(name, _LEFT_BY_FUSION)
-    gradient = _LEFT_BY_FUSION * sizes.kept + share * sizes.cell
+    logits = _LOGITS_IN_TRAINING * _logits(config, config.data.image_size)
+    gradient = _LEFT_BY_FUSION * sizes.kept + logits + share * sizes.cell
     phases = [
         sizes.stem + history + _working(config, state),
         gradient + (history if name == "shine" else 0),
@@ -113,8 +115,9 @@ def training_memory(config: Config, sizes: Sizes, devices: int) -> StepMemory:
         adjoint_history = _history(config.solver.backward, sizes.state)
         phases.append(sizes.stem + adjoint_history + sizes.cell + 3 * state)
     if config.train.pretrain_steps > 0:
-        unrolled = sizes.kept + config.train.num_layers * sizes.cell
-        phases.append(_LEFT_BY_FUSION * unrolled)
+        applied = config.train.num_layers - (config.adjoint.steps if name == "phantom" else 0)
+        unrolled = sizes.kept + applied * sizes.cell
+        phases.append(_LEFT_BY_FUSION * unrolled + logits)
     images = config.data.batch_size // devices // config.train.accumulate_steps
     gradients = 1 if config.train.accumulate_steps == 1 else 2
     fixed = (1 + gradients) * sizes.parameters + sizes.optimizer
@@ -127,16 +130,23 @@ def evaluation_memory(config: Config, sizes: Sizes, devices: int) -> StepMemory:
     height, width = config.data.eval_image_size or config.data.image_size
     grown = height * width / (config.data.image_size[0] * config.data.image_size[1])
     history = _history(config.solver.forward, sizes.state)
-    phases = [grown * (history + _working(config, state))]
-    if config.model.task == "segmentation":
-        phases.append(_LOGITS_AT_ONCE * 4 * height * width * config.model.num_classes)
+    phases = [
+        grown * (history + _working(config, state)),
+        _LOGITS_IN_EVALUATION * _logits(config, (height, width)),
+    ]
     return StepMemory(sizes.parameters, max(phases), config.data.eval_batch_size // devices)
+
+
+def _logits(config: Config, size: tuple[int, ...]) -> int:
+    """The logits of every pixel of an image, in float32; none for classification."""
+    pixels = size[0] * size[1] if config.model.task == "segmentation" else 0
+    return 4 * pixels * config.model.num_classes
 
 
 def _working(config: Config, state: int) -> float:
     """What the solve of an image works in beside its history: widened branches, and states."""
     widened = config.model.expansion * state * (1 if config.compute_dtype is None else 0.5)
-    return 2 * widened + 3 * state
+    return 2 * widened + 2 * state
 
 
 def _history(solver: SolverConfig, state: PyTree) -> int:
