@@ -109,7 +109,7 @@ def test_a_whole_number_is_a_fine_float():
         ({"adjoint": {"opa_every": 5}}, r"opa_every 5, which belong to the adjoint 'shine'"),
         (
             {"adjoint": {"name": "shine"}, "solver": {"forward": {"name": "anderson"}}},
-            r"config\.adjoint\.name is 'shine'.* forward is 'anderson'.*to 'broyden'",
+            r"config\.adjoint\.name is 'shine'.*forward is 'anderson'.*to 'broyden'",
         ),
         (
             {"adjoint": {"name": "shine"}, "solver": {"forward": {"memory": 5}}},

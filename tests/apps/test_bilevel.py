@@ -145,11 +145,11 @@ def test_no_curve_is_left_out(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--seeds 0", "--seeds 0: ask for 1 or more"),
-        ("--tries 0", "tries=0: ask for 1 or more"),
-        ("--outer-steps 0", "outer_steps=0: ask for 1 or more"),
-        ("--penalty -1", "penalty=-1.0: it must be positive and finite"),
-        ("--penalty nan", "penalty=nan: it must be positive and finite"),
+        ("--seeds 0", "--seeds is 0; it must be at least 1"),
+        ("--tries 0", "tries is 0; it must be at least 1"),
+        ("--outer-steps 0", "outer_steps is 0; it must be at least 1"),
+        ("--penalty -1", "penalty is -1.0; it must be above 0 and finite"),
+        ("--penalty nan", "penalty is nan; it must be above 0 and finite"),
     ],
 )
 def test_the_command_names_what_is_wrong(capsys, arguments, message):

@@ -193,13 +193,13 @@ def test_unknown_name(data):
         eval_batches,
         lambda config: train_iterator(config, seed=0),
     ):
-        with pytest.raises(ValueError, match=r"digitz.*known: digits"):
+        with pytest.raises(ValueError, match=r"name is 'digitz'; .* Did you mean digits"):
             call(data)
 
 
 @pytest.mark.parametrize("field", ["image_size", "eval_image_size"])
 def test_another_image_size(data, field):
-    with pytest.raises(ValueError, match=rf"data\.{field}=\(16, 16\).*'digits' are \(8, 8\)"):
+    with pytest.raises(ValueError, match=rf"data\.{field} is \(16, 16\).*'digits' are \(8, 8\)"):
         dataset_info(replace(data, **{field: (16, 16)}))
 
 

@@ -196,7 +196,7 @@ def test_help_is_no_failure(scratch):
 
 def test_a_batch_far_from_the_recipes(scratch):
     _, _, err = run("train.py", scratch, "--workdir=LICENSE", data__batch_size="16")
-    assert "warning: data.batch_size is 16" in err
+    assert "warning: config.data.batch_size is 16" in err
     assert "is for batches of 48" in err
     _, _, err = run("train.py", scratch, "--workdir=LICENSE")
     assert "warning" not in err
