@@ -33,6 +33,7 @@ def main() -> None:
     listed = "\n".join(f"  {name:<{width}}  {what}" for name, what in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.run",
+        description=__doc__,
         epilog=f"benchmarks:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,45 +1,61 @@
-"""What the commands share: --config and one-line errors for what a user can mend."""
+"""What the commands share: --config, its overrides, and one-line errors for what users can mend."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from mdeq_jax.compilation import convolve_on_all_cores, keep_compiled_programs
-from mdeq_jax.config import Config, config_file, finalize
+from mdeq_jax.config import Config, finalize, load_config
 from mdeq_jax.hosts import connect, is_main
+from mdeq_jax.sections import keys, read_value, suggestion, with_values
+from mdeq_jax.training.advice import out_of_memory
 from mdeq_jax.training.metrics import to_json
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, as configs/digits.py, or one that comes with mdeq_jax: digits."
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Config file, as configs/digits.py, or the name of one that comes with mdeq_jax: digits. "
+    "--config.KEY=VALUE sets a key.",
+    required=True,
 )
 
 
-def run(command: Callable[[Config], Mapping[str, Any]], *, on_hosts: bool = False) -> None:
+def run(
+    command: Callable[[Config], Mapping[str, Any]],
+    *,
+    on_hosts: bool = False,
+    advice: Sequence[Callable[[Config], str]] = (),
+) -> None:
     """Run a command under the flags of the process, and print its result as one line of JSON.
 
     Exits with code 2 and one message where the flags, the config, or what they name is wrong, which
-    `command` says by a ValueError; with 143 where the result is ``interrupted``, by SIGTERM.
+    `command` says by a ValueError; with 1 where a device is out of memory; with 143 where the
+    result is ``interrupted``, by SIGTERM.
 
     Args:
       command: from config to result.
       on_hosts: whether it can run in several processes as one, of which process 0 prints.
+      advice: what to say of a config where a device is out of memory.
     """
     address = _define_address() if on_hosts else []
+    argv, overrides = _split(flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
 
     def main(_: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax narrates every save
         convolve_on_all_cores()
         keep_compiled_programs()
         try:
+            config = _overridden(overrides)
             if on_hosts:
                 connect(*(flag.value for flag in address))
             if not is_main():  # what is wrong with a checkpoint, one process can say
                 logging.set_verbosity(logging.ERROR)
-            result = command(finalize(_CONFIG.value.to_dict()))
+            result = _carry_out(command, config, advice)
         except (ValueError, OSError) as error:
             fail(error, code=2)
         if is_main():
@@ -47,16 +63,37 @@ def run(command: Callable[[Config], Mapping[str, Any]], *, on_hosts: bool = Fals
         if result.get("interrupted"):
             sys.exit(128 + signal.SIGTERM)  # what schedulers take for a job that they ended
 
-    flags.mark_flag_as_required("config")
     _show_in_help(command.__module__)
-    app.run(main, flags_parser=_parse)
+    app.run(main, argv=argv, flags_parser=_parse)
 
 
 def recipe() -> Config:
     """Return what the config file says, without the command line's overrides."""
-    flag = flags.FLAGS[_CONFIG.name]
-    config: Any = flag.parser.parse(config_flags.get_config_filename(flag))
-    return finalize(config)
+    return finalize(load_config(_CONFIG.value))
+
+
+def fail(message: object, code: int) -> NoReturn:
+    """End the process with a message on stderr."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _carry_out(
+    command: Callable[[Config], Mapping[str, Any]],
+    config: Config,
+    advice: Sequence[Callable[[Config], str]],
+) -> Mapping[str, Any]:
+    """Return the result of a command, or end the process where a device is out of memory."""
+    try:
+        return command(config)
+    except jax.errors.JaxRuntimeError as error:
+        asked = out_of_memory(error)
+        if asked is None:
+            raise
+        print(f"error: a device is out of memory: {asked}", file=sys.stderr, flush=True)
+        for advise in advice:  # which takes some seconds
+            print(advise(config), file=sys.stderr, flush=True)
+        sys.exit(1)
 
 
 def _define_address() -> list[flags.FlagHolder]:
@@ -76,30 +113,40 @@ def _show_in_help(module: str) -> None:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
-def fail(message: object, code: int) -> NoReturn:
-    """End the process with a message on stderr."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments without the overrides of the config, and these, text by key."""
+    others, overrides = [], {}
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, text = argument.partition("=")
+        if not re.match(r"--?config\.", name):
+            others.append(argument)
+            continue
+        text = text if equals else next(arguments, "--")
+        if not equals and text.startswith("--"):
+            fail(f"{name} has no value; write {name}=VALUE.", code=2)
+        overrides[name.partition(".")[2]] = text
+    return others, overrides
+
+
+def _overridden(overrides: Mapping[str, str]) -> Config:
+    """Return the config of the file with the command line's overrides."""
+    changes = {key: read_value(Config(), key, text) for key, text in overrides.items()}
+    return finalize(with_values(load_config(_CONFIG.value).to_dict(), changes))
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
+    if {"-h", "--help"} & {*argv}:
+        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)  # of absl's own flag it is 1
     try:
-        unused = flags.FLAGS(_with_config_file(argv))[1:]
-    except AttributeError as error:  # how ml_collections reports an override of an unknown key
-        fail(f"there is no such config key: {error}", code=2)
+        unused = flags.FLAGS(argv)[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = (*flags.FLAGS, *(f"config.{key}" for key in keys(Config())))
+        near = suggestion(f"--{error.flagname}", (f"--{name}" for name in known))
+        fail(f"there is no flag --{error.flagname}; --help lists them.{near}", code=2)
     except (flags.Error, ValueError, OSError) as error:
-        fail(error, code=2)
+        missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
+        fail(f"{' and '.join(missing)} not given; see --help." if missing else error, code=2)
     if unused:
-        fail(f"unexpected arguments {unused}; overrides are --config.KEY=VALUE", code=2)
+        fail(f"unexpected arguments {unused}; overrides are --config.KEY=VALUE.", code=2)
     return [argv[0]]
-
-
-def _with_config_file(argv: Sequence[str]) -> list[str]:
-    """Return the arguments with the path of a config file in place of its name."""
-    result = list(argv)
-    for i, argument in enumerate(argv):
-        if argument == "--config" and i + 1 < len(argv):
-            result[i + 1] = str(config_file(argv[i + 1]))
-        elif argument.startswith("--config="):
-            result[i] = f"--config={config_file(argument.removeprefix('--config='))}"
-    return result

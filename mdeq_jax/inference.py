@@ -82,6 +82,10 @@ def padding(shape: tuple[int, ...], divisor: int) -> list[tuple[int, int]]:
     Args:
       shape: (B, H, W, ...).
       divisor: of the sides.
+
+    Examples:
+      >>> padding((1, 30, 65, 3), 32)
+      [(0, 0), (0, 2), (0, 31), (0, 0)]
     """
     _, height, width, *rest = shape
     return [(0, 0), (0, -height % divisor), (0, -width % divisor), *((0, 0) for _ in rest)]
@@ -120,6 +124,10 @@ def window_starts(side: int, window: int) -> list[int]:
     Args:
       side: at least 1.
       window: in [1, side].
+
+    Examples:
+      >>> window_starts(100, 40)
+      [0, 40, 60]
     """
     return [min(start, side - window) for start in range(0, side, window)]
 

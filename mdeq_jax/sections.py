@@ -1,13 +1,23 @@
-"""Nested dataclasses as sections of a config: to a ConfigDict, and back with values checked."""
+"""Nested dataclasses as sections of a config: to a ConfigDict, and back with values checked.
 
+A key is dotted, as ``solver.forward.max_steps``; in messages and on the command line it follows
+``config.``.
+"""
+
+import ast
+import copy
 import dataclasses
 import difflib
+import functools
+import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from ml_collections import ConfigDict, config_dict
+
+_NAMES = {types.NoneType: "None", bool: "True or False"}
 
 
 def to_config_dict(section: Any) -> ConfigDict:
@@ -25,27 +35,119 @@ def to_config_dict(section: Any) -> ConfigDict:
     return result
 
 
-def from_mapping(default: Any, values: Any, path: str) -> Any:
+def from_mapping(default: Any, values: Mapping[str, Any]) -> Any:
     """Return the dataclass `default` with some of its fields replaced.
 
     Args:
       default: a dataclass, whose fields may be dataclasses.
       values: nested mapping of what to replace.
-      path: where it stands, for messages.
 
     Raises:
       ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
     """
+    for key in _keys_of(values):
+        require_key(default, key)
+    return _replace(default, values, "config")
+
+
+def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a nested mapping with other values under some keys.
+
+    Examples:
+      >>> with_values({"train": {"epochs": 3}}, {"train.steps": 9, "seed": 1})
+      {'train': {'epochs': 3, 'steps': 9}, 'seed': 1}
+    """
+    result = copy.deepcopy(dict(values))
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        owner = result
+        for section in sections:
+            owner = owner.setdefault(section, {})
+        owner[name] = value
+    return result
+
+
+def keys(section: Any) -> Iterator[str]:
+    """Yield the keys of a section, those of its own sections after each of them."""
+    for field in dataclasses.fields(section):
+        yield field.name
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from (f"{field.name}.{key}" for key in keys(value))
+
+
+def require_key(root: Any, key: str) -> None:
+    """Raise ValueError, with the nearest key, unless a section has a key.
+
+    Args:
+      root: the section, with all below it.
+      key: of a value or of a section.
+    """
+    known = list(keys(root))
+    if key in known:
+        return
+    parent, _, name = key.rpartition(".")
+    if parent:
+        require_key(root, parent)
+    siblings = [key for key in known if key.rpartition(".")[0] == parent]
+    if not siblings:
+        raise ValueError(f"config.{key} is not a config key: config.{parent} is a value.")
+    for candidates in (siblings, known):
+        names = [candidate.rpartition(".")[2] for candidate in candidates]
+        if close := difflib.get_close_matches(name, names, n=1):
+            near = [f"config.{c}" for c, n in zip(candidates, names, strict=True) if n == close[0]]
+            raise ValueError(f"config.{key} is not a config key. Did you mean {' or '.join(near)}?")
+    there = ", ".join(sibling.rpartition(".")[2] for sibling in siblings)
+    raise ValueError(f"config.{key} is not a config key; there are {there}.")
+
+
+def read_value(root: Any, key: str, text: str) -> Any:
+    """Return the value that the text on a command line stands for, not yet checked.
+
+    Args:
+      root: the section that has the key, with all below it.
+      key: of the value.
+      text: a Python literal, or a string without quotes.
+
+    Raises:
+      ValueError: there is no such key, or it is that of a section.
+    """
+    require_key(root, key)
+    *sections, name = key.split(".")
+    owner = functools.reduce(getattr, sections, root)
+    if dataclasses.is_dataclass(getattr(owner, name)):
+        there = ", ".join(field.name for field in dataclasses.fields(getattr(owner, name)))
+        raise ValueError(f"config.{key} is a section; set a key of it: {there}.")
+    options = _options(typing.get_type_hints(type(owner))[name])
+    if text == "None" and types.NoneType in options:
+        return None
+    if any(option is str or typing.get_origin(option) is Literal for option in options):
+        return text
+    try:
+        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return " Did you mean X?" of the nearest known word, or nothing where none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def _keys_of(values: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in values.items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{key}" for key in _keys_of(value))
+
+
+def _replace(default: Any, values: Any, path: str) -> Any:
     if not isinstance(values, Mapping):
         raise ValueError(f"{path} is {values!r}; it must be a section with keys of its own.")
     hints = typing.get_type_hints(type(default))
-    for key in values:
-        if key not in hints:
-            close = difflib.get_close_matches(key, hints, n=1)
-            remedy = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(hints)}."
-            raise ValueError(f"{path}.{key} is not a config key; {remedy}")
     changes = {
-        key: from_mapping(getattr(default, key), value, f"{path}.{key}")
+        key: _replace(getattr(default, key), value, f"{path}.{key}")
         if dataclasses.is_dataclass(hints[key])
         else _convert(value, hints[key], f"{path}.{key}")
         for key, value in values.items()
@@ -53,20 +155,28 @@ def from_mapping(default: Any, values: Any, path: str) -> Any:
     try:
         return dataclasses.replace(default, **changes)
     except ValueError as error:
-        raise ValueError(error if path == "config" else f"{path}: {error}") from None
+        # What checks a section names its class, or says all of which keys it speaks.
+        said = re.sub(r"^[A-Z]\w*\.(?=\w+ is )", f"{path}.", str(error))
+        within = path == "config" or said.startswith(f"{path}.")
+        raise ValueError(said if within else f"{path}: {said}") from None
 
 
 def _convert(value: Any, hint: Any, path: str) -> Any:
     """Return the value as the type that the hint names."""
-    if value == (None,):  # what --config.KEY=None makes of a list
-        value = None
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = _options(hint)
     for option in options:
         fits, converted = _fit(value, option)
         if fits:
             return converted
     names = " or ".join(_describe(option) for option in options)
-    raise ValueError(f"{path} is {value!r} ({type(value).__name__}); it must be {names}.")
+    known = [word for option in options for word in _words(option)]
+    near = suggestion(value, known) if isinstance(value, str) else ""
+    raise ValueError(f"{path} is {value!r} ({type(value).__name__}); it must be {names}.{near}")
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The types of which a value may be."""
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
@@ -84,9 +194,14 @@ def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
     return type(value) is hint, value
 
 
+def _words(hint: Any) -> tuple[str, ...]:
+    """The words that a type allows, alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+
+
 def _describe(hint: Any) -> str:
-    if typing.get_origin(hint) is Literal:
-        return " or ".join(map(repr, typing.get_args(hint)))
+    if words := _words(hint):
+        return " or ".join(map(repr, words))
     if typing.get_origin(hint) is tuple:
         return f"a list of {_describe(typing.get_args(hint)[0])}"
-    return "None" if hint is type(None) else hint.__name__
+    return _NAMES.get(hint) or hint.__name__

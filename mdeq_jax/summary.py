@@ -19,6 +19,7 @@ from mdeq_jax import cli
 from mdeq_jax.config import Config
 from mdeq_jax.models import MDEQ, create_model
 from mdeq_jax.models.layers import Conv
+from mdeq_jax.training.memory import tree_bytes
 
 # Applied to an image once; all else is of the cell.
 _ONCE = ("stem", "lower_injections", "head")
@@ -102,10 +103,10 @@ def summarize(config: Config) -> Summary:
             )
             for name in names
         ),
-        state_bytes=_bytes(z),
-        history_bytes=_bytes(jax.eval_shape(solver.init, z, z)),
-        exchanged_bytes=_bytes(variables["params"])
-        + 2 * config.train.accumulate_steps * _bytes(variables["batch_stats"]),
+        state_bytes=tree_bytes(z),
+        history_bytes=tree_bytes(jax.eval_shape(solver.init, z, z)),
+        exchanged_bytes=tree_bytes(variables["params"])
+        + 2 * config.train.accumulate_steps * tree_bytes(variables["batch_stats"]),
     )
 
 
@@ -139,10 +140,6 @@ def _part(path: tuple[str, ...]) -> str:
     if name.startswith("extra_heads"):
         return "head"
     return "post-fusion" if name.startswith("post_fuse_layers") else name
-
-
-def _bytes(tree: Any) -> int:
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def render(summary: Summary) -> str:

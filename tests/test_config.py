@@ -1,6 +1,7 @@
 """The configuration: what a user may write, and what is said of the rest."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -15,6 +16,7 @@ from mdeq_jax.config import (
     default_config,
     finalize,
 )
+from mdeq_jax.sections import keys, read_value, require_key, with_values
 
 
 def test_the_defaults_are_those_of_the_dataclasses():
@@ -60,43 +62,54 @@ def test_a_whole_number_is_a_fine_float():
 @pytest.mark.parametrize(
     ("nested", "message"),
     [
-        ({"trian": {}}, r"config\.trian is not a config key; did you mean 'train'\?"),
-        ({"model": {"num_group": 4}}, r"config\.model\.num_group .*'num_groups'"),
+        ({"trian": {}}, r"config\.trian is not a config key\. Did you mean config\.train\?"),
+        ({"modle": {"dropout": 0.0}}, r"config\.modle is not .* mean config\.model\?"),
+        ({"model": {"num_group": 4}}, r"config\.model\.num_group .*config\.model\.num_groups\?"),
         ({"model": {"zzz": 4}}, r"config\.model\.zzz is not a config key; there are task, "),
+        ({"batch_size": 4}, r"config\.batch_size is not .* mean config\.data\.batch_size\?"),
+        (
+            {"max_steps": 4},
+            r"mean config\.solver\.forward\.max_steps or config\.solver\.backward\.max_steps\?",
+        ),
+        ({"seed": {"of": 4}}, r"config\.seed\.of is not a config key: config\.seed is a value"),
+        ({"adjoint": {"name": "phantum"}}, r"name is 'phantum'.*\. Did you mean phantom\?"),
         ({"model": 3}, r"config\.model is 3; it must be a section"),
         ({"model": {"num_groups": "4"}}, r"config\.model\.num_groups is '4' \(str\).*int"),
         ({"model": {"num_groups": True}}, r"config\.model\.num_groups is True \(bool\)"),
         ({"model": {"branch_channels": (8, 1.5)}}, r"branch_channels is \(8, 1\.5\).*list of int"),
         ({"train": {"steps": 1.5}}, r"config\.train\.steps is 1\.5 \(float\).*int or None"),
         ({"solver": {"forward": {"name": "newton"}}}, r"forward\.name is 'newton'.*'broyden' or"),
-        ({"solver": {"forward": {"max_steps": 0}}}, r"solver\.forward: Broyden\.max_steps is 0"),
-        ({"solver": {"backward": {"tol": -1.0}}}, r"config\.solver\.backward: .*tol is -1"),
-        ({"model": {"num_groups": 5}}, r"config\.model: .*num_groups.* 5"),
-        ({"data": {"batch_size": 0}}, r"config\.data: .*batch_size is 0; .* at least 1"),
-        ({"optim": {"momentum": 1.0}}, r"config\.optim: .*momentum is 1\.0; .*\[0, 1\)"),
+        ({"solver": {"forward": {"max_steps": 0}}}, r"config\.solver\.forward\.max_steps is 0"),
+        ({"solver": {"backward": {"tol": -1.0}}}, r"config\.solver\.backward\.tol is -1"),
+        ({"model": {"num_groups": 5}}, r"config\.model\.num_groups is 5"),
+        ({"data": {"batch_size": 0}}, r"config\.data\.batch_size is 0; .* at least 1"),
+        ({"optim": {"momentum": 1.0}}, r"config\.optim\.momentum is 1\.0; .*\[0, 1\)"),
         ({"optim": {"clip_norm": 0.0}}, r"clip_norm is 0\.0; it must be above 0, or None"),
         ({"optim": {"step_epochs": (30, 20)}}, r"step_epochs is \(30, 20\); .* rising list"),
         ({"optim": {"step_factor": 0.0}}, r"step_factor is 0\.0; it must be above 0"),
         ({"data": {"image_size": (32,)}}, r"image_size is \(32,\); .* a height and a width"),
         ({"data": {"image_size": (0, 8)}}, r"image_size is \(0, 8\)"),
         ({"data": {"eval_image_size": (8, 0)}}, r"eval_image_size is \(8, 0\)"),
-        ({"data": {"threads": 0}}, r"config\.data: .*threads is 0; .* at least 1"),
+        ({"data": {"threads": 0}}, r"config\.data\.threads is 0; .* at least 1"),
         (
             {"jacobian": {"probability": 2.0}},
-            r"config\.jacobian: .*probability is 2\.0; .*\[0, 1\]",
+            r"config\.jacobian\.probability is 2\.0; .*\[0, 1\]",
         ),
-        ({"jacobian": {"weight": -1.0}}, r"config\.jacobian: .*weight is -1\.0"),
+        ({"jacobian": {"weight": -1.0}}, r"config\.jacobian\.weight is -1\.0"),
         ({"jacobian": {"increment_steps": 0}}, r"increment_steps is 0; .* at least 1"),
         ({"jacobian": {"step_jitter": -1}}, r"step_jitter is -1"),
         ({"train": {"epoch_fraction": 0.0}}, r"epoch_fraction is 0\.0; .*\(0, 1\]"),
-        ({"adjoint": {"steps": 0}}, r"config\.adjoint: Phantom\.steps is 0"),
-        ({"adjoint": {"damping": 1.5}}, r"config\.adjoint: Phantom\.damping is 1\.5; .*\(0, 1\]"),
-        ({"adjoint": {"name": "shine", "refine": -1}}, r"config\.adjoint: Shine\.refine is -1"),
-        ({"adjoint": {"refine": 3}}, r"refine is 3.*adjoint\.name is 'exact'; set it to 'shine'"),
+        ({"adjoint": {"steps": 0}}, r"config\.adjoint\.steps is 0"),
+        ({"adjoint": {"damping": 1.5}}, r"config\.adjoint\.damping is 1\.5; .*\(0, 1\]"),
+        ({"adjoint": {"name": "shine", "refine": -1}}, r"config\.adjoint\.refine is -1"),
+        (
+            {"adjoint": {"refine": 3}},
+            r"config\.adjoint: refine is 3.* name is 'exact'; set it to 'shine'",
+        ),
         ({"adjoint": {"opa_every": 5}}, r"opa_every 5, which belong to the adjoint 'shine'"),
         (
             {"adjoint": {"name": "shine"}, "solver": {"forward": {"name": "anderson"}}},
-            r"adjoint\.name is 'shine'.* solver\.forward is 'anderson'.*name='broyden'",
+            r"config\.adjoint\.name is 'shine'.*forward is 'anderson'.*to 'broyden'",
         ),
         (
             {"adjoint": {"name": "shine"}, "solver": {"forward": {"memory": 5}}},
@@ -111,17 +124,17 @@ def test_a_whole_number_is_a_fine_float():
             r"jacobian\.step_jitter is 18, which can leave a solve of at most 18 steps none",
         ),
         ({"jacobian": {"probability": 0.1}}, r"probability is 0\.1, but the term has no weight"),
-        ({"correction": {"states": 0}}, r"CorrectionConfig\.states is 0"),
-        ({"correction": {"gamma": 0.0}}, r"CorrectionConfig\.gamma is 0\.0; .*\(0, 1\]"),
+        ({"correction": {"states": 0}}, r"config\.correction\.states is 0"),
+        ({"correction": {"gamma": 0.0}}, r"config\.correction\.gamma is 0\.0; .*\(0, 1\]"),
         ({"correction": {"states": 40}}, r"correction\.states is 40.* at most 18 steps"),
         ({"model": {"injection": "none"}}, r"injection is 'none'"),
         (
             {"model": {"extra_heads": ("depth",)}},
             r"extra_heads is \('depth',\) \(tuple\); .*a list of 'classification' or 'scales'",
         ),
-        ({"train": {"log_every": 0}}, r"config\.train: .*log_every is 0"),
-        ({"seed": -1}, r"Config\.seed is -1"),
-        ({"seed": 2**32}, r"Config\.seed is 4294967296; it must be below"),
+        ({"train": {"log_every": 0}}, r"config\.train\.log_every is 0"),
+        ({"seed": -1}, r"config\.seed is -1"),
+        ({"seed": 2**32}, r"config\.seed is 4294967296; it must be below"),
     ],
 )
 def test_what_does_not_fit_is_named(nested, message):
@@ -162,11 +175,56 @@ def test_sampled_states_are_evenly_spaced(states, max_steps, sample_at):
     assert CorrectionConfig(states=states).sample_at(max_steps) == sample_at
 
 
-def test_none_takes_the_place_of_a_list():
-    """As the command line writes it, where a config file has a list."""
-    assert finalize({"loss": {"class_weights": (None,)}}).loss.class_weights is None
-    with pytest.raises(ValueError, match=r"branch_channels is None"):
-        finalize({"model": {"branch_channels": (None,)}})
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("train.steps", "7", 7),
+        ("train.steps", "None", None),
+        ("solver.forward.tol", "1e-4", 1e-4),
+        ("model.branch_channels", "(32, 64)", (32, 64)),
+        ("inference.window", "None", None),
+        ("data.augment", "true", True),
+        ("data.augment", "False", False),
+        ("data.name", "folder", "folder"),
+        ("data.root", "2024", "2024"),
+        ("data.root", "None", None),
+        ("init_from", "runs/a", "runs/a"),
+        ("adjoint.name", "None", "None"),
+        ("train.epochs", "many", "many"),
+    ],
+)
+def test_a_value_as_the_command_line_writes_it(key, text, value):
+    assert read_value(Config(), key, text) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("solver.forward.max_step", "Did you mean config.solver.forward.max_steps?"),
+        ("solver.forward", "config.solver.forward is a section; set a key of it: name, max_steps"),
+    ],
+)
+def test_what_the_command_line_cannot_set(key, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_value(Config(), key, "3")
+
+
+def test_every_key_has_a_value_or_is_a_section():
+    known = list(keys(Config()))
+    assert len(known) == len(set(known))
+    assert {"model", "model.dropout", "solver.backward", "solver.backward.tol", "seed"} <= {*known}
+    for key in known:
+        require_key(Config(), key)
+
+
+def test_changed_values_leave_the_others_and_the_original():
+    original = {"model": {"dropout": 0.5, "expansion": 2}}
+    changed = with_values(original, {"model.dropout": 0.1, "solver.forward.tol": 1.0})
+    assert changed == {
+        "model": {"dropout": 0.1, "expansion": 2},
+        "solver": {"forward": {"tol": 1.0}},
+    }
+    assert original["model"]["dropout"] == 0.5
 
 
 def test_files_in_another_root_are_another_run():

@@ -10,6 +10,7 @@ the diagonal: the flatter f is there, the fewer steps find it. Source: Bai, Kolt
 200 parameters, 4,096 pairs to train on and 1,000 to validate.
 """
 
+import argparse
 import functools
 import json
 from typing import NamedTuple
@@ -142,6 +143,12 @@ def _validate(params: Layer, pairs: tuple[Array, Array], gamma: float) -> Outcom
 
 def main() -> None:
     """Print a table of several γ, and one line of JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mdeq_jax.apps.regression",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.parse_args()
     outcomes = []
     print("gamma     error  plain steps  converged  |slope|")
     for gamma in (0.0, 0.1, 0.5, 2.0, 8.0):

@@ -39,6 +39,12 @@ def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
 
     Raises:
       ValueError: the folder does not exist, or holds no whole checkpoint.
+
+    Examples:
+      >>> import mdeq_jax as mx
+      >>> model, variables, config = mx.load("runs/digits")
+      >>> config.model.branch_channels, sorted(variables)
+      ((24, 24), ['batch_stats', 'params'])
     """
     trained = load_trained(checkpoint_dir)
     config = trained.config
@@ -98,7 +104,10 @@ def start_from(
 
     started = jax.tree.map_with_path(take, variables)
     if len(left) == len(jax.tree.leaves(variables)):
-        raise ValueError(f"nothing in {os.fspath(source)} fits this model.")
+        raise ValueError(
+            f"nothing in {os.fspath(source)} fits this model; set config.init_from to weights of a "
+            "model of the same widths, or leave it out."
+        )
     return started, left
 
 

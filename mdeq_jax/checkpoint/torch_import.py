@@ -9,7 +9,6 @@ nothing in the file is executed.
 """
 
 import argparse
-import ast
 import dataclasses
 import fnmatch
 import os
@@ -38,6 +37,7 @@ from mdeq_jax.checkpoint.torch_reader import LazyArray, read_state_dict
 from mdeq_jax.checkpoint.workdir import new_folder
 from mdeq_jax.config import Config, finalize, load_config
 from mdeq_jax.models import ModelConfig, create_model
+from mdeq_jax.sections import read_value
 
 Arrays = Mapping[str, LazyArray]
 
@@ -78,6 +78,13 @@ def import_torch(
     Raises:
       ValueError: the file cannot be read or asks for more than tensors and containers; or its
         names and shapes are not those of the architecture: each is listed.
+
+    Examples:
+      >>> import jax
+      >>> import mdeq_jax as mx
+      >>> variables = mx.import_torch("digits_tiny.pkl", mx.ModelConfig())
+      >>> sum(x.size for x in jax.tree.leaves(variables["params"]))
+      158890
     """
     return import_with_report(path, config, allow_missing=allow_missing, drop=drop).variables
 
@@ -250,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Import a PyTorch checkpoint. Nothing in it is executed."
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="FILE", help="config, as configs/digits.py or digits")
@@ -268,12 +275,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _assignment(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
-    if not equals or key not in {field.name for field in dataclasses.fields(ModelConfig)}:
-        raise ValueError(f"--set {text}: give KEY=VALUE with a key of config.model.")
-    try:
-        parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
+    if not equals:
+        raise ValueError(f"--set {text} has no value; give KEY=VALUE, such as num_groups=4.")
+    parsed = read_value(Config(), f"model.{key}", value)
     return key, tuple(parsed) if isinstance(parsed, list) else parsed
 
 

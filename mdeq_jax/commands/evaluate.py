@@ -21,6 +21,7 @@ from mdeq_jax.checkpoint.load import load_trained
 from mdeq_jax.config import Config
 from mdeq_jax.hosts import is_main
 from mdeq_jax.models import create_model
+from mdeq_jax.training.advice import evaluation_advice
 from mdeq_jax.training.evaluation import evaluate, require_fit
 from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
 from mdeq_jax.training.tasks import make_task
@@ -64,4 +65,4 @@ def main(config: Config) -> dict[str, Any]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True)
+    cli.run(main, on_hosts=True, advice=(evaluation_advice,))

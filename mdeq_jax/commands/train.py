@@ -19,6 +19,7 @@ from absl import flags
 from mdeq_jax import cli
 from mdeq_jax.config import Config
 from mdeq_jax.hosts import is_main
+from mdeq_jax.training.advice import evaluation_advice, training_advice
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
 from mdeq_jax.training.schedules import batch_size_warning
@@ -41,12 +42,12 @@ def main(config: Config) -> dict[str, Any]:
     except NonFiniteError as error:
         cli.fail(
             f"{error}; training stopped. The last good checkpoint is kept in "
-            f"{_WORKDIR.value}/checkpoints. Lower optim.learning_rate or set optim.clip_norm, and "
-            "start in another --workdir.",
+            f"{_WORKDIR.value}/checkpoints. Lower config.optim.learning_rate or set "
+            "config.optim.clip_norm, and start in another --workdir.",
             code=1,
         )
 
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True)
+    cli.run(main, on_hosts=True, advice=(training_advice, evaluation_advice))

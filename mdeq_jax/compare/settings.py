@@ -11,6 +11,7 @@ from typing import Any, Literal
 from mdeq_jax.compare.sizes import count_parameters, nearest
 from mdeq_jax.config import Config, finalize
 from mdeq_jax.models import ModelConfig, create_model
+from mdeq_jax.sections import suggestion, with_values
 
 Kind = Literal["equilibrium", "resnet", "neural_ode", "silenced", "latency"]
 Changes = Mapping[str, Any]
@@ -217,14 +218,7 @@ def override(base: Config, changes: Changes) -> Config:
     Raises:
       ValueError: as `finalize`.
     """
-    nested: dict[str, Any] = dataclasses.asdict(base)
-    for key, value in changes.items():
-        *sections, field = key.split(".")
-        owner = nested
-        for section in sections:
-            owner = owner.setdefault(section, {})
-        owner[field] = value
-    return finalize(nested)
+    return finalize(with_values(dataclasses.asdict(base), changes))
 
 
 def plan(base: Config, groups: Collection[str], table: Sequence[Setting] = TABLE) -> list[Planned]:
@@ -242,7 +236,8 @@ def plan(base: Config, groups: Collection[str], table: Sequence[Setting] = TABLE
     """
     unknown = [group for group in groups if group not in GROUPS]
     if unknown:
-        raise ValueError(f"there is no group {unknown[0]!r}; groups are {', '.join(GROUPS)}.")
+        near = suggestion(unknown[0], GROUPS)
+        raise ValueError(f"there is no group {unknown[0]}; groups are {', '.join(GROUPS)}.{near}")
     cells: dict[tuple[Kind, Config], Cell] = {}
     planned = []
     for setting in table:

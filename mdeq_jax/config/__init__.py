@@ -96,26 +96,28 @@ class Config:
         forward = self.solver.forward
         if self.adjoint.name == "shine" and (forward.name, forward.memory) != ("broyden", None):
             raise ValueError(
-                f"adjoint.name is 'shine', which reuses the whole history of Broyden's method, but "
-                f"solver.forward is {forward.name!r} with memory={forward.memory}; set "
-                "solver.forward.name='broyden' and solver.forward.memory=None, or another adjoint."
+                "config.adjoint.name is 'shine', which reuses the whole history of Broyden's "
+                f"method, but config.solver.forward is {forward.name!r} with "
+                f"memory={forward.memory}; set its name to 'broyden' and its memory to None, or "
+                "take another adjoint."
             )
         every = self.adjoint.opa_every
         if every is not None and every > forward.max_steps:
             raise ValueError(
-                f"adjoint.opa_every is {every}, but the solve has at most {forward.max_steps} "
-                "steps; lower it or raise solver.forward.max_steps."
+                f"config.adjoint.opa_every is {every}, but the solve has at most "
+                f"{forward.max_steps} steps; lower it or raise config.solver.forward.max_steps."
             )
         jitter = self.jacobian.step_jitter
         if self.jacobian.probability > 0 and jitter >= forward.max_steps:
             raise ValueError(
-                f"jacobian.step_jitter is {jitter}, which can leave a solve of at most "
-                f"{forward.max_steps} steps none; lower it or raise solver.forward.max_steps."
+                f"config.jacobian.step_jitter is {jitter}, which can leave a solve of at most "
+                f"{forward.max_steps} steps none; lower it or raise "
+                "config.solver.forward.max_steps."
             )
         if self.correction.states > forward.max_steps:
             raise ValueError(
-                f"correction.states is {self.correction.states}, but the solve has at most "
-                f"{forward.max_steps} steps; lower it or raise solver.forward.max_steps."
+                f"config.correction.states is {self.correction.states}, but the solve has at most "
+                f"{forward.max_steps} steps; lower it or raise config.solver.forward.max_steps."
             )
         self._check_segmentation()
 
@@ -123,14 +125,14 @@ class Config:
         weights, classes = self.loss.class_weights, self.model.num_classes
         if weights is not None and len(weights) != classes:
             raise ValueError(
-                f"loss.class_weights has {len(weights)} entries, but model.num_classes is "
-                f"{classes}; give one weight per class."
+                f"config.loss.class_weights has {len(weights)} entries, but "
+                f"config.model.num_classes is {classes}; give one weight per class."
             )
         for section, default in (("loss", LossConfig()), ("inference", InferenceConfig())):
             if self.model.task != "segmentation" and getattr(self, section) != default:
                 raise ValueError(
-                    f"{section} is {getattr(self, section)}, which is for segmentation, but "
-                    f"model.task is {self.model.task!r}; leave it out."
+                    f"config.{section} is {getattr(self, section)}, which is for segmentation, but "
+                    f"config.model.task is {self.model.task!r}; leave it out."
                 )
         for head, field in (
             ("classification", "classification_weight"),
@@ -139,7 +141,7 @@ class Config:
             weight = getattr(self.loss, field)
             if head not in self.model.extra_heads and weight != getattr(LossConfig(), field):
                 raise ValueError(
-                    f"loss.{field} is {weight}, but model.extra_heads is "
+                    f"config.loss.{field} is {weight}, but config.model.extra_heads is "
                     f"{self.model.extra_heads}; add {head!r} to it or leave the weight out."
                 )
 
@@ -172,6 +174,13 @@ def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
 
     Raises:
       ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
+
+    Examples:
+      >>> finalize({"solver": {"forward": {"max_steps": 6}}}).solver.forward.max_steps
+      6
+      >>> finalize({"solver": {"forward": {"max_step": 6}}})
+      Traceback (most recent call last):
+      ValueError: config.solver.forward.max_step is not a config key. Did you mean ...max_steps?
     """
     nested = config.to_dict() if isinstance(config, ConfigDict) else config
-    return from_mapping(Config(), nested, "config")
+    return from_mapping(Config(), nested)

@@ -90,9 +90,8 @@ class AdjointConfig:
         shine = self._shine()
         if self.name != "shine" and (shine.refine, shine.opa_every) != (0, None):
             raise ValueError(
-                f"adjoint.refine is {self.refine} and adjoint.opa_every {self.opa_every}, which "
-                f"belong to the adjoint 'shine', but adjoint.name is {self.name!r}; set it to "
-                "'shine' or leave them out."
+                f"refine is {self.refine} and opa_every {self.opa_every}, which belong to the "
+                f"adjoint 'shine', but name is {self.name!r}; set it to 'shine' or leave them out."
             )
 
     def build(self, backward: Solver) -> Adjoint | Phantom:

@@ -1,9 +1,12 @@
 """Config files: those that come with the package by name, and anyone's by path."""
 
 import runpy
+import traceback
 from pathlib import Path
 
 from ml_collections import ConfigDict
+
+from mdeq_jax.sections import suggestion
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -20,10 +23,12 @@ def config_file(name: str) -> Path:
     shipped = _shipped()
     path = shipped.get(name, Path(name))
     if not path.is_file():
-        raise ValueError(
-            f"there is no config file {name}; give the path of one, or the name of one that comes "
-            f"with mdeq_jax: {', '.join(shipped)}."
+        beside = map(str, path.parent.glob("*.py"))
+        near = suggestion(name, (*shipped, *beside)) or (
+            " Give the path of one, or the name of one that comes with mdeq_jax: "
+            f"{', '.join(shipped)}."
         )
+        raise ValueError(f"there is no config file {name}.{near}")
     return path
 
 
@@ -34,13 +39,29 @@ def load_config(name: str) -> ConfigDict:
       name: as of `config_file`.
 
     Raises:
-      ValueError: there is no such file, or it defines no `get_config`.
+      ValueError: there is no such file, it defines no `get_config`, or an error is raised in it.
+
+    Examples:
+      >>> load_config("cifar10_large").model.branch_channels
+      (32, 64, 128, 256)
     """
     path = config_file(name)
-    definitions = runpy.run_path(str(path))
-    if "get_config" not in definitions:
-        raise ValueError(f"{path} defines no get_config; name a config file, as configs/digits.py.")
-    return definitions["get_config"]()
+    try:
+        definitions = runpy.run_path(str(path))
+        if "get_config" in definitions:
+            return definitions["get_config"]()
+    except Exception as error:  # whatever its author has written
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{_place(error, path)}: {said}") from error
+    raise ValueError(f"{path} defines no get_config; name a config file, as configs/digits.py.")
+
+
+def _place(error: Exception, path: Path) -> str:
+    """Where in a config file an error was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    lines = lines or [getattr(error, "lineno", None)]  # of a SyntaxError
+    return str(path) if lines[-1] is None else f"{path}, line {lines[-1]}"
 
 
 def _shipped() -> dict[str, Path]:

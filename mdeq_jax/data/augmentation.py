@@ -136,6 +136,6 @@ def whole(example: Example, size: Size) -> Example:
     if shape[0] > size[0] or shape[1] > size[1]:
         raise ValueError(
             f"{example['name']} is of size {shape}, larger than evaluation images of {size}; set"
-            f" data.eval_image_size to at least that, or leave it out (None)."
+            f" config.data.eval_image_size to at least that, or leave it out (None)."
         )
     return pad(as_example(example["image"], example["label"]), size)

@@ -33,6 +33,7 @@ from mdeq_jax.data.image_files import (
     pixel_labelled,
     to_classes,
 )
+from mdeq_jax.data.official import ARCHIVES
 from mdeq_jax.data.prepared import Prepared, open_prepared
 
 IMAGE_SIZE = (1024, 2048)
@@ -90,7 +91,11 @@ def open_list(root: Path, split: str) -> Pairs:
     """
     path = list_path(root, split)
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; `{_COMMAND} --root={root}` writes it.")
+        raise ValueError(
+            f"{path} does not exist; {ARCHIVES['cityscapes'].into('a folder DIR')}, and run"
+            f" `{_COMMAND} --archives=DIR --root={root}`. Where they are extracted already,"
+            f" `{_COMMAND} --root={root}` writes it."
+        )
     pairs = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         names = line.split()

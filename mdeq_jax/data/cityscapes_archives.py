@@ -16,12 +16,12 @@ from pathlib import Path, PurePosixPath
 
 from mdeq_jax.data.cityscapes import list_path
 from mdeq_jax.data.image_files import existing
+from mdeq_jax.data.official import ARCHIVES
 
-IMAGES, LABELS = "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"
+(IMAGES, LABELS), SITE = ARCHIVES["cityscapes"]
 COUNTS = {"train": 2975, "val": 500, "test": 1525}
 
 _IMAGE_END, _LABEL_END = "_leftImg8bit.png", "_gtFine_labelIds.png"
-SITE = "https://www.cityscapes-dataset.com/downloads"
 
 
 def check_archives(folder: Path, counts: Mapping[str, int] | None = COUNTS) -> dict[str, int]:
@@ -102,13 +102,19 @@ def write_lists(root: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mdeq_jax.data.cityscapes_archives")
+    parser = argparse.ArgumentParser(
+        prog="python -m mdeq_jax.data.cityscapes_archives",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--archives", type=Path, metavar="DIR", help="with the official archives")
-    parser.add_argument("--root", type=Path, help="where to extract them, and write lists")
+    parser.add_argument(
+        "--root", type=Path, metavar="ROOT", help="where to extract them, and write lists"
+    )
     parser.add_argument("--partial", action="store_true", help="accept any number of images")
     options = parser.parse_args(argv)
     if options.archives is None and options.root is None:
-        parser.error("say where the archives are by --archives=DIR")
+        parser.error("give --archives=DIR, --root=ROOT, or both")
     try:
         if options.archives is not None:
             _use_archives(options)

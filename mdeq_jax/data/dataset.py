@@ -90,5 +90,6 @@ def require_image_size(data: DataConfig, size: tuple[int, int]) -> None:
         value = getattr(data, field)
         if value is not None and value != size:
             raise ValueError(
-                f"data.{field}={value}, but images of {data.name!r} are {size}; set it to that."
+                f"config.data.{field} is {value}, but images of {data.name!r} are {size}; set it to"
+                " that."
             )

@@ -56,8 +56,8 @@ def _prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
         # Another process may have been first, and its copy is as good.
         if not target.exists():
             raise ValueError(
-                f"cannot prepare the data set {builder.name!r} in {root}: {error}. Set data.dir"
-                " (or TFDS_DATA_DIR) to a folder that can be written."
+                f"cannot prepare the data set {builder.name!r} in {root}: {error}. Set"
+                " config.data.dir (or TFDS_DATA_DIR) to a folder that can be written."
             ) from error
 
 

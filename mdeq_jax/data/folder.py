@@ -55,7 +55,7 @@ def folder(data: DataConfig) -> Dataset:
     """
     if data.root is None:
         raise ValueError(
-            f"data.root is not set; data.name='folder' reads the folder it names: {_LAYOUT}."
+            f"config.data.root is not set; set it to a folder ROOT that holds {_LAYOUT}."
         )
     root = Path(data.root)
     classes = class_names(root / "train")
@@ -77,10 +77,10 @@ def class_names(split: Path) -> tuple[str, ...]:
       ValueError: it does not exist, or has no folder in it.
     """
     if not split.is_dir():
-        raise ValueError(f"the folder {split} does not exist; data.root must hold {_LAYOUT}.")
+        raise ValueError(f"{split} does not exist; config.data.root must hold {_LAYOUT}.")
     names = tuple(sorted(path.name for path in split.glob("[!.]*") if path.is_dir()))
     if not names:
-        raise ValueError(f"{split} holds no folder of a class; data.root must hold {_LAYOUT}.")
+        raise ValueError(f"{split} holds no class; config.data.root must hold {_LAYOUT}.")
     return names
 
 
@@ -109,7 +109,7 @@ def find_images(split: Path, classes: Sequence[str]) -> ImageFiles:
         labels += [label] * len(found)
     if not names:
         raise ValueError(
-            f"{split} holds no image (CLASS/*{', CLASS/*'.join(_SUFFIXES)}); put images there."
+            f"{split} holds no image CLASS/*{', CLASS/*'.join(_SUFFIXES)}; put images there."
         )
     return ImageFiles(split, tuple(names), tuple(labels))
 
@@ -119,6 +119,6 @@ def _eval_split(root: Path) -> Path:
         if (root / split).is_dir():
             return root / split
     raise ValueError(
-        f"{root} has none of the folders {', '.join(_EVAL_SPLITS)}; evaluation needs one of them,"
-        f" laid out as {_LAYOUT}."
+        f"{root} has none of the folders {', '.join(_EVAL_SPLITS)}; config.data.root must hold"
+        f" {_LAYOUT}."
     )

@@ -34,8 +34,8 @@ def labelled_images(
     for field, size in (("image_size", data.image_size), ("eval_image_size", eval_size)):
         if size[0] != size[1]:
             raise ValueError(
-                f"data.{field} is {size}, but crops of {data.name!r} are squares; set both sides"
-                " alike."
+                f"config.data.{field} is {size}, but crops of {data.name!r} are squares; set both"
+                " sides alike."
             )
     if data.augment:
         train = functools.partial(_augmented, size=data.image_size, colour=data.colour_jitter)

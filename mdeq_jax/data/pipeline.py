@@ -17,6 +17,7 @@ from mdeq_jax.data.folder import folder
 from mdeq_jax.data.imagenet2012 import imagenet2012
 from mdeq_jax.data.reader import Reader
 from mdeq_jax.data.seg_folder import seg_folder
+from mdeq_jax.sections import suggestion
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": digits,
@@ -56,8 +57,8 @@ def find_dataset(data: DataConfig) -> Dataset:
         "seg_folder" no classes.
     """
     if data.name not in DATASETS:
-        known = ", ".join(DATASETS)
-        raise ValueError(f"data.name={data.name!r} is not a data set; known: {known}.")
+        known, near = ", ".join(DATASETS), suggestion(data.name, DATASETS)
+        raise ValueError(f"config.data.name is {data.name!r}; it must be one of {known}.{near}")
     return DATASETS[data.name](data)
 
 
@@ -108,12 +109,12 @@ def train_iterator(
         cannot be read.
     """
     dataset = find_dataset(data)
-    share = _share("data.batch_size", data.batch_size, process_count)
+    share = _share("config.data.batch_size", data.batch_size, process_count)
     reader = Reader(dataset.open_train(), data.max_bad_records)
     if data.batch_size > len(reader):
         raise ValueError(
-            f"data.batch_size={data.batch_size} exceeds the {len(reader)} training examples of"
-            f" {data.name!r}; use at most that many."
+            f"config.data.batch_size is {data.batch_size}, more than the {len(reader)} training"
+            f" examples of {data.name!r}; use at most that many."
         )
 
     def example(index: int, generator: np.random.Generator) -> Example:
@@ -149,7 +150,7 @@ def eval_batches(
         cannot be read.
     """
     dataset = find_dataset(data)
-    share = _share("data.eval_batch_size", data.eval_batch_size, process_count)
+    share = _share("config.data.eval_batch_size", data.eval_batch_size, process_count)
     reader, size = Reader(dataset.open_eval(), data.max_bad_records), dataset.eval_image_size()
 
     def row(position: int) -> Example:
@@ -165,7 +166,7 @@ def eval_batches(
 def _share(key: str, batch_size: int, process_count: int) -> int:
     if batch_size % process_count:
         raise ValueError(
-            f"{key}={batch_size} cannot be shared among {process_count} processes; use a multiple"
-            f" of {process_count}."
+            f"{key} is {batch_size}, which cannot be shared among {process_count} processes; use a"
+            f" multiple of {process_count}."
         )
     return batch_size // process_count

@@ -20,45 +20,43 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from mdeq_jax.data import cityscapes, cityscapes_archives
+from mdeq_jax.data.official import ARCHIVES, Archives
 
-_IMAGENET_SITE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php"
-_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-# Of the members of each archive: synsets, and images.
-_IMAGENET_COUNTS = {"ILSVRC2012_img_train.tar": 1000, "ILSVRC2012_img_val.tar": 50_000}
+# Of the members of each archive of ImageNet: synsets, and images.
+_IMAGENET_COUNTS = (1000, 50_000)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a data set is prepared from.
+    """How a data set is prepared.
 
     Attributes:
       builder: of TFDS.
-      archives: their names.
-      site: where to download them.
+      archives: that it is prepared from.
       check: takes the folder, and whether it may hold a part of the images, and raises ValueError
         where archives are incomplete.
     """
 
     builder: str
-    archives: tuple[str, ...]
-    site: str
+    archives: Archives
     check: Callable[[Path, bool], Any]
 
 
 def _check_imagenet(folder: Path, partial: bool) -> None:
-    for name, count in _IMAGENET_COUNTS.items():
+    names, site = ARCHIVES["imagenet2012"]
+    for name, count in zip(names, _IMAGENET_COUNTS, strict=True):
         try:
             with tarfile.open(folder / name, "r:") as archive:
                 found = len(archive.getnames())
         except tarfile.TarError as error:
             raise ValueError(
                 f"{folder / name} is not a complete tar file ({error}); copy or download it again"
-                f" from {_IMAGENET_SITE}."
+                f" from {site}."
             ) from error
         if found != count and not partial:
             raise ValueError(
                 f"{folder / name} has {found} members, but the official archive has {count};"
-                f" download it again from {_IMAGENET_SITE} (--partial accepts it as it is)."
+                f" download it again from {site} (--partial accepts it as it is)."
             )
 
 
@@ -70,20 +68,17 @@ def _check_cityscapes(folder: Path, partial: bool) -> None:
 SOURCES = {
     "cifar10": Source(
         builder="cifar10",
-        archives=("cifar-10-binary.tar.gz",),
-        site=_CIFAR_URL,
+        archives=ARCHIVES["cifar10"],
         check=lambda folder, partial: None,  # TFDS compares checksums
     ),
     "imagenet2012": Source(
         builder="imagenet2012",
-        archives=tuple(_IMAGENET_COUNTS),
-        site=_IMAGENET_SITE,
+        archives=ARCHIVES["imagenet2012"],
         check=_check_imagenet,
     ),
     "cityscapes": Source(
         builder=cityscapes.BUILDER,
-        archives=(cityscapes_archives.IMAGES, cityscapes_archives.LABELS),
-        site=cityscapes_archives.SITE,
+        archives=ARCHIVES["cityscapes"],
         check=_check_cityscapes,
     ),
 }
@@ -102,12 +97,9 @@ def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = Fa
       ValueError: an archive is missing or incomplete, or TensorFlow is not installed.
     """
     source = SOURCES[name]
-    for archive in source.archives:
+    for archive in source.archives.names:
         if not (folder / archive).is_file():
-            raise ValueError(
-                f"{folder / archive} does not exist; download it from {source.site} and put it"
-                f" there ({name} needs {', '.join(source.archives)})."
-            )
+            raise ValueError(f"{folder / archive} does not exist; {source.archives.into(folder)}.")
     source.check(folder, partial)
     try:
         import tensorflow  # noqa: F401
@@ -124,7 +116,8 @@ def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = Fa
         )
     except NonMatchingChecksumError as error:
         raise ValueError(
-            f"an archive in {folder} is not the official one; download it again from {source.site}."
+            f"an archive in {folder} is not the official one; download it again from"
+            f" {source.archives.site}."
             f" {error}"
         ) from error
     return Path(builder.data_path)
@@ -132,13 +125,17 @@ def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = Fa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m mdeq_jax.data.prepare")
+    parser = argparse.ArgumentParser(
+        prog="python -m mdeq_jax.data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--name", required=True, choices=SOURCES, help="of the data set")
     parser.add_argument(
         "--source", required=True, type=Path, metavar="DIR", help="with the official archives"
     )
     parser.add_argument(
-        "--data-dir", metavar="TFDS", help="where all TFDS data sets are, as data.dir"
+        "--data-dir", metavar="TFDS", help="where all TFDS data sets are, as config.data.dir"
     )
     parser.add_argument("--partial", action="store_true", help="accept any number of images")
     options = parser.parse_args(argv)

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from mdeq_jax.data.dataset import Example
 from mdeq_jax.data.decoding import BadRecordError
+from mdeq_jax.data.official import ARCHIVES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,11 @@ def open_prepared(
         f" --data-dir={builder.data_dir_root}`"
     )
     if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist; prepare {builder.name} by {command}.")
+        raise ValueError(
+            f"{folder} does not exist; {ARCHIVES[builder.name].into('a folder DIR')}, and run"
+            f" {command} where requirements-prepare.txt is installed. If {builder.name} is prepared"
+            " elsewhere, set config.data.dir to that folder."
+        )
     if split not in builder.info.splits:
         raise ValueError(
             f"{folder} has no split {split!r}, only {', '.join(builder.info.splits)}; remove it and"

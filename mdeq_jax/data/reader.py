@@ -64,7 +64,7 @@ class Reader:
         self._bad.add(error.name)
         if len(self._bad) > self._limit:
             raise ValueError(
-                f"{len(self._bad)} examples cannot be read, more than data.max_bad_records="
+                f"{len(self._bad)} examples cannot be read, more than config.data.max_bad_records="
                 f"{self._limit}; mend them, or allow for more. The last: {error}"
             ) from error
         logging.warning("left out %d of at most %d: %s", len(self._bad), self._limit, error)

@@ -37,7 +37,7 @@ def seg_folder(data: DataConfig) -> Dataset:
     """
     if data.root is None:
         raise ValueError(
-            f"data.root is not set; data.name='seg_folder' reads the folder it names: {_LAYOUT}."
+            f"config.data.root is not set; set it to a folder ROOT that holds {_LAYOUT}."
         )
     root = Path(data.root)
     names = read_class_names(root / "classes.txt")
@@ -64,6 +64,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if not path.is_file():
         raise ValueError(
             f"{path} does not exist; write the names of the classes 0, 1, ... there, one a line."
+            f" config.data.root must hold {_LAYOUT}."
         )
     names = tuple(line.strip() for line in path.read_text().rstrip().split("\n"))
     if not all(names) or len(names) > UNKNOWN:
@@ -100,7 +101,7 @@ def find_pairs(split: Path) -> tuple[tuple[Path, Path], ...]:
     folder, labels = split / "images", split / "labels"
     for needed in (folder, labels):
         if not needed.is_dir():
-            raise ValueError(f"the folder {needed} does not exist; seg_folder needs {_LAYOUT}.")
+            raise ValueError(f"{needed} does not exist; config.data.root must hold {_LAYOUT}.")
     images = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _SUFFIXES)
     if not images:
         raise ValueError(f"{folder} holds no image ({', '.join(_SUFFIXES)}); put images there.")

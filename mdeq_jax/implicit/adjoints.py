@@ -71,6 +71,26 @@ class Adjoint(abc.ABC):
 
     A subclass is a frozen dataclass, decorated with `jax.tree_util.register_static`. What `solve`
     does has to be differentiable by JAX if second derivatives are wanted.
+
+    Examples:
+      The first two terms of the adjoint equation's series, g + g J:
+
+      >>> import dataclasses, jax
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> @jax.tree_util.register_static
+      ... @dataclasses.dataclass(frozen=True)
+      ... class TwoTerms(mx.Adjoint):
+      ...     def solve(self, pullback, g, equilibrium, kept):
+      ...         u = jax.tree.map(jnp.add, g, pullback(g))
+      ...         nothing = jnp.zeros(len(g))
+      ...         return mx.Cotangent(u, nothing.astype(int), nothing, nothing[None][:0])
+      >>> def z_star(a):
+      ...     return mx.equilibrium(
+      ...         lambda z, a: a * z + 1, jnp.zeros((1, 1)), a, adjoint=TwoTerms()
+      ...     )[0].sum()
+      >>> float(jax.grad(z_star)(0.5))  # of 4 = 2 (1 + 1/2 + 1/4 + ...)
+      3.0
     """
 
     def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, Any]:

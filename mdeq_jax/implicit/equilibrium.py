@@ -57,6 +57,21 @@ def equilibrium(
       ValueError: as `solve`; the adjoint does not go with the solver; or outer_gradient returns no
         gradient by the state.
 
+    Examples:
+      z = a z + 1 has z* = 1 / (1 - a), here 2, and the derivative 1 / (1 - a)², here 4, of which
+      the Jacobian-free gradient is the first term:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> def z_star(a, adjoint=None):
+      ...     z, _ = mx.equilibrium(lambda z, a: a * z + 1, jnp.zeros((1, 1)), a, adjoint=adjoint)
+      ...     return z.sum()
+      >>> float(z_star(0.5)), float(jax.grad(z_star)(0.5))
+      (2.0, 4.0)
+      >>> float(jax.grad(z_star)(0.5, mx.JacobianFree()))
+      2.0
+
     Source: Bai, Kolter, Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1.
     """
     solver = Broyden() if solver is None else solver

@@ -53,6 +53,15 @@ class ModelConfig:
       extra_heads: of a segmentation model, beside its own and for the same classes:
         "classification" for the image as a whole, "scales" for its pixels from each branch alone.
       dropout: probability that variational dropout zeroes a channel in a block, in [0, 1).
+
+    Examples:
+      >>> import mdeq_jax as mx
+      >>> config = mx.ModelConfig(branch_channels=(32, 64), downsample_times=2)
+      >>> config.size_divisor
+      8
+      >>> mx.ModelConfig(branch_channels=(32, 64, 128))
+      Traceback (most recent call last):
+      ValueError: ModelConfig.blocks_per_branch is (1, 1); it must be a list of 3 entries, one ...
     """
 
     task: Literal["classification", "segmentation"] = "classification"

@@ -199,6 +199,17 @@ def create_model(
       dtype: "bfloat16" makes stem, cell and head compute in it. Parameters, the statistics of all
         norms, the states of the solve and what gives the logits keep their own, float32. None
         computes in the dtype of images and parameters.
+
+    Examples:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> model = mx.create_model(mx.ModelConfig(num_classes=7))
+      >>> images = jnp.zeros((2, 16, 16, 3))  # floating point, normalised
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+      >>> logits, info = jax.eval_shape(model.apply, variables, images)  # shapes alone
+      >>> logits.shape, info.solver.steps.shape, [z.shape for z in info.z]
+      ((2, 7), (2,), [(2, 16, 16, 24), (2, 8, 8, 24)])
     """
     return MDEQ(config, axis_name, dtype)
 

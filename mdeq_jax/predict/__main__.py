@@ -27,6 +27,7 @@ from mdeq_jax.data.image_files import read_image
 from mdeq_jax.predict.images import find_images, model_input
 from mdeq_jax.predict.outputs import Table, top_columns, top_row, write_label_map
 from mdeq_jax.predict.predictor import FramePredictor, Predictor
+from mdeq_jax.training.advice import prediction_advice
 from mdeq_jax.training.evaluation import require_fit
 from mdeq_jax.viz.segmentation import palette
 
@@ -125,7 +126,7 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main)
+    cli.run(main, advice=(prediction_advice,))
 
 
 if __name__ == "__main__":

@@ -82,13 +82,13 @@ class FramePredictor:
         """
         if not config.inference.is_plain:
             raise ValueError(
-                f"--warm-start is for one pass over an image, but inference is {config.inference}; "
-                "leave flip, scales and window at their defaults."
+                "--warm-start is for one pass over an image, but config.inference is "
+                f"{config.inference}; leave flip, scales and window at their defaults."
             )
         if trained.config.train.unrolled_at(trained.step) is not None:
             raise ValueError(
                 f"the checkpoint is of step {trained.step}, where the cell is still unrolled "
-                "(train.pretrain_steps), and --warm-start is for solves; leave it out."
+                "(config.train.pretrain_steps), and --warm-start is for solves; leave it out."
             )
         self._variables, self._compare = trained.variables, compare
         self._last: State | None = None

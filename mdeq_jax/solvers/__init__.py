@@ -77,6 +77,19 @@ def solve(
     Raises:
       ValueError: z0 is no state, f(z0) has another structure, shape or dtype, or sample_at is out
         of range; at trace time.
+
+    Examples:
+      Two samples, z = cos(z) and z = cos(z) / 10, each with its own number of steps:
+
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> x = jnp.array([[1.0], [0.1]])
+      >>> r = mx.solve(lambda z, x: x * jnp.cos(z), jnp.zeros((2, 1)), x, mx.Broyden(tol=1e-4))
+      >>> print(r.z.round(3))
+      [[0.739]
+       [0.1  ]]
+      >>> r.steps.tolist(), r.converged.tolist()
+      ([4, 2], [True, True])
     """
     return iterate(f, z0, args, solver, tol=tol, step_limit=step_limit, sample_at=sample_at).result
 

@@ -60,6 +60,21 @@ class Solver(abc.ABC):
       stop_mode: "rel" tests ‖f(z)−z‖ / (‖f(z)‖ + 1e-9), "abs" tests ‖f(z)−z‖.
       stop_scope: "sample" takes norms and stops per sample; "batch" over the whole batch at once,
         as the original code does.
+
+    Examples:
+      >>> import dataclasses, jax
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> @jax.tree_util.register_static
+      ... @dataclasses.dataclass(frozen=True)
+      ... class Halfway(mx.Solver):
+      ...     def init(self, z, g):
+      ...         return ()  # it remembers nothing
+      ...     def propose(self, memory, z, g, k):
+      ...         return jax.tree.map(lambda z, g: z + g / 2, z, g), memory
+      >>> r = mx.solve(lambda z, _: 2 - z, jnp.zeros((1, 1)), None, Halfway())
+      >>> r.z.tolist(), r.steps.tolist()
+      ([[1.0]], [1])
     """
 
     max_steps: int = 30

@@ -22,7 +22,7 @@ class NonFiniteError(RuntimeError):
 
     def __init__(self, name: str, value: float, step: int, skipped: int = 0):
         """State which metric was not finite, where, and how many steps before were skipped."""
-        after = f", after {skipped} steps in a row that were skipped (train.max_skipped)"
+        after = f", after {skipped} steps in a row that were skipped (config.train.max_skipped)"
         super().__init__(f"{name} is {value} at step {step}" + after * (skipped > 0))
         self.step = step
 

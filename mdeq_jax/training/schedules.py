@@ -70,6 +70,7 @@ def batch_size_warning(config: Config, recipe: Config) -> str | None:
         return None
     rate = recipe.optim.learning_rate
     return (
-        f"data.batch_size is {size}, but the config file's learning rate, {rate:g}, is for batches "
-        f"of {usual}; in proportion, optim.learning_rate would be {rate * size / usual:g}."
+        f"config.data.batch_size is {size}, but the config file's learning rate, {rate:g}, is for "
+        f"batches of {usual}; in proportion, config.optim.learning_rate would be "
+        f"{rate * size / usual:g}."
     )

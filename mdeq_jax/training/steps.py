@@ -21,7 +21,6 @@ from mdeq_jax.config import Config, DataConfig
 from mdeq_jax.models import MDEQ
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import SolverResult
-from mdeq_jax.solvers.common import require
 from mdeq_jax.stability import spectral_radius
 from mdeq_jax.training.gradient import make_gradient
 from mdeq_jax.training.objective import Draw
@@ -45,12 +44,15 @@ def check_batch_sizes(data: DataConfig, mesh: Mesh, accumulate_steps: int = 1) -
       mesh: as `create_mesh` returns it.
       accumulate_steps: microbatches that a device's share of a training batch is divided into.
     """
-    devices = f"{mesh.size}, the number of devices"
-    divisible = data.batch_size % (mesh.size * accumulate_steps) == 0
-    times = "" if accumulate_steps == 1 else f" times train.accumulate_steps={accumulate_steps}"
-    require(data, "batch_size", divisible, f"a multiple of {devices}{times}")
-    whole = data.eval_batch_size % mesh.size == 0
-    require(data, "eval_batch_size", whole, f"a multiple of {devices}")
+    sizes = {"batch_size": accumulate_steps, "eval_batch_size": 1}
+    for field, parts in sizes.items():
+        size = getattr(data, field)
+        times = "" if parts == 1 else f" times config.train.accumulate_steps, {parts}"
+        if size % (mesh.size * parts):
+            raise ValueError(
+                f"config.data.{field} is {size}; it must be a multiple of {mesh.size}, the number "
+                f"of devices{times}."
+            )
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -50,7 +50,7 @@ def draw_formation(options: Options) -> None:
         for image in batch["image"]
     ]
     if options.image >= len(images):
-        raise ValueError(f"--image is {options.image}, but there are {len(images)}, from 0.")
+        raise ValueError(f"--image is {options.image}, but images are 0 to {len(images) - 1}.")
     formation = observe_formation(trained.config, trained.variables, images[options.image])
     plot = animate_formation if options.output.suffix == ".gif" else plot_formation
     plot(formation, options.output)
@@ -94,7 +94,9 @@ def _trained(options: Options) -> Trained:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m mdeq_jax.viz",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="NAME")
 

@@ -145,11 +145,11 @@ def test_no_curve_is_left_out(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--seeds 0", "--seeds 0: ask for 1 or more"),
-        ("--tries 0", "tries=0: ask for 1 or more"),
-        ("--outer-steps 0", "outer_steps=0: ask for 1 or more"),
-        ("--penalty -1", "penalty=-1.0: it must be positive and finite"),
-        ("--penalty nan", "penalty=nan: it must be positive and finite"),
+        ("--seeds 0", "--seeds is 0; it must be at least 1"),
+        ("--tries 0", "tries is 0; it must be at least 1"),
+        ("--outer-steps 0", "outer_steps is 0; it must be at least 1"),
+        ("--penalty -1", "penalty is -1.0; it must be above 0 and finite"),
+        ("--penalty nan", "penalty is nan; it must be above 0 and finite"),
     ],
 )
 def test_the_command_names_what_is_wrong(capsys, arguments, message):
@@ -158,19 +158,19 @@ def test_the_command_names_what_is_wrong(capsys, arguments, message):
 
 
 def test_errors(x64, problem):
-    with pytest.raises(ValueError, match="train_examples=568: of 569 examples take 2 to 565"):
+    with pytest.raises(ValueError, match="train_examples is 568; of 569 it must be 2 to 565"):
         load_problem(0, train_examples=568)
-    with pytest.raises(ValueError, match="seed=-1"):
+    with pytest.raises(ValueError, match="seed is -1"):
         load_problem(-1)
-    with pytest.raises(ValueError, match="steps=0: refine by 1 or more"):
+    with pytest.raises(ValueError, match="steps is 0; it must be at least 1"):
         Refined(0)
-    with pytest.raises(ValueError, match=r"first_tolerance=1\.0"):
+    with pytest.raises(ValueError, match=r"first_tolerance is 1\.0"):
         Settings(first_tolerance=1.0)
-    with pytest.raises(ValueError, match="decay=0"):
+    with pytest.raises(ValueError, match="decay is 0"):
         Settings(decay=0.0)
-    with pytest.raises(ValueError, match=r"last_tolerance=-1\.0"):
+    with pytest.raises(ValueError, match=r"last_tolerance is -1\.0"):
         Settings(last_tolerance=-1.0)
-    with pytest.raises(ValueError, match="OPA every=0"):
+    with pytest.raises(ValueError, match=r"opa\.every is 0"):
         fit(problem, 0.0, opa_every=0)
 
 

@@ -332,8 +332,12 @@ def test_the_command_infers(tmp_path, capsys):
         (["--config", "configs/digits.py", "--input", "cls3.pkl"], "expansion is 5"),
         (["--config", "nowhere.py", "--input", "cls3.pkl"], "nowhere.py"),
         (["--config", "eval_nothing.py", "--input", "cls3.pkl"], "eval_nothing.py"),
-        (["--infer", "--input", "cls3.pkl", "--set", "groups=4"], "--set groups=4"),
+        (
+            ["--infer", "--input", "cls3.pkl", "--set", "groups=4"],
+            "Did you mean config.model.num_groups?",
+        ),
         (["--infer", "--input", "cls3.pkl", "--set", "num_groups=many"], "num_groups is 'many'"),
+        (["--infer", "--input", "cls3.pkl", "--set", "num_groups"], "num_groups has no value"),
         (["--infer", "--input", "cls3.pkl", "--set", "expansion=3"], "expansion is given as 3"),
     ],
 )

@@ -150,7 +150,9 @@ def test_the_default_evaluation_size_is_that_of_the_official_images(root):
 
 def test_without_list(root):
     (root / "list/cityscapes/val.lst").unlink()
-    with pytest.raises(ValueError, match=rf"val\.lst does not exist; .*--root={root}"):
+    with pytest.raises(
+        ValueError, match=rf"val\.lst does not exist; put .*\.zip, .*--archives=DIR --root={root}`"
+    ):
         dataset_info(config(root=str(root)))
 
 
@@ -193,7 +195,10 @@ def test_a_missing_image(root):
 
 
 def test_tfds_has_not_prepared_it(tmp_path):
-    message = rf"{tmp_path}.* does not exist; prepare cityscapes by .*prepare --name=cityscapes"
+    message = (
+        rf"{tmp_path}.* does not exist; put leftImg8bit_trainvaltest\.zip and .*, from https://.*"
+        "into a folder DIR, and run `.*prepare --name=cityscapes --source=DIR"
+    )
     with pytest.raises(ValueError, match=message):
         dataset_info(config(dir=str(tmp_path)))
     assert not list(tmp_path.iterdir())

@@ -184,5 +184,5 @@ def test_augmentation_changes_size_and_colours_within_bounds():
 
 
 def test_another_image_size(data):
-    with pytest.raises(ValueError, match=r"data\.image_size=\(32, 64\).*are \(64, 64\)"):
+    with pytest.raises(ValueError, match=r"data\.image_size is \(32, 64\).*are \(64, 64\)"):
         dataset_info(DataConfig(name="digit_scenes", dir=data.dir, image_size=(32, 64)))

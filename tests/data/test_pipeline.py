@@ -193,13 +193,13 @@ def test_unknown_name(data):
         eval_batches,
         lambda config: train_iterator(config, seed=0),
     ):
-        with pytest.raises(ValueError, match=r"digitz.*known: digits"):
+        with pytest.raises(ValueError, match=r"name is 'digitz'; .* Did you mean digits"):
             call(data)
 
 
 @pytest.mark.parametrize("field", ["image_size", "eval_image_size"])
 def test_another_image_size(data, field):
-    with pytest.raises(ValueError, match=rf"data\.{field}=\(16, 16\).*'digits' are \(8, 8\)"):
+    with pytest.raises(ValueError, match=rf"data\.{field} is \(16, 16\).*'digits' are \(8, 8\)"):
         dataset_info(replace(data, **{field: (16, 16)}))
 
 
@@ -243,9 +243,9 @@ def test_workers_yield_the_same_batches_at_any_position(data):
 @pytest.mark.parametrize(
     ("field", "size", "processes", "message"),
     [
-        ("batch_size", 1438, 1, "data.batch_size=1438 exceeds the 1437"),
-        ("batch_size", 63, 2, "data.batch_size=63 .* multiple of 2"),
-        ("eval_batch_size", 63, 2, "data.eval_batch_size=63 .* multiple of 2"),
+        ("batch_size", 1438, 1, "data.batch_size is 1438, more than the 1437"),
+        ("batch_size", 63, 2, "data.batch_size is 63.* multiple of 2"),
+        ("eval_batch_size", 63, 2, "data.eval_batch_size is 63.* multiple of 2"),
     ],
 )
 def test_batch_sizes_that_do_not_fit(data, field, size, processes, message):

@@ -42,11 +42,12 @@ def folder(tmp_path):
 @pytest.mark.parametrize("name", prepare.SOURCES)
 def test_what_to_put_where(name, folder, tmp_path, capsys):
     WRITE[name](folder)
-    for archive in prepare.SOURCES[name].archives:
+    for archive in prepare.SOURCES[name].archives.names:
         (folder / archive).rename(tmp_path / "elsewhere")
         assert run(name, folder, tmp_path / "tfds", "--partial") == 2
         message = capsys.readouterr().err
-        assert f"{folder / archive} does not exist; download it from https://" in message
+        names = " and ".join(prepare.SOURCES[name].archives.names)
+        assert f"{folder / archive} does not exist; put {names}, from https://" in message
         (tmp_path / "elsewhere").rename(folder / archive)
 
 
@@ -67,7 +68,7 @@ def test_imagenet_of_other_counts(folder, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("archive", prepare.SOURCES["imagenet2012"].archives)
+@pytest.mark.parametrize("archive", prepare.SOURCES["imagenet2012"].archives.names)
 def test_imagenet_half_copied(folder, tmp_path, capsys, archive):
     write_imagenet_archives(folder, imagenet_files(train=20, val=5, classes=20))
     content = (folder / archive).read_bytes().rstrip(b"\0")
@@ -88,7 +89,7 @@ def accept(monkeypatch, archive):
     digest = hashlib.sha256(content).hexdigest()
     registered = checksums.UrlInfo(size=len(content), checksum=digest, filename=archive.name)
     known = tfds.builder_cls("cifar10").url_infos
-    monkeypatch.setitem(known, prepare.SOURCES["cifar10"].site, registered)
+    monkeypatch.setitem(known, prepare.SOURCES["cifar10"].archives.site, registered)
 
 
 def label_of(images, labels):

@@ -116,7 +116,11 @@ def test_no_tensorflow(cifar, imagenet):
 @pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
 def test_what_is_not_prepared(tmp_path, name):
     data = DataConfig(name=name, dir=str(tmp_path), image_size=(32, 32))
-    with pytest.raises(ValueError, match=rf"{tmp_path}/{name}.* does not exist; prepare {name} by"):
+    message = (
+        rf"{tmp_path}/{name}.* does not exist; put .*, from https://.*, into a folder DIR, and run "
+        rf"`python -m mdeq_jax\.data\.prepare --name={name} --source=DIR --data-dir={tmp_path}`"
+    )
+    with pytest.raises(ValueError, match=message):
         dataset_info(data)
     assert not list(tmp_path.iterdir())
 

@@ -162,7 +162,8 @@ def test_sizes_that_are_padded_alike_share_a_compiled_function(monkeypatch):
 def test_a_data_set_that_is_not_known(folder):
     done = predict(folder, "seg", f"--input={folder / 'photos'}", "--config.data.name=imagenet")
     assert done.returncode == 2
-    assert "data.name='imagenet' is not a data set; known: digits" in done.stderr
+    assert "config.data.name is 'imagenet'" in done.stderr
+    assert "Did you mean imagenet2012?" in done.stderr
 
 
 def test_a_broken_image_loses_nothing(folder):

@@ -262,5 +262,7 @@ def test_batch_sizes_that_do_not_divide_over_the_devices():
     with pytest.raises(ValueError, match=r"batch_size is 10; it must be a multiple of 4"):
         check_batch_sizes(config.data, mesh_of(4))
     check_batch_sizes(config.data, mesh_of(2))
-    with pytest.raises(ValueError, match=r"of 2, the number of devices times train.accumulate"):
+    with pytest.raises(
+        ValueError, match=r"of 2, the number of devices times config\.train\.accumulate_steps, 2"
+    ):
         check_batch_sizes(config.data, mesh_of(2), accumulate_steps=2)

@@ -60,7 +60,7 @@ def test_an_animation(checkpoint, tmp_path):
     [
         (["steps", "--checkpoint=nowhere", "--output=a.png"], "nowhere is not a folder"),
         (["curves", "--workdir=nowhere", "--output=a.png"], "there is no nowhere"),
-        (["formation", "--image=360", "--output=a.png"], "--image is 360, but there are 360"),
+        (["formation", "--image=360", "--output=a.png"], "--image is 360, but images are 0 to 359"),
         (["formation", "--output=a.jpeg2"], "jpeg2"),
     ],
 )

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         if options.seeds < 1:
-            raise ValueError(f"--seeds {options.seeds}: ask for 1 or more")
+            raise ValueError(f"--seeds is {options.seeds}; it must be at least 1.")
         settings = Settings(penalty=options.penalty, outer_steps=options.outer_steps)
         if options.output:
             options.output.mkdir(parents=True, exist_ok=True)
@@ -47,10 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mdeq_jax.apps.bilevel",
-        description="Optimise the penalty of a logistic regression on breast-cancer.",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = list(METHODS)
-    parser.add_argument("--methods", nargs="+", choices=names, default=names)
+    of = "of the hyper-gradient; all by default"
+    parser.add_argument("--methods", nargs="+", choices=names, default=names, help=of)
     parser.add_argument("--seeds", type=int, default=5, help="random splits (%(default)s)")
     parser.add_argument("--tries", type=int, default=20, help="of the inversion (%(default)s)")
     parser.add_argument("--outer-steps", type=int, default=20, help="hyper-gradients (%(default)s)")

@@ -38,11 +38,11 @@ def load_problem(seed: int, train_examples: int = 190) -> Problem:
     """
     features, classes = load_breast_cancer(return_X_y=True)
     if seed < 0:
-        raise ValueError(f"seed={seed}: take 0 or more")
+        raise ValueError(f"seed is {seed}; it must be at least 0.")
     if not 2 <= train_examples <= len(classes) - 4:
         raise ValueError(
-            f"train_examples={train_examples}: of {len(classes)} examples take 2 to "
-            f"{len(classes) - 4}, so that validation and test have 2 each"
+            f"train_examples is {train_examples}; of {len(classes)} it must be 2 to "
+            f"{len(classes) - 4}, so that validation and test have 2 each."
         )
     order = np.random.RandomState(seed).permutation(len(classes))
     features = features / features[order[:train_examples]].std(axis=0)

@@ -45,14 +45,14 @@ def log_penalty(penalty: float) -> float:
       ValueError: if the penalty is not positive and finite.
     """
     if not (penalty > 0 and math.isfinite(penalty)):
-        raise ValueError(f"penalty={penalty}: it must be positive and finite, such as 1.0")
+        raise ValueError(f"penalty is {penalty}; it must be above 0 and finite, such as 1.0.")
     return math.log(penalty)
 
 
 def require_float64() -> None:
     """Raise a ValueError where JAX has float64 turned off, for 1e-6 is below float32's reach."""
     if jnp.zeros(()).dtype != jnp.float64:
-        raise ValueError("float64 is off: run under `with jax.enable_x64(True):`")
+        raise ValueError("float64 is off; run under `with jax.enable_x64(True):`.")
 
 
 def mean_loss(z: Float[Array, "F"], data: Data) -> Float[Array, ""]:
@@ -155,7 +155,7 @@ class Refined:
     def __post_init__(self) -> None:
         """Check the number of steps."""
         if self.steps < 1:
-            raise ValueError(f"steps={self.steps}: refine by 1 or more; with 0 it would be shine")
+            raise ValueError(f"steps is {self.steps}; it must be at least 1: with 0 it is shine.")
 
     def __call__(
         self, product: VectorField, pairs: Pairs, v: Float[Array, "N"]

@@ -86,7 +86,7 @@ def no_pairs(memory: int, z: Float[Array, "N"]) -> Pairs:
       ValueError: if memory < 1.
     """
     if memory < 1:
-        raise ValueError(f"memory={memory}: L-BFGS needs room for 1 pair or more")
+        raise ValueError(f"memory is {memory}; it must be at least 1 pair.")
     free = jnp.zeros((memory, *z.shape), z.dtype)
     return Pairs(free, free)
 
@@ -176,9 +176,9 @@ def minimize(
       ValueError: if max_steps or opa.every is below 1.
     """
     if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps}: allow the solve 1 step or more")
+        raise ValueError(f"max_steps is {max_steps}; it must be at least 1.")
     if opa is not None and opa.every < 1:
-        raise ValueError(f"OPA every={opa.every}: 1 adds a pair before each step, 5 is usual")
+        raise ValueError(f"opa.every is {opa.every}; it must be at least 1 step; 5 is usual.")
 
     def unfinished(state: _State):
         return (jnp.linalg.norm(state.gradient) > tol) & (state.steps < max_steps)

@@ -47,13 +47,13 @@ class Settings:
         """Check the ranges."""
         log_penalty(self.penalty)
         if self.outer_steps < 1:
-            raise ValueError(f"outer_steps={self.outer_steps}: ask for 1 or more")
+            raise ValueError(f"outer_steps is {self.outer_steps}; it must be at least 1.")
         if not 0 < self.first_tolerance < 1:
-            raise ValueError(f"first_tolerance={self.first_tolerance}: it is relative, in (0, 1)")
+            raise ValueError(f"first_tolerance is {self.first_tolerance}; it must be in (0, 1).")
         if not 0 < self.decay <= 1:
-            raise ValueError(f"decay={self.decay}: it must be in (0, 1], such as 0.78")
+            raise ValueError(f"decay is {self.decay}; it must be in (0, 1], such as 0.78.")
         if not self.last_tolerance > 0:
-            raise ValueError(f"last_tolerance={self.last_tolerance}: it must be positive")
+            raise ValueError(f"last_tolerance is {self.last_tolerance}; it must be above 0.")
 
 
 class Step(NamedTuple):

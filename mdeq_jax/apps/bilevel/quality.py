@@ -116,4 +116,4 @@ def hypergradient_errors(method: Method, seeds: int, penalty: float) -> Float[np
 
 def _require(value: int, name: str) -> None:
     if value < 1:
-        raise ValueError(f"{name}={value}: ask for 1 or more")
+        raise ValueError(f"{name} is {value}; it must be at least 1.")

@@ -1,0 +1,107 @@
+"""What to say when a device is out of memory: what a step takes, and what would lower it."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mdeq_jax.config import Config, finalize
+from mdeq_jax.sections import with_values
+from mdeq_jax.training.memory import (
+    Sizes,
+    StepMemory,
+    evaluation_memory,
+    measure,
+    training_memory,
+)
+
+Changes = dict[str, Any]
+
+# Keys that change more than the number of images and of solver steps.
+_RESIZING = {"dtype", "adjoint.steps"}
+
+
+def out_of_memory(error: RuntimeError) -> str | None:
+    """Return what was asked for in vain, in XLA's words, or None if the error is another."""
+    line = str(error).partition("\n")[0][:300]
+    return line if "RESOURCE_EXHAUSTED" in line else None
+
+
+def training_advice(config: Config) -> str:
+    """Return what a training step of a config takes of each device, and how to lower it."""
+    devices, parts = jax.device_count(), config.train.accumulate_steps
+    share = config.data.batch_size // devices
+    solvers = ("forward", "backward") if config.adjoint.name == "exact" else ("forward",)
+    changes = [_half_the_steps(config, solvers)]
+    if share % (2 * parts) == 0:
+        changes.append({"train.accumulate_steps": 2 * parts})
+    elif share > parts:
+        changes.append({"data.batch_size": share // parts // 2 * parts * devices})
+    if config.adjoint.name == "phantom":
+        changes.append({"adjoint.steps": max(1, config.adjoint.steps // 2)})
+    if config.train.pretrain_steps > 0:
+        changes.append({"train.num_layers": max(1, config.train.num_layers // 2)})
+    said = _describe("A training step", config, devices, training_memory, changes)
+    return (
+        f"{said}\nA workdir with checkpoints is for its own config alone; name another --workdir."
+    )
+
+
+def evaluation_advice(config: Config) -> str:
+    """Return what an evaluation step of a config takes of each device, and how to lower it."""
+    devices, changes = jax.device_count(), [_half_the_steps(config, ("forward",))]
+    share = config.data.eval_batch_size // devices
+    if share > 1:
+        changes.append({"data.eval_batch_size": share // 2 * devices})
+    return _describe("An evaluation step", config, devices, evaluation_memory, changes)
+
+
+def prediction_advice(config: Config) -> str:
+    """Return what an image of the config's size takes, predicted by itself, and how to lower it."""
+    one = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_batch_size=1))
+    height, width = config.data.eval_image_size or config.data.image_size
+    what = f"The prediction of an image of {height}×{width}"
+    return _describe(what, one, 1, evaluation_memory, [_half_the_steps(config, ("forward",))])
+
+
+def _half_the_steps(config: Config, solvers: tuple[str, ...]) -> Changes:
+    return {
+        f"solver.{name}.max_steps": max(1, getattr(config.solver, name).max_steps // 2)
+        for name in solvers
+    }
+
+
+def _describe(
+    what: str,
+    config: Config,
+    devices: int,
+    estimate: Callable[[Config, Sizes, int], StepMemory],
+    changes: list[Changes],
+) -> str:
+    """Return the memory of a step, and a line for each change with what it saves, most first."""
+    sizes = measure(config)
+    now = estimate(config, sizes, devices)
+    if config.dtype == "float32" and jax.default_backend() != "cpu":  # which has float32 alone
+        changes = [*changes, {"dtype": "bfloat16"}]
+    saved = []
+    for change in changes:
+        with contextlib.suppress(ValueError):  # other keys may not allow it
+            changed = finalize(with_values(dataclasses.asdict(config), change))
+            resized = measure(changed) if _RESIZING & change.keys() else sizes
+            then = estimate(changed, resized, devices)
+            overrides = " ".join(f"--config.{key}={value}" for key, value in change.items())
+            saved.append((now.total - then.total, overrides))
+    return "\n".join(
+        [
+            f"{what} takes about {_show(now.total)} of a device: {_show(now.fixed)} for parameters "
+            f"and the like, {_show(now.image)} for each of {now.images} images. It takes less, by "
+            "about",
+            *(f"  {_show(size)} with {overrides}" for size, overrides in sorted(saved)[::-1]),
+        ]
+    )
+
+
+def _show(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
