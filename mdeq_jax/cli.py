@@ -1,5 +1,6 @@
 """What the commands share: --config, its overrides, and one-line errors for what users can mend."""
 
+import contextlib
 import re
 import signal
 import sys
@@ -43,7 +44,7 @@ def run(
       advice: what to say of a config where a device is out of memory.
     """
     address = _define_address() if on_hosts else []
-    argv, overrides = _split(flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False))
+    argv, overrides = _split(sys.argv)
 
     def main(_: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax narrates every save
@@ -92,7 +93,8 @@ def _carry_out(
             raise
         print(f"error: a device is out of memory: {asked}", file=sys.stderr, flush=True)
         for advise in advice:  # which takes some seconds
-            print(advise(config), file=sys.stderr, flush=True)
+            with contextlib.suppress(ValueError):  # what went wrong has been said
+                print(advise(config), file=sys.stderr, flush=True)
         sys.exit(1)
 
 
@@ -114,9 +116,15 @@ def _show_in_help(module: str) -> None:
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments without the overrides of the config, and these, text by key."""
+    """Return the arguments without the overrides of the config, and these, text by key.
+
+    Those in the files that --flagfile names are among them.
+    """
+    try:
+        arguments = iter(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
+    except flags.Error as error:
+        fail(error, code=2)
     others, overrides = [], {}
-    arguments = iter(argv)
     for argument in arguments:
         name, equals, text = argument.partition("=")
         if not re.match(r"--?config\.", name):

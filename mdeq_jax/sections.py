@@ -45,8 +45,9 @@ def from_mapping(default: Any, values: Mapping[str, Any]) -> Any:
     Raises:
       ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
     """
-    for key in _keys_of(values):
-        require_key(default, key)
+    if isinstance(values, Mapping):
+        for key in _keys_of(values):
+            require_key(default, key)
     return _replace(default, values, "config")
 
 
@@ -89,14 +90,14 @@ def require_key(root: Any, key: str) -> None:
     parent, _, name = key.rpartition(".")
     if parent:
         require_key(root, parent)
-    siblings = [key for key in known if key.rpartition(".")[0] == parent]
+    siblings = [sibling for sibling in known if sibling.rpartition(".")[0] == parent]
     if not siblings:
         raise ValueError(f"config.{key} is not a config key: config.{parent} is a value.")
     for candidates in (siblings, known):
         names = [candidate.rpartition(".")[2] for candidate in candidates]
         if close := difflib.get_close_matches(name, names, n=1):
-            near = [f"config.{c}" for c, n in zip(candidates, names, strict=True) if n == close[0]]
-            raise ValueError(f"config.{key} is not a config key. Did you mean {' or '.join(near)}?")
+            near = " or ".join(f"config.{c}" for c in candidates if c.split(".")[-1] == close[0])
+            raise ValueError(f"config.{key} is not a config key. Did you mean {near}?")
     there = ", ".join(sibling.rpartition(".")[2] for sibling in siblings)
     raise ValueError(f"config.{key} is not a config key; there are {there}.")
 
@@ -123,9 +124,11 @@ def read_value(root: Any, key: str, text: str) -> Any:
         return None
     if any(option is str or typing.get_origin(option) is Literal for option in options):
         return text
+    if bool in options:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     try:
-        return ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
-    except (SyntaxError, ValueError):
+        return ast.literal_eval(text)
+    except (SyntaxError, TypeError, ValueError):
         return text
 
 

@@ -79,3 +79,12 @@ def test_an_error_in_a_config_file_is_told_with_its_line(tmp_path, line, message
     with pytest.raises(ValueError, match=rf"^{own}, {message}") as error:
         load_config(str(own))
     assert "\n" not in str(error.value)
+
+
+def test_a_get_config_that_forgets_to_return(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text("def get_config():\n    pass\n")
+    with pytest.raises(
+        ValueError, match=r"get_config of .*own\.py returns NoneType; it must return"
+    ):
+        load_config(str(own))

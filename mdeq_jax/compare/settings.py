@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from mdeq_jax.compare.sizes import count_parameters, nearest
-from mdeq_jax.config import Config, finalize
+from mdeq_jax.config import Config, override
 from mdeq_jax.models import ModelConfig, create_model
-from mdeq_jax.sections import suggestion, with_values
+from mdeq_jax.sections import suggestion
 
-Kind = Literal["equilibrium", "resnet", "neural_ode", "silenced", "latency"]
 Changes = Mapping[str, Any]
+Kind = Literal["equilibrium", "resnet", "neural_ode", "silenced", "latency"]
 
 # More steps than any training has: the cell is unrolled to the end.
 _NEVER_SOLVED = {"train.pretrain_steps": 10**9}
@@ -210,15 +210,6 @@ TABLE = (
     Setting("silenced", "silenced", kind="silenced"),
     Setting("latency", "latency", kind="latency"),
 )
-
-
-def override(base: Config, changes: Changes) -> Config:
-    """Return a config with other values under some dotted keys.
-
-    Raises:
-      ValueError: as `finalize`.
-    """
-    return finalize(with_values(dataclasses.asdict(base), changes))
 
 
 def plan(base: Config, groups: Collection[str], table: Sequence[Setting] = TABLE) -> list[Planned]:

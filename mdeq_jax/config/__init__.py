@@ -22,7 +22,7 @@ from mdeq_jax.config.inference import InferenceConfig
 from mdeq_jax.config.loss import LossConfig
 from mdeq_jax.config.training import DataConfig, OptimConfig, TrainConfig
 from mdeq_jax.models.config import ModelConfig
-from mdeq_jax.sections import from_mapping, to_config_dict
+from mdeq_jax.sections import from_mapping, to_config_dict, with_values
 from mdeq_jax.solvers.common import require, require_int
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "default_config",
     "finalize",
     "load_config",
+    "override",
 ]
 
 
@@ -184,3 +185,16 @@ def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
     """
     nested = config.to_dict() if isinstance(config, ConfigDict) else config
     return from_mapping(Config(), nested)
+
+
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return a config with other values under some dotted keys.
+
+    Raises:
+      ValueError: as `finalize`.
+
+    Examples:
+      >>> override(Config(), {"solver.forward.max_steps": 6}).solver.forward.max_steps
+      6
+    """
+    return finalize(with_values(dataclasses.asdict(config), changes))

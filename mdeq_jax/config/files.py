@@ -39,7 +39,8 @@ def load_config(name: str) -> ConfigDict:
       name: as of `config_file`.
 
     Raises:
-      ValueError: there is no such file, it defines no `get_config`, or an error is raised in it.
+      ValueError: there is no such file, it defines no `get_config` that returns a ConfigDict, or an
+        error is raised in it.
 
     Examples:
       >>> load_config("cifar10_large").model.branch_channels
@@ -48,12 +49,18 @@ def load_config(name: str) -> ConfigDict:
     path = config_file(name)
     try:
         definitions = runpy.run_path(str(path))
-        if "get_config" in definitions:
-            return definitions["get_config"]()
+        config = definitions["get_config"]() if "get_config" in definitions else None
     except Exception as error:  # whatever its author has written
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{_place(error, path)}: {said}") from error
-    raise ValueError(f"{path} defines no get_config; name a config file, as configs/digits.py.")
+    if "get_config" not in definitions:
+        raise ValueError(f"{path} defines no get_config; name a config file, as configs/digits.py.")
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f"get_config of {path} returns {type(config).__name__}; it must return a ConfigDict, "
+            "as default_config does."
+        )
+    return config
 
 
 def _place(error: Exception, path: Path) -> str:

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from mdeq_jax.data import cityscapes, cityscapes_archives
-from mdeq_jax.data.official import ARCHIVES, Archives
+from mdeq_jax.data.official import ARCHIVES
 
 # Of the members of each archive of ImageNet: synsets, and images.
 _IMAGENET_COUNTS = (1000, 50_000)
@@ -32,13 +32,11 @@ class Source:
 
     Attributes:
       builder: of TFDS.
-      archives: that it is prepared from.
       check: takes the folder, and whether it may hold a part of the images, and raises ValueError
         where archives are incomplete.
     """
 
     builder: str
-    archives: Archives
     check: Callable[[Path, bool], Any]
 
 
@@ -68,17 +66,14 @@ def _check_cityscapes(folder: Path, partial: bool) -> None:
 SOURCES = {
     "cifar10": Source(
         builder="cifar10",
-        archives=ARCHIVES["cifar10"],
         check=lambda folder, partial: None,  # TFDS compares checksums
     ),
     "imagenet2012": Source(
         builder="imagenet2012",
-        archives=ARCHIVES["imagenet2012"],
         check=_check_imagenet,
     ),
     "cityscapes": Source(
         builder=cityscapes.BUILDER,
-        archives=ARCHIVES["cityscapes"],
         check=_check_cityscapes,
     ),
 }
@@ -96,10 +91,10 @@ def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = Fa
     Raises:
       ValueError: an archive is missing or incomplete, or TensorFlow is not installed.
     """
-    source = SOURCES[name]
-    for archive in source.archives.names:
+    source, archives = SOURCES[name], ARCHIVES[name]
+    for archive in archives.names:
         if not (folder / archive).is_file():
-            raise ValueError(f"{folder / archive} does not exist; {source.archives.into(folder)}.")
+            raise ValueError(f"{folder / archive} does not exist; {archives.into(folder)}.")
     source.check(folder, partial)
     try:
         import tensorflow  # noqa: F401
@@ -117,8 +112,7 @@ def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = Fa
     except NonMatchingChecksumError as error:
         raise ValueError(
             f"an archive in {folder} is not the official one; download it again from"
-            f" {source.archives.site}."
-            f" {error}"
+            f" {archives.site}. {error}"
         ) from error
     return Path(builder.data_path)
 

@@ -62,8 +62,8 @@ def open_prepared(
     if not folder.is_dir():
         raise ValueError(
             f"{folder} does not exist; {ARCHIVES[builder.name].into('a folder DIR')}, and run"
-            f" {command} where requirements-prepare.txt is installed. If {builder.name} is prepared"
-            " elsewhere, set config.data.dir to that folder."
+            f" {command} where requirements-prepare.txt is installed. If it is prepared elsewhere,"
+            f" set config.data.dir to the folder that has {builder.name}/ in it."
         )
     if split not in builder.info.splits:
         raise ValueError(

@@ -201,8 +201,6 @@ def create_model(
         computes in the dtype of images and parameters.
 
     Examples:
-      >>> import jax
-      >>> import jax.numpy as jnp
       >>> import mdeq_jax as mx
       >>> model = mx.create_model(mx.ModelConfig(num_classes=7))
       >>> images = jnp.zeros((2, 16, 16, 3))  # floating point, normalised

@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 
-from mdeq_jax.config import Config, finalize
-from mdeq_jax.sections import with_values
+from mdeq_jax.config import Config, override
 from mdeq_jax.training.memory import (
     Sizes,
     StepMemory,
@@ -16,8 +15,6 @@ from mdeq_jax.training.memory import (
     measure,
     training_memory,
 )
-
-Changes = dict[str, Any]
 
 # Keys that change more than the number of images and of solver steps.
 _RESIZING = {"dtype", "adjoint.steps"}
@@ -50,7 +47,7 @@ def training_advice(config: Config) -> str:
 
 
 def evaluation_advice(config: Config) -> str:
-    """Return what an evaluation step of a config takes of each device, and how to lower it."""
+    """Return what an evaluation step takes, without views, of each device, and how to lower it."""
     devices, changes = jax.device_count(), [_half_the_steps(config, ("forward",))]
     share = config.data.eval_batch_size // devices
     if share > 1:
@@ -62,11 +59,11 @@ def prediction_advice(config: Config) -> str:
     """Return what an image of the config's size takes, predicted by itself, and how to lower it."""
     one = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_batch_size=1))
     height, width = config.data.eval_image_size or config.data.image_size
-    what = f"The prediction of an image of {height}×{width}"
+    what = f"The prediction of an image of {height}×{width}, and of others in proportion,"
     return _describe(what, one, 1, evaluation_memory, [_half_the_steps(config, ("forward",))])
 
 
-def _half_the_steps(config: Config, solvers: tuple[str, ...]) -> Changes:
+def _half_the_steps(config: Config, solvers: tuple[str, ...]) -> dict[str, Any]:
     return {
         f"solver.{name}.max_steps": max(1, getattr(config.solver, name).max_steps // 2)
         for name in solvers
@@ -78,7 +75,7 @@ def _describe(
     config: Config,
     devices: int,
     estimate: Callable[[Config, Sizes, int], StepMemory],
-    changes: list[Changes],
+    changes: list[dict[str, Any]],
 ) -> str:
     """Return the memory of a step, and a line for each change with what it saves, most first."""
     sizes = measure(config)
@@ -88,19 +85,18 @@ def _describe(
     saved = []
     for change in changes:
         with contextlib.suppress(ValueError):  # other keys may not allow it
-            changed = finalize(with_values(dataclasses.asdict(config), change))
+            changed = override(config, change)
             resized = measure(changed) if _RESIZING & change.keys() else sizes
             then = estimate(changed, resized, devices)
             overrides = " ".join(f"--config.{key}={value}" for key, value in change.items())
-            saved.append((now.total - then.total, overrides))
-    return "\n".join(
-        [
-            f"{what} takes about {_show(now.total)} of a device: {_show(now.fixed)} for parameters "
-            f"and the like, {_show(now.image)} for each of {now.images} images. It takes less, by "
-            "about",
-            *(f"  {_show(size)} with {overrides}" for size, overrides in sorted(saved)[::-1]),
-        ]
+            if then.total < now.total:
+                saved.append((now.total - then.total, overrides))
+    said = (
+        f"{what} takes about {_show(now.total)} of a device: {_show(now.fixed)} for parameters and "
+        f"the like, {_show(now.image)} for each of {now.images} images."
     )
+    remedies = [f"  {_show(size)} with {overrides}" for size, overrides in sorted(saved)[::-1]]
+    return "\n".join([f"{said} It takes less, by about", *remedies] if saved else [said])
 
 
 def _show(size: float) -> str:

@@ -178,11 +178,11 @@ def _kept_by_step(model: MDEQ, config: Config, variables: PyTree, key: Any, batc
     return jax.vjp(value, variables["params"], has_aux=True)[1]
 
 
-def _kept_by_stem(model: MDEQ, config: Config, variables: PyTree, key: Any, batch: Batch) -> Any:
-    del config
-    problem = _problem_of(model)
-    of_params = lambda params: problem(params, variables, batch["image"], key)  # noqa: E731
-    return jax.vjp(of_params, variables["params"])[1]
+def _kept_by_stem(model: MDEQ, _: Config, variables: PyTree, key: Any, batch: Batch) -> Any:
+    def problem(params: PyTree) -> tuple[Any, Any]:
+        return _problem_of(model)(params, variables, batch["image"], key)
+
+    return jax.vjp(problem, variables["params"])[1]
 
 
 def _kept_by_cell(model: MDEQ, config: Config, variables: PyTree, key: Any, batch: Batch) -> Any:

@@ -44,8 +44,8 @@ def check_batch_sizes(data: DataConfig, mesh: Mesh, accumulate_steps: int = 1) -
       mesh: as `create_mesh` returns it.
       accumulate_steps: microbatches that a device's share of a training batch is divided into.
     """
-    sizes = {"batch_size": accumulate_steps, "eval_batch_size": 1}
-    for field, parts in sizes.items():
+    parts_of = {"batch_size": accumulate_steps, "eval_batch_size": 1}
+    for field, parts in parts_of.items():
         size = getattr(data, field)
         times = "" if parts == 1 else f" times config.train.accumulate_steps, {parts}"
         if size % (mesh.size * parts):

@@ -4,8 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from mdeq_jax.compare.settings import override
-from mdeq_jax.config import Config, finalize
+from mdeq_jax.config import Config, finalize, override
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,7 +13,8 @@ from mdeq_jax.compare import cells, report
 from mdeq_jax.compare.cells import Result, read_result, run_cell
 from mdeq_jax.compare.measure import Cost, Measurement
 from mdeq_jax.compare.run import compare
-from mdeq_jax.compare.settings import Cell, Setting, override
+from mdeq_jax.compare.settings import Cell, Setting
+from mdeq_jax.config import override
 from mdeq_jax.training.metrics import NonFiniteError
 
 MEASURED = Measurement(0.5, 1.0, 7.0, Cost(0.1, 0.2, 300), 8.0, 1234, 0.9, 1.1, 1.0)

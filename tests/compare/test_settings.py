@@ -5,9 +5,9 @@ import collections
 import pytest
 from bases import load
 
-from mdeq_jax.compare.settings import GROUPS, TABLE, Setting, override, plan
+from mdeq_jax.compare.settings import GROUPS, TABLE, Setting, plan
 from mdeq_jax.compare.sizes import count_parameters, nearest
-from mdeq_jax.config import AdjointConfig
+from mdeq_jax.config import AdjointConfig, override
 from mdeq_jax.models import create_model
 
 EQUALLY_LARGE = ("resolutions", "scales")

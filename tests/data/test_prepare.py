@@ -21,6 +21,7 @@ from mdeq_jax.data import eval_batches, prepare, train_iterator
 from mdeq_jax.data.cityscapes import class_table, open_images
 from mdeq_jax.data.decoding import decode
 from mdeq_jax.data.imagenet2012 import class_names
+from mdeq_jax.data.official import ARCHIVES
 from mdeq_jax.data.transforms import centre
 
 WRITE = {
@@ -42,11 +43,11 @@ def folder(tmp_path):
 @pytest.mark.parametrize("name", prepare.SOURCES)
 def test_what_to_put_where(name, folder, tmp_path, capsys):
     WRITE[name](folder)
-    for archive in prepare.SOURCES[name].archives.names:
+    for archive in ARCHIVES[name].names:
         (folder / archive).rename(tmp_path / "elsewhere")
         assert run(name, folder, tmp_path / "tfds", "--partial") == 2
         message = capsys.readouterr().err
-        names = " and ".join(prepare.SOURCES[name].archives.names)
+        names = " and ".join(ARCHIVES[name].names)
         assert f"{folder / archive} does not exist; put {names}, from https://" in message
         (tmp_path / "elsewhere").rename(folder / archive)
 
@@ -68,7 +69,7 @@ def test_imagenet_of_other_counts(folder, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize("archive", prepare.SOURCES["imagenet2012"].archives.names)
+@pytest.mark.parametrize("archive", ARCHIVES["imagenet2012"].names)
 def test_imagenet_half_copied(folder, tmp_path, capsys, archive):
     write_imagenet_archives(folder, imagenet_files(train=20, val=5, classes=20))
     content = (folder / archive).read_bytes().rstrip(b"\0")

@@ -65,6 +65,7 @@ def test_solves_that_end_at_once(formation, tmp_path, steps):
     assert (tmp_path / "short.gif").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_what_is_observed_is_the_models_own_solve():
     model = {"branch_channels": (8, 8), "head_channels": (4, 4), "expansion": 1, "num_groups": 4}
     config = finalize({"model": model, "solver": {"forward": {"max_steps": 9, "tol": 1e-2}}})
