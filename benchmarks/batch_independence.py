@@ -6,9 +6,9 @@ In exact arithmetic it does not. In float32 the compiler may order sums by the b
 Broyden's method amplifies rounding: the states then differ within what the tolerance allows.
 """
 
+import argparse
 import functools
 import json
-import sys
 
 import jax
 import numpy as np
@@ -47,4 +47,10 @@ def main(checkpoint: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.batch_independence",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", metavar="DIR", help="a workdir, or a checkpoint in one")
+    main(parser.parse_args().checkpoint)

@@ -1,12 +1,11 @@
 """The models of the configs on random input: no data set, and no package to read one."""
 
 import dataclasses
-import importlib
 from typing import Any, NamedTuple
 
 import jax
 
-from mdeq_jax.config import Config, finalize
+from mdeq_jax.config import Config, finalize, load_config
 from mdeq_jax.models import MDEQ, FixedPointProblem, create_model
 
 
@@ -35,7 +34,7 @@ class Setting(NamedTuple):
 
 def setting(name: str, batch: int) -> Setting:
     """Return the setting of configs/NAME.py; every solve takes all its steps, for tol is 0."""
-    config = finalize(importlib.import_module(f"configs.{name}").get_config())
+    config = finalize(load_config(name))
     solver = config.solver
     config = dataclasses.replace(
         config,

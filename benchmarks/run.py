@@ -11,6 +11,7 @@ import argparse
 import importlib
 
 from mdeq_jax.compilation import convolve_on_all_cores
+from mdeq_jax.config import config_file
 
 BENCHMARKS = {
     "solver_overhead": "a solve against as many bare evaluations of the cell, and its adjoint",
@@ -27,6 +28,20 @@ BENCHMARKS = {
 }
 
 
+def _config(name: str) -> str:
+    try:
+        config_file(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return name
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
 def main() -> None:
     """Parse the command line and run."""
     width = max(map(len, BENCHMARKS))
@@ -38,9 +53,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=BENCHMARKS, metavar="NAME")
-    parser.add_argument("--config", help="name of a file in configs, without .py")
-    parser.add_argument("--batch", type=int, help="images")
-    parser.add_argument("--rounds", type=int, help="measurements of each row")
+    parser.add_argument("--config", type=_config, help="name of a file in configs, without .py")
+    parser.add_argument("--batch", type=_count, help="images")
+    parser.add_argument("--rounds", type=_count, help="measurements of each row")
     options = vars(parser.parse_args())
     convolve_on_all_cores()
     module = importlib.import_module(f"benchmarks.{options.pop('name')}")

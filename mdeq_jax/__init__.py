@@ -5,6 +5,7 @@ needs no more than jax and jaxtyping.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,7 +61,13 @@ _HOME = {
 __all__ = list(_HOME)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        raise AttributeError(f"module 'mdeq_jax' has no attribute {name!r}")
+        # From name and object, Python suggests the nearest.
+        message = f"module 'mdeq_jax' has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=sys.modules[__name__])
     return getattr(importlib.import_module(f"mdeq_jax.{_HOME[name]}"), name)

@@ -44,6 +44,13 @@ def test_a_name_that_is_not_there():
         mx.equilibria  # noqa: B018
 
 
+def test_a_name_misspelt_and_those_there_are():
+    assert {*PUBLIC} <= {*dir(mx)}
+    command = [sys.executable, "-c", "import mdeq_jax; mdeq_jax.equilibrum"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Did you mean: 'equilibrium'?" in done.stderr
+
+
 def loaded_by(code: str) -> set[str]:
     """Top-level packages that a fresh interpreter has loaded after some code."""
     report = "import sys; print(*{name.split('.')[0] for name in sys.modules})"

@@ -11,6 +11,7 @@ share the work as in training.
 """
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,10 @@ _OUTPUT = flags.DEFINE_string(
 
 def main(config: Config) -> dict[str, Any]:
     """Evaluate the checkpoint under the config's data and solver."""
-    started = time.monotonic()
+    started, path = time.monotonic(), _OUTPUT.value
+    folder = Path(path or "").parent
+    if not folder.is_dir():  # said before the work, not after it
+        raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")
     dataset = data.find_dataset(config.data)
     require_fit(config, dataset)
     trained = load_trained(_CHECKPOINT.value, expected=config.model)
@@ -52,7 +56,7 @@ def main(config: Config) -> dict[str, Any]:
     model = create_model(config.model, dtype=config.compute_dtype)
     eval_step = make_eval_step(model, config, mesh, unrolled=unrolled)
     task = make_task(config, dataset.class_names)
-    path, outputs = _OUTPUT.value, []
+    outputs = []
     variables = replicate(trained.variables, mesh)
     metrics = evaluate(
         eval_step, variables, config.data, mesh, task, None if path is None else outputs.append

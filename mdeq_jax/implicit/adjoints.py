@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.solvers import Iteration, Solver, SolverResult, State, iterate
-from mdeq_jax.solvers.common import norm, require, require_int, scale
+from mdeq_jax.solvers.common import check_solver, norm, require, require_int, scale
 
 
 class ForwardProblem(NamedTuple):
@@ -133,6 +133,10 @@ class Exact(Adjoint):
     """
 
     solver: Solver
+
+    def __post_init__(self):
+        """Check the solver; raises ValueError."""
+        check_solver(self.solver)
 
     def solve(
         self,

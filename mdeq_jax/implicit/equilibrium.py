@@ -54,8 +54,8 @@ def equilibrium(
       equilibrium, in both places. Under `Phantom` it is the state after the damped steps.
 
     Raises:
-      ValueError: as `solve`; the adjoint does not go with the solver; or outer_gradient returns no
-        gradient by the state.
+      ValueError: as `solve`; adjoint is none, or does not go with the solver; adjoint_probe is of
+        another shape; or outer_gradient returns no gradient by the state.
 
     Examples:
       z = a z + 1 has z* = 1 / (1 - a), here 2, and the derivative 1 / (1 - a)², here 4, of which
@@ -76,6 +76,7 @@ def equilibrium(
     """
     solver = Broyden() if solver is None else solver
     adjoint = Exact(solver) if adjoint is None else adjoint
+    _check_adjoint(adjoint)
     z0 = jax.tree.map(jnp.asarray, z0)
     fz0 = f(z0, args)
     check_map(z0, fz0)
@@ -92,14 +93,24 @@ def equilibrium(
             whole, fixed_z0, fixed_args, solver, tol=tol, step_limit=step_limit, sample_at=sample_at
         )
         return _with_state(result, adjoint.unroll(whole, result.z, everything))
-    if adjoint_probe is None:
-        adjoint_probe = jnp.zeros((jax.tree.leaves(z0)[0].shape[0], 2))
-    adjoint_probe = vary_together(adjoint_probe, like=fz0)
+    probe_shape = (jax.tree.leaves(z0)[0].shape[0], 2)
+    probe = jnp.zeros(probe_shape) if adjoint_probe is None else adjoint_probe
+    if probe.shape != probe_shape:
+        raise ValueError(f"adjoint_probe has shape {probe.shape}; it must have {probe_shape}.")
+    probe = vary_together(probe, like=fz0)
     static = _Static(whole, outer, solver, adjoint, sample_at)
     z, (result, _) = _equilibrium(
-        static, z0, everything, limits, adjoint_probe, lax.stop_gradient(outer_args)
+        static, z0, everything, limits, probe, lax.stop_gradient(outer_args)
     )
     return _with_state(result, z)
+
+
+def _check_adjoint(adjoint: Any) -> None:
+    if not isinstance(adjoint, Adjoint | Phantom):
+        raise ValueError(
+            f"adjoint is {adjoint!r}; it must be an instance, such as JacobianFree() or "
+            "Exact(Broyden(max_steps=30))."
+        )
 
 
 def _without_captures(

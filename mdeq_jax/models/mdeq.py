@@ -200,6 +200,9 @@ def create_model(
         norms, the states of the solve and what gives the logits keep their own, float32. None
         computes in the dtype of images and parameters.
 
+    Raises:
+      ValueError: config is no `ModelConfig`.
+
     Examples:
       >>> import mdeq_jax as mx
       >>> model = mx.create_model(mx.ModelConfig(num_classes=7))
@@ -209,6 +212,10 @@ def create_model(
       >>> logits.shape, info.solver.steps.shape, [z.shape for z in info.z]
       ((2, 7), (2,), [(2, 16, 16, 24), (2, 8, 8, 24)])
     """
+    if not isinstance(config, ModelConfig):
+        raise ValueError(
+            f"config is {config!r}; it must be a ModelConfig, as is the section model of a run's."
+        )
     return MDEQ(config, axis_name, dtype)
 
 

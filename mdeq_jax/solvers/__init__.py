@@ -16,6 +16,7 @@ from mdeq_jax.solvers.common import (
     SolverResult,
     State,
     check_map,
+    check_solver,
     hopeless,
     residual,
     select,
@@ -75,8 +76,8 @@ def solve(
       A `SolverResult`. A sample that did not converge says so there; nothing is raised.
 
     Raises:
-      ValueError: z0 is no state, f(z0) has another structure, shape or dtype, or sample_at is out
-        of range; at trace time.
+      ValueError: solver is none, z0 is no state, f(z0) has another structure, shape or dtype, or
+        sample_at is out of range; at trace time.
 
     Examples:
       Two samples, z = cos(z) and z = cos(z) / 10, each with its own number of steps:
@@ -139,6 +140,7 @@ def iterate(
     sample_at: tuple[int, ...] = (),
 ) -> Iteration:
     """Return what `solve` does, with its arguments, and where the solver stood when it ended."""
+    check_solver(solver)
     z0 = jax.tree.map(jnp.asarray, z0)
     fz0 = f(z0, args)
     check_map(z0, fz0)

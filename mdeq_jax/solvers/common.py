@@ -7,6 +7,7 @@ but the batch and over all leaves, so every quantity below is one number per sam
 import abc
 import dataclasses
 import functools
+import numbers
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -85,7 +86,8 @@ class Solver(abc.ABC):
     def __post_init__(self):
         """Check each option; raises ValueError that names the option and its value."""
         require_int(self, "max_steps", minimum=1)
-        require(self, "tol", self.tol >= 0, "at least 0")
+        is_number = isinstance(self.tol, numbers.Real)
+        require(self, "tol", is_number and self.tol >= 0, "a number of at least 0")
         require(self, "stop_mode", self.stop_mode in ("rel", "abs"), "'rel' or 'abs'")
         require(self, "stop_scope", self.stop_scope in ("sample", "batch"), "'sample' or 'batch'")
 
@@ -124,6 +126,14 @@ def require_int(owner: Any, field: str, minimum: int) -> None:
     value = getattr(owner, field)
     is_int = isinstance(value, int) and not isinstance(value, bool)
     require(owner, field, is_int and value >= minimum, f"a whole number of at least {minimum}")
+
+
+def check_solver(solver: Any) -> None:
+    """Raise ValueError unless a solver is one, and not its name or its class."""
+    if not isinstance(solver, Solver):
+        raise ValueError(
+            f"solver is {solver!r}; it must be an instance, such as Broyden(max_steps=30)."
+        )
 
 
 def to_working_dtype(tree: State) -> State:

@@ -334,3 +334,22 @@ def test_leaves_of_mixed_shapes_and_dtypes(x64):
 def test_bad_state_or_map(z0, f, adjoint):
     with pytest.raises(ValueError, match="z0"):
         equilibrium(lambda z, _: f(z), z0, None, adjoint=adjoint)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "broyden"}, "solver is 'broyden'; it must be an instance"),
+        ({"adjoint": "phantom"}, "adjoint is 'phantom'; it must be an instance"),
+        ({"adjoint": JacobianFree}, "adjoint is <class .*JacobianFree'>; it must be an instance"),
+        ({"adjoint_probe": jnp.zeros(2)}, r"adjoint_probe has shape \(2,\); .* have \(2, 2\)"),
+    ],
+)
+def test_what_is_no_solver_adjoint_or_probe(options, message):
+    with pytest.raises(ValueError, match=message):
+        equilibrium(lambda z, _: z, jnp.zeros((2, 3)), None, **options)
+
+
+def test_the_class_of_a_solver_is_no_solver_of_the_adjoint():
+    with pytest.raises(ValueError, match=r"solver is <class .*Broyden'>"):
+        Exact(Broyden)

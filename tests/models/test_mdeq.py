@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from torch_weights import load_config, load_figures, load_variables, nhwc
 from variables import make_images, make_variables
 
+from mdeq_jax.config import Config
 from mdeq_jax.implicit import JacobianFree, Phantom
 from mdeq_jax.models import ModelConfig, create_model
 from mdeq_jax.solvers import Broyden, Picard
@@ -317,3 +318,8 @@ def test_sampled_states_go_through_the_phantom():
         for ours, z in zip(info.sampled[i], expected, strict=True):
             np.testing.assert_allclose(ours, z, rtol=1e-3, atol=1e-4)
     assert model.apply(variables, IMAGES, solver=solver)[1].sampled == ()
+
+
+def test_a_config_that_is_no_architecture():
+    with pytest.raises(ValueError, match="it must be a ModelConfig, as is the section model"):
+        create_model(Config())

@@ -1,6 +1,7 @@
 """`solve`: known fixed points, states and their dtypes, solvers of one's own, bad input."""
 
 import dataclasses
+import re
 from typing import NamedTuple
 
 import jax
@@ -177,6 +178,7 @@ def test_bad_state_or_map(z0, f, message):
         (Picard, "max_steps", True),
         (Picard, "tol", -1e-3),
         (Picard, "tol", float("nan")),
+        (Picard, "tol", "1e-3"),
         (Broyden, "stop_mode", "relative"),
         (Broyden, "stop_scope", "device"),
         (Broyden, "memory", 0),
@@ -192,3 +194,9 @@ def test_bad_state_or_map(z0, f, message):
 def test_bad_options_name_the_field_and_the_value(kind, field, value):
     with pytest.raises(ValueError, match=f"{kind.__name__}.{field} is {value!r}; it must be"):
         kind(**{field: value})
+
+
+@pytest.mark.parametrize("solver", ["broyden", Broyden, None])
+def test_a_solver_that_is_none(solver):
+    with pytest.raises(ValueError, match=re.escape(f"solver is {solver!r}; it must be an inst")):
+        solve(lambda z, _: z, jnp.zeros((2, 3)), None, solver)

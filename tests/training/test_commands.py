@@ -210,10 +210,15 @@ def test_evaluation_on_data_of_other_classes(scratch):
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "message"), [("nowhere", "is not a folder"), ("tests", "holds no checkpoint")]
+    ("flags", "message"),
+    [
+        (["--checkpoint=nowhere"], "is not a folder"),
+        (["--checkpoint=tests"], "holds no checkpoint"),
+        (["--checkpoint=tests", "--output=nowhere/a.npz"], "there is no folder nowhere"),
+    ],
 )
-def test_no_checkpoint(scratch, checkpoint, message):
-    code, _, err = run("eval.py", scratch, f"--checkpoint={checkpoint}")
+def test_evaluation_of_what_is_not_there(scratch, flags, message):
+    code, _, err = run("eval.py", scratch, *flags)
     assert code == 2
     assert message in err
     assert "Traceback" not in err
