@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from mdeq_jax import cli
+from mdeq_jax.checkpoint.orbax_io import LATEST
 from mdeq_jax.config import Config
 from mdeq_jax.hosts import is_main
 from mdeq_jax.training.advice import evaluation_advice, training_advice
@@ -40,9 +41,10 @@ def main(config: Config) -> dict[str, Any]:
     try:
         return train(config, Path(_WORKDIR.value), profile=_PROFILE.value)
     except NonFiniteError as error:
+        folder = Path(_WORKDIR.value) / LATEST
+        kept = f" The last good checkpoint is kept in {folder}." if any(folder.iterdir()) else ""
         cli.fail(
-            f"{error}; training stopped. The last good checkpoint is kept in "
-            f"{_WORKDIR.value}/checkpoints. Lower config.optim.learning_rate or set "
+            f"{error}; training stopped.{kept} Lower config.optim.learning_rate or set "
             "config.optim.clip_norm, and start in another --workdir.",
             code=1,
         )

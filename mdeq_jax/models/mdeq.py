@@ -204,9 +204,10 @@ def create_model(
       ValueError: config is no `ModelConfig`.
 
     Examples:
+      >>> import jax
       >>> import mdeq_jax as mx
       >>> model = mx.create_model(mx.ModelConfig(num_classes=7))
-      >>> images = jnp.zeros((2, 16, 16, 3))  # floating point, normalised
+      >>> images = jax.numpy.zeros((2, 16, 16, 3))  # floating point, normalised
       >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
       >>> logits, info = jax.eval_shape(model.apply, variables, images)  # shapes alone
       >>> logits.shape, info.solver.steps.shape, [z.shape for z in info.z]
@@ -214,7 +215,7 @@ def create_model(
     """
     if not isinstance(config, ModelConfig):
         raise ValueError(
-            f"config is {config!r}; it must be a ModelConfig, as is the section model of a run's."
+            f"config is {config!r}; it must be a ModelConfig, as a run's config.model."
         )
     return MDEQ(config, axis_name, dtype)
 

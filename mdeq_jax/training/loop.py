@@ -80,6 +80,8 @@ def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, 
     ) as checkpointer:
         task = make_task(config, dataset.class_names)
         run = _Run(config, workdir, checkpointer, batches, info, task, dataset.normalise)
+        if is_main():
+            print(run.opening(), file=sys.stderr)
         with contextlib.closing(run.recorder), _catch_sigterm() as terminated:
             with profiling(workdir / "profile" if profile else None, run.step) as after_step:
                 run.advance(terminated, after_step)
@@ -175,6 +177,15 @@ class _Run:
         if is_main():
             print(f"started from {source}; left at their initial values:", file=sys.stderr)
             print("\n".join(f"  {name}" for name in left or ["nothing"]), file=sys.stderr)
+
+    def opening(self) -> str:
+        """Return what to say before the first step, which says nothing until it is compiled."""
+        parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        device = jax.devices()[0].device_kind
+        return (
+            f"{parameters:,} parameters, {self.mesh.size} × {device}, step {self.step} of "
+            f"{self.total}" + "; compiling" * (self.step < self.total)
+        )
 
     def advance(
         self, terminated: Callable[[], bool], after_step: Callable[[int, PyTree], None]

@@ -153,5 +153,6 @@ def test_an_unknown_group_ends_in_one_line(tmp_path):
     flags = [f"--workdir={tmp_path}", "--groups=solvers,stems"]
     ended = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "there is no group 'stems'; groups are base, gradients" in ended.stderr
+    assert "there is no group stems; groups are base, gradients" in ended.stderr
+    assert "Did you mean stem?" in ended.stderr
     assert "Traceback" not in ended.stderr

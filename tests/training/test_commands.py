@@ -78,7 +78,8 @@ def test_fewer_solver_steps_in_evaluation(trained, scratch):
 
 def test_a_finished_run_is_not_trained_again(trained, scratch):
     workdir, final = trained
-    _, out, _ = run("train.py", scratch, f"--workdir={workdir}", train__steps="60")
+    _, out, err = run("train.py", scratch, f"--workdir={workdir}", train__steps="60")
+    assert err.startswith("2,914 parameters, 1 × cpu, step 60 of 60\n")
     again = last_json(out)
     assert again["resumed_from_step"] == 60
     assert again["params_sha256"] == final["params_sha256"]
@@ -146,6 +147,14 @@ def test_a_loss_that_is_not_finite(scratch):
     assert "Traceback" not in err
     _, out, _ = run("eval.py", scratch, f"--checkpoint={workdir}")
     assert last_json(out)["steps"] >= 1
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_before_the_first_checkpoint(scratch):
+    workdir = scratch / "diverged_at_once"
+    overrides = {"optim__name": "sgd", "optim__learning_rate": "1e18"}
+    _, _, err = run("train.py", scratch, f"--workdir={workdir}", train__steps="60", **overrides)
+    assert "training stopped. Lower config.optim.learning_rate" in err
 
 
 @pytest.mark.slow
