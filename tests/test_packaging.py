@@ -99,7 +99,7 @@ def test_the_readmes_example(installed):
         ("mdeq-train", "Train a multiscale deep equilibrium model", "--workdir"),
         ("mdeq-eval", "Evaluate a checkpoint", "--checkpoint"),
         ("mdeq-predict", "Predict images of one's own", "--input"),
-        ("mdeq-import", "Import a PyTorch checkpoint", "--infer"),
+        ("mdeq-import", "Import PyTorch checkpoints", "--infer"),
     ],
 )
 def test_help(installed, command, purpose, flag):

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints of the originals as variables of ours, and as checkpoints on disk.
+"""Import PyTorch checkpoints of the originals, as variables and as checkpoints of ours.
 
     python -m mdeq_jax.checkpoint.torch_import \\
         --config configs/digits.py --input digits_tiny.pkl --output runs/imported

@@ -204,8 +204,7 @@ def create_model(
       ValueError: config is no `ModelConfig`.
 
     Examples:
-      >>> import jax
-      >>> import mdeq_jax as mx
+      >>> import jax, mdeq_jax as mx
       >>> model = mx.create_model(mx.ModelConfig(num_classes=7))
       >>> images = jax.numpy.zeros((2, 16, 16, 3))  # floating point, normalised
       >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -214,9 +213,7 @@ def create_model(
       ((2, 7), (2,), [(2, 16, 16, 24), (2, 8, 8, 24)])
     """
     if not isinstance(config, ModelConfig):
-        raise ValueError(
-            f"config is {config!r}; it must be a ModelConfig, as a run's config.model."
-        )
+        raise ValueError(f"config is a {type(config).__name__}; it must be a ModelConfig.")
     return MDEQ(config, axis_name, dtype)
 
 

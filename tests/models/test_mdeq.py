@@ -321,5 +321,5 @@ def test_sampled_states_go_through_the_phantom():
 
 
 def test_a_config_that_is_no_architecture():
-    with pytest.raises(ValueError, match="config is a Config; give a ModelConfig"):
+    with pytest.raises(ValueError, match="config is a Config; it must be a ModelConfig"):
         create_model(Config())
