@@ -201,7 +201,9 @@ def test_options_that_are_refused(sections, message):
 
 @pytest.mark.parametrize("sections", [{"loss": {"ohem": True}}, {"inference": {"flip": True}}])
 def test_what_is_for_segmentation_alone(sections):
-    with pytest.raises(ValueError, match=r"for segmentation, but model\.task is 'classification'"):
+    with pytest.raises(
+        ValueError, match=r"for segmentation, but config\.model\.task is 'classification'"
+    ):
         with_sections(**sections)
 
 
