@@ -55,7 +55,7 @@ def test_the_final_line_and_the_files(finished):
     assert (final["cells"], final["run"], final["failed"]) == (5, 5, 1)
     report = (workdir / "report.md").read_text()
     assert "the command" in report
-    assert "- unknown data: failed: data.name='digit' is not a data set" in report
+    assert "- unknown data: failed: config.data.name is 'digit'; it must be one of" in report
     assert (workdir / "report.png").stat().st_size > 10_000
     assert (workdir / "base/base/checkpoints").is_dir()
 
