@@ -51,17 +51,14 @@ def start_all(count: int, script: str, scratch: Path, *flags: str, **overrides: 
         del os.environ["JAX_NUM_CPU_DEVICES"]
 
 
-def without_gloo(out: str) -> str:
-    """What a process prints on stdout, less what the library that connects CPUs does."""
-    return "\n".join(line for line in out.splitlines() if not line.startswith("[Gloo]"))
-
-
 def finish(processes: list[subprocess.Popen]) -> dict:
-    """The final JSON of process 0; the others print nothing."""
+    """The final JSON of process 0; the others report nothing."""
     outputs = [process.communicate(timeout=400) for process in processes]
     for process, (_, err) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, err
-    assert not any(without_gloo(out) for out, _ in outputs[1:])
+    # Their stdout is not empty: Gloo, which connects CPUs, writes there from several threads at
+    # once, in lines that may break anywhere.
+    assert not any("{" in out for out, _ in outputs[1:])
     assert not any("step" in err for _, err in outputs[1:])
     return last_json(outputs[0][0])
 
