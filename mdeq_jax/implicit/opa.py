@@ -28,7 +28,7 @@ from mdeq_jax.implicit.adjoints import ForwardProblem
 from mdeq_jax.solvers import Solver, State
 from mdeq_jax.solvers.common import inner, norm, reciprocal, scale, to_working_dtype
 from mdeq_jax.solvers.inverse import InverseEstimate
-from mdeq_jax.solvers.rows import Rows, empty_rows, read_row, write_row
+from mdeq_jax.solvers.rows import Rows
 
 
 class Layout(NamedTuple):
@@ -112,22 +112,22 @@ class OuterAwareBroyden(Solver):
 
     def init(self, z: State, g: State) -> Rows:
         """Return empty rows."""
-        return empty_rows(self.plan.rows, g)
+        return Rows.empty(self.plan.rows, g)
 
     def propose(self, memory: Rows, z: State, g: State, k: Int[Array, ""]) -> tuple[State, Rows]:
         """Return the iterate after a full quasi-Newton step, and the rows with what was learned."""
         plan = self.plan
-        last = read_row(memory, plan.step[k - 1])
+        last = memory.read(plan.step[k - 1])
         before = self._estimate(memory, jnp.where(k > 0, plan.count[k - 1], 0), like=g)
         step = before.apply(g)
         c = jnp.where(k > 0, inner(last, step) * reciprocal(inner(last, last)), 0)
         step = scale(reciprocal(1 - c), step)
-        memory = write_row(memory, plan.secant[k], step)
+        memory = memory.write(plan.secant[k], step)
         due = (k > 0) & (k % self.every == 0)
         memory, step = lax.cond(
             due, lambda: self._learn(memory, z, step, k), lambda: (memory, step)
         )
-        memory = write_row(memory, plan.step[k], step)
+        memory = memory.write(plan.step[k], step)
         return jax.tree.map(jnp.add, z, step), memory
 
     def inverse(self, memory: Rows, steps: Int[Array, " B"]) -> InverseEstimate:
@@ -147,8 +147,8 @@ class OuterAwareBroyden(Solver):
         curvature = inner(v, v) - inner(h, image)
         # The factor is (I + a hᵀ), kept as the others are: l = ‖h‖² a.
         a = scale(reciprocal(curvature), image)
-        memory = write_row(memory, plan.left[new], scale(inner(h, h), a))
-        memory = write_row(memory, plan.right[new], h)
+        memory = memory.write(plan.left[new], scale(inner(h, h), a))
+        memory = memory.write(plan.right[new], h)
         return memory, jax.tree.map(jnp.add, step, scale(inner(h, step), a))
 
     def _estimate(self, memory: Rows, count: Int[Array, ""], like: State) -> InverseEstimate:

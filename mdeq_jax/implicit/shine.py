@@ -14,7 +14,7 @@ from jax import lax
 from mdeq_jax.implicit.adjoints import Adjoint, Cotangent, Exact, ForwardProblem, unsolved
 from mdeq_jax.implicit.opa import OuterAwareBroyden
 from mdeq_jax.solvers import Broyden, SolverResult, State
-from mdeq_jax.solvers.common import norm, reciprocal, require, require_int, scale, select
+from mdeq_jax.solvers.common import Memory, norm, reciprocal, require, require_int, scale, select
 from mdeq_jax.solvers.inverse import InverseEstimate, inverse_from_steps
 
 
@@ -59,16 +59,16 @@ class Shine(Adjoint):
             )
         if self.opa_every is not None:
             solver = OuterAwareBroyden.of(problem, self.opa_every)
+            inverse = solver.inverse
         else:
             # One row more, for the secant pair of the last step.
             solver = dataclasses.replace(solver, memory=solver.max_steps + 1)
+            inverse = inverse_from_steps
         end = problem.iterate(solver)
         # The step that would come next holds what the last one has taught. A sample that stopped
         # earlier has it already, for its z and g stood still.
-        _, memory = solver.propose(end.memory, end.z, end.g, end.k)
-        if isinstance(solver, OuterAwareBroyden):
-            return end.result, solver.inverse(memory, end.best_step)
-        return end.result, inverse_from_steps(memory, end.best_step)
+        memory: Memory = solver.propose(end.memory, end.z, end.g, end.k)[1]
+        return end.result, inverse(memory, end.best_step)
 
     def solve(
         self,

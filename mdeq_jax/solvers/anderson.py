@@ -8,15 +8,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mdeq_jax.solvers.common import Solver, State, inner, require, require_int, select
-from mdeq_jax.solvers.rows import Rows, empty_rows, inner_products, weighted_sum, write_row
+from mdeq_jax.solvers.rows import Rows
 
 
 class Window(NamedTuple):
     """The last iterates, in a ring: step k writes slot k mod window.
 
     Attributes:
-      mixed: leaves (B, window, ...), z_i + mixing · g_i.
-      residuals: leaves (B, window, ...), g_i = f(z_i) − z_i.
+      mixed: z_i + mixing · g_i.
+      residuals: g_i = f(z_i) − z_i.
       gram: (B, window, window), the inner products ⟨g_i, g_j⟩.
     """
 
@@ -58,7 +58,7 @@ class Anderson(Solver):
 
     def init(self, z: State, g: State) -> Window:
         """Return an empty window."""
-        empty, squared = empty_rows(self.window, g), inner(g, g)
+        empty, squared = Rows.empty(self.window, g), inner(g, g)
         gram = jnp.zeros((len(squared), self.window, self.window), squared.dtype)
         return Window(empty, empty, gram)
 
@@ -68,13 +68,13 @@ class Anderson(Solver):
         """Return the best mixture of the window, the current iterate included."""
         slot = k % self.window
         plain = jax.tree.map(lambda z, g: z + self.mixing * g, z, g)
-        mixed = write_row(memory.mixed, slot, plain)
-        residuals = write_row(memory.residuals, slot, g)
-        products = inner_products(residuals, g)
+        mixed = memory.mixed.write(slot, plain)
+        residuals = memory.residuals.write(slot, g)
+        products = residuals.inner_products(g)
         gram = memory.gram.at[:, slot].set(products).at[:, :, slot].set(products)
         alpha = self._mixture(gram, filled=jnp.arange(self.window) <= k)
         usable = jnp.isfinite(alpha).all(axis=-1)
-        mixture = weighted_sum(mixed, alpha)
+        mixture = mixed.weighted_sum(alpha)
         return select(usable, mixture, plain), Window(mixed, residuals, gram)
 
     def _mixture(

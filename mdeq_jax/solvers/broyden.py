@@ -23,13 +23,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from mdeq_jax.solvers.common import Solver, State, inner, reciprocal, require_int, scale
-from mdeq_jax.solvers.rows import (
-    Rows,
-    empty_rows,
-    inner_products,
-    weighted_sum,
-    write_row,
-)
+from mdeq_jax.solvers.rows import Rows
 
 # Products that follow from others are taken anew where the bound of their error is past this many
 # roundings: in float32, where much cancels in a step, an error of some per cent loses convergence.
@@ -40,7 +34,7 @@ class History(NamedTuple):
     """The steps of a solve.
 
     Attributes:
-      steps: leaves (B, rows, ...), row n is step s_n.
+      steps: row n is step s_n.
       coefficients: (B, rows, rows), lower triangular; maps the products s_jᵀg to c_j.
       gram: (B, rows, rows), the products s_jᵀs_i.
       errors: (B, rows), entry n bounds the error of s_jᵀs_n, j < n, by ε ‖s_j‖ errors_n, where ε is
@@ -75,7 +69,7 @@ class Broyden(Solver):
         """Return an empty history."""
         rows, squared = self.memory or self.max_steps, inner(g, g)
         square = jnp.zeros((len(squared), rows, rows), squared.dtype)
-        return History(empty_rows(rows, g), square, square, square[..., 0])
+        return History(Rows.empty(rows, g), square, square, square[..., 0])
 
     def propose(
         self, memory: History, z: State, g: State, k: Int[Array, ""]
@@ -86,7 +80,7 @@ class Broyden(Solver):
         with_g = _products(memory.steps, g, count=n)
         c = _matvec(memory.coefficients, with_g)
         weights = jnp.where(jnp.arange(rows) < n, jnp.pad(c[:, :-1], ((0, 0), (1, 0))), 0)
-        direction = jax.tree.map(jnp.add, g, weighted_sum(memory.steps, weights))
+        direction = jax.tree.map(jnp.add, g, memory.steps.weighted_sum(weights))
         length = reciprocal(1 - jnp.where(n > 0, c[:, n - 1], 0))
         step = scale(length, direction)
         with_step = length[:, None] * (with_g + _matvec(memory.gram, weights))
@@ -107,7 +101,7 @@ def _append_step(
     Their error is bounded through that of s_jᵀg, with ‖g‖ ≤ ‖s_n/λ‖ + Σ |w_i| ‖s_i‖, and those of
     s_jᵀs_i; `drift` is |λ| Σ |w_i| errors_i.
     """
-    steps = write_row(memory.steps, n, step)
+    steps = memory.steps.write(n, step)
     squared = inner(step, step)
     with_step = jnp.where(jnp.arange(with_step.shape[-1]) < n, with_step, 0).at[:, n].set(squared)
     least = jnp.sqrt(squared)
@@ -128,7 +122,7 @@ def _append_step(
 
 def _products(steps: Rows, vector: State, count: Int[Array, ""]) -> Float[Array, "B rows"]:
     """Products with the first rows, 0 for the others, which hold finite numbers of no meaning."""
-    products = inner_products(steps, vector)
+    products = steps.inner_products(vector)
     return jnp.where(jnp.arange(products.shape[-1]) < count, products, 0)
 
 

@@ -16,14 +16,14 @@ from jaxtyping import Array, Int
 
 from mdeq_jax.solvers.broyden import History
 from mdeq_jax.solvers.common import State, inner, reciprocal, scale, select, to_working_dtype
-from mdeq_jax.solvers.rows import Rows, read_row
+from mdeq_jax.solvers.rows import Rows
 
 
 class InverseEstimate(NamedTuple):
     """−B⁻¹ of each sample.
 
     Attributes:
-      rows: leaves (B, rows, ...), what the factors are made of.
+      rows: what the factors are made of.
       left: (n,) row of each factor's l.
       right: (n,) row of each factor's r; a factor with r = 0 is the identity.
       count: (B,) number of factors of each sample, the first ones; 0 is −B⁻¹ = I.
@@ -85,9 +85,9 @@ def _add_factor(
     add: Int[Array, " n"],
 ) -> State:
     """Return x + rows[add[j]] ⟨rows[read[j]], x⟩ / ‖r_j‖² where a sample has factor j, else x."""
-    r = read_row(estimate.rows, estimate.right[j])
-    weight = inner(read_row(estimate.rows, read[j]), x) * reciprocal(inner(r, r))
-    updated = jax.tree.map(jnp.add, x, scale(weight, read_row(estimate.rows, add[j])))
+    r = estimate.rows.read(estimate.right[j])
+    weight = inner(estimate.rows.read(read[j]), x) * reciprocal(inner(r, r))
+    updated = jax.tree.map(jnp.add, x, scale(weight, estimate.rows.read(add[j])))
     return select(j < estimate.count, updated, x)
 
 

@@ -68,8 +68,7 @@ def test_a_linear_problem_ends_within_twice_its_dimension(x64):
 def test_memory_is_one_row_per_step(memory, rows):
     z = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((2, 5, 1))}
     history = Broyden(max_steps=9, memory=memory).init(z, z)
-    assert history.steps["a"].shape == (2, rows, 3)
-    assert history.steps["b"].shape == (2, rows, 5, 1)
+    assert [leaf.shape for leaf in history.steps.leaves] == [(2, rows, 3), (2, rows, 5)]
     assert history.coefficients.shape == (2, rows, rows)
 
 
@@ -78,7 +77,7 @@ def test_products_of_steps_are_as_accurate_as_their_bound():
     args, _ = maps.random_affine(dim=12, radius=3.0)
     solver = Broyden(max_steps=20, tol=0)
     history = iterate(maps.affine, jnp.zeros((4, 12)), args, solver).memory
-    steps = np.asarray(history.steps, np.float64)
+    steps = np.asarray(history.steps.leaves[0], np.float64)
     gram = np.einsum("bid,bjd->bij", steps, steps)
     lengths = np.sqrt(np.einsum("bii->bi", gram))
     earlier = np.tri(20, k=-1, dtype=bool)
