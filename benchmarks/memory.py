@@ -20,15 +20,13 @@ _MIB = 2**20
 _STATUS = Path("/proc/self/status")  # of Linux
 
 
-def main(config: str = "cifar10_tiny", batch: int = 8, rounds: int = 1) -> None:
+def main(config: str = "cifar10_tiny", batch: int = 8) -> None:
     """Print the memory of each setting, and what Broyden's history takes by the step.
 
     Args:
       config: name of a file in configs.
       batch: images; twice as many are compiled for as well.
-      rounds: not used; nothing is timed.
     """
-    del rounds
     rows = [
         _row(name, steps, images, config)
         for name, all_steps in (("picard", (10, 200)), ("broyden", (40, 80)))

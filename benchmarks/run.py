@@ -9,6 +9,8 @@ ml_collections (`peers` also jaxopt and optimistix).
 
 import argparse
 import importlib
+import inspect
+import math
 
 from mdeq_jax.compilation import convolve_on_all_cores
 from mdeq_jax.config import config_file
@@ -18,7 +20,9 @@ BENCHMARKS = {
     "estimators": "what the gradient costs by each estimator",
     "train_step": "training steps, solved and unrolled",
     "infer": "inference at several batch sizes",
+    "floor": "the least time of a step's evaluations of the cell, and the time it takes",
     "memory": "temporary memory against solver steps and batch",
+    "largest_batch": "whose training step fits on the device, or in --gib",
     "segmentation_memory": "of whole images and of training crops, by solver and its steps",
     "compile_time": "compilation of the training step, without and with the cache",
     "start_up": "from the command to the first training step, cold and warm",
@@ -42,6 +46,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _size(text: str) -> float:
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not 0 < size < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return size
+
+
 def main() -> None:
     """Parse the command line and run."""
     width = max(map(len, BENCHMARKS))
@@ -56,10 +70,15 @@ def main() -> None:
     parser.add_argument("--config", type=_config, help="name of a file in configs, without .py")
     parser.add_argument("--batch", type=_count, help="images")
     parser.add_argument("--rounds", type=_count, help="measurements of each row")
+    parser.add_argument("--gib", type=_size, help="memory of the device, for largest_batch")
     options = vars(parser.parse_args())
+    name = options.pop("name")
+    given = {option: value for option, value in options.items() if value is not None}
+    benchmark = importlib.import_module(f"benchmarks.{name}").main
+    if unknown := given.keys() - inspect.signature(benchmark).parameters.keys():
+        parser.error(f"{name} takes no {', '.join(f'--{option}' for option in sorted(unknown))}")
     convolve_on_all_cores()
-    module = importlib.import_module(f"benchmarks.{options.pop('name')}")
-    module.main(**{name: value for name, value in options.items() if value is not None})
+    benchmark(**given)
 
 
 if __name__ == "__main__":

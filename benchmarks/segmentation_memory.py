@@ -20,15 +20,13 @@ _IMAGE_SIZE = (1024, 2048)  # of Cityscapes
 _SOLVERS = (("picard", 27), ("anderson", 27), ("broyden", 10), ("broyden", 27), ("broyden", 54))
 
 
-def main(config: str = "cityscapes_xl", batch: int = 1, rounds: int = 1) -> None:
+def main(config: str = "cityscapes_xl", batch: int = 1) -> None:
     """Print the memory of inference and of a training step.
 
     Args:
       config: name of a file in configs, for segmentation.
       batch: images.
-      rounds: not used; nothing is timed.
     """
-    del rounds
     bench = setting(config, batch)
     height, width = bench.config.data.image_size
     rows = []

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.run import BENCHMARKS
+from benchmarks.run import BENCHMARKS, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +37,9 @@ def test_they_import_no_data_package():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["solver_overhead", "estimators", "train_step", "infer", "peers"])
+@pytest.mark.parametrize(
+    "name", ["solver_overhead", "estimators", "train_step", "infer", "floor", "peers"]
+)
 def test_they_end_in_a_line_of_json(name):
     if name == "peers":
         pytest.importorskip("optimistix")
@@ -46,3 +48,18 @@ def test_they_end_in_a_line_of_json(name):
     assert result["benchmark"] == name
     assert result["rows"]
     assert result["platform"] == "cpu"
+
+
+@pytest.mark.slow
+def test_the_largest_batch_fills_the_memory():
+    out = run("-m", "benchmarks.run", "largest_batch", "--config=digits", "--batch=8", "--gib=0.1")
+    (row,) = json.loads(out.splitlines()[-1])["rows"]
+    assert 0.9 * 0.1 < row["gib"] <= 0.1
+    assert row["batch"] > 8
+
+
+def test_an_option_that_a_benchmark_does_not_take_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run", "memory", "--gib=3"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "memory takes no --gib" in capsys.readouterr().err
