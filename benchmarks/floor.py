@@ -30,9 +30,16 @@ def main(config: str = "cifar10_large", batch: int = 16, rounds: int = 5) -> Non
       config: name of a file in configs.
       batch: images.
       rounds: measurements of each.
+
+    Raises:
+      ValueError: the config's adjoint is not the exact one, whose evaluations are counted.
     """
     bench = setting(config, batch)
-    solver = bench.config.solver
+    solver, adjoint = bench.config.solver, bench.config.adjoint.name
+    if adjoint != "exact":
+        raise ValueError(
+            f"{config} has the adjoint {adjoint!r}; evaluations are counted of 'exact'."
+        )
     f, z0, args = bench.problem()
     # The forward solve; the cell at its result; the adjoint solve; the gradient of the parameters,
     # which is two products for each convolution.

@@ -1,7 +1,7 @@
-"""The largest batch whose training step fits on a device.
+"""The largest batch whose training step fits on a device, to within some 3 %.
 
-Of the compiled step, memory grows evenly with the batch: two compilations tell how many images fit,
-and that many are trained on, fewer where something beside the program takes memory as well.
+Of the compiled step, memory grows almost evenly with the batch: two compilations tell how many
+images fit, and that many are trained on, fewer where something beside the program takes memory.
 """
 
 from typing import Any, NamedTuple

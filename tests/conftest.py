@@ -20,13 +20,30 @@ def x64():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """Compile with few optimizations, in about half the time: for what runs for a moment only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimized():
+    """Optimize, for modules about a program's memory or collectives; XLA_FLAGS cannot change."""
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def pytest_addoption(parser):
-    """Add the size of the long fuzz test, which a machine with time to spare can raise."""
-    parser.addoption("--fuzz-cases", type=int, default=2000, help="mutated files (default 2000)")
+    """Add the size of the long fuzz test, and the choice to compile as users do."""
+    parser.addoption("--fuzz-cases", type=int, default=500, help="mutated files (default 500)")
+    parser.addoption(
+        "--optimized", action="store_true", help="compile with all optimizations, as users do"
+    )
+
+
+def pytest_configure(config):
+    """Compile in half the time what runs for a moment only, in processes of tests as well."""
+    if config.getoption("--optimized"):
+        return
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
+    # Emitting loops without MLIR is the larger part of it. Unknown flags end the process, and other
+    # versions may not know this one.
+    if jax.__version_info__[:2] == (0, 10):
+        flags = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {flags}"

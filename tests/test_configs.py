@@ -163,7 +163,6 @@ TRIED = (
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", TRIED)
 def test_a_training_step(name):
     config = with_few_steps(load(name))

@@ -19,9 +19,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", *ROOT.glob("requirements*.txt"))
 PIP = (sys.executable, "-m", "pip", "--quiet")
-# Without the checkout on the path; what is compiled runs for a moment only.
+# Without the checkout on the path.
 ENVIRONMENT = {name: os.environ[name] for name in os.environ if name != "PYTHONPATH"}
-ENVIRONMENT["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
 @pytest.fixture(scope="module")

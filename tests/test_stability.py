@@ -15,8 +15,6 @@ from mdeq_jax import (
     spectral_radius,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def linear(z, a):
     return z @ a.T  # J = a for each sample

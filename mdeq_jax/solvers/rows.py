@@ -17,7 +17,7 @@ _PRECISION = lax.Precision.HIGHEST
 
 # Rows that begin a multiple of this many bytes apart share the sets of a CPU's caches, which hold 8
 # to 16 lines each: a pass over 20 such rows takes some 1.3 times as long. Three lines more apart,
-# they do not.
+# they do not. On other devices that is only memory, 192 bytes a row.
 _PAGE, _APART = 4096, 3 * 64
 
 
@@ -27,8 +27,8 @@ class Rows:
     """States kept together, one in each row.
 
     Attributes:
-      leaves: one array for each leaf of a state: the leaf of each row, flat, and zeros up to a
-        width that `_padded` chooses.
+      leaves: one array for each leaf of a state: the leaf of each row, flat, and zeros behind it
+        where that keeps rows from beginning whole pages apart.
       shapes: shapes of a state's leaves, without the batch.
       structure: of a state, a `PyTreeDef`.
     """
@@ -58,7 +58,7 @@ class Rows:
         return self._state(flat)
 
     def write(self, i: Int[Array, ""], state: State) -> "Rows":
-        """Return the rows with another state in row i."""
+        """Return the rows with another state, like the one of `empty`, in row i."""
         leaves = [
             lax.dynamic_update_slice_in_dim(x, _flat(new)[:, None], i, axis=1)
             for x, new in zip(self.leaves, jax.tree.leaves(state), strict=True)
@@ -96,6 +96,7 @@ def _flat(leaf: Float[Array, "B ..."]) -> Float[Array, "B D"]:
 
 
 def _padded(leaf: Float[Array, "B ..."]) -> Float[Array, "B _"]:
+    """Flatten, and add zeros where rows would begin whole pages apart."""
     flat = _flat(leaf)
     size, itemsize = flat.shape[1], flat.dtype.itemsize
     more = _APART // itemsize if size * itemsize % _PAGE == 0 else 0

@@ -29,7 +29,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", [module_name(path) for path in WITH_EXAMPLES])
 def test_examples(name, folder, monkeypatch):
     monkeypatch.chdir(folder)

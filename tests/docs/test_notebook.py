@@ -48,7 +48,6 @@ def outputs(tmp_path_factory):
     folder = {"metadata": {"path": str(NOTEBOOK.parent)}}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("TFDS_DATA_DIR", str(scratch / "data"))
-        environment.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         NotebookClient(notebook, timeout=600, resources=folder).execute()
     return {cell.id: cell.outputs for cell in code_cells(notebook)}
 

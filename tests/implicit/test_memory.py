@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from mdeq_jax.implicit import Exact, equilibrium
 from mdeq_jax.solvers import Broyden, Picard
+
+pytestmark = pytest.mark.usefixtures("optimized")
 
 SHAPES = {"a": (8, 16, 16, 12), "b": (8, 8, 8, 24)}
 STATE_BYTES = 4 * 8 * (16 * 16 * 12 + 8 * 8 * 24)

@@ -11,8 +11,6 @@ from test_shine import SOLVER, cosine, exact_u, jacobian, random_g, u_of
 from mdeq_jax.implicit import Shine, equilibrium
 from mdeq_jax.solvers import Broyden
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def outer_options(args, g, every):
     return {"outer_gradient": lambda z: jnp.asarray(g)}, Shine(fallback=None, opa_every=every)

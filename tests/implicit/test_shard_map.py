@@ -11,6 +11,8 @@ from jax.sharding import AxisType, PartitionSpec
 from mdeq_jax.implicit import Exact, Phantom, Shine, equilibrium
 from mdeq_jax.solvers import Anderson, Broyden
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 SPECS = {
     "weight": PartitionSpec(),
     "inject": PartitionSpec(),

@@ -12,8 +12,6 @@ from numpy.testing import assert_allclose
 from mdeq_jax.implicit import Exact, JacobianFree, Shine, equilibrium
 from mdeq_jax.solvers import Anderson, Broyden, Picard
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SOLVER = Broyden(max_steps=12, tol=1e-12)
 
 

@@ -19,8 +19,6 @@ from mdeq_jax.implicit import JacobianFree, Phantom
 from mdeq_jax.models import ModelConfig, create_model
 from mdeq_jax.solvers import Broyden, Picard
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FOUR = {"blocks_per_branch": (1,) * 4, "big_kernels": (0,) * 4, "expansion": 5, "num_groups": 8}
 CIFAR_LARGE = ModelConfig(
     **FOUR,

@@ -12,8 +12,6 @@ from mdeq_jax.models import create_model
 from mdeq_jax.solvers import Anderson, Broyden, solve
 from mdeq_jax.stability import jacobian_loss
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NAMES = (
     "cls3",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("cls2_noaffine", "seg4")),

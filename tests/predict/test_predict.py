@@ -32,8 +32,6 @@ from mdeq_jax.predict.outputs import Table, top_columns, top_row
 from mdeq_jax.predict.predictor import FramePredictor, Predictor
 from mdeq_jax.training.steps import make_forward
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).parents[2]
 
 SMALL = {
@@ -98,7 +96,6 @@ def predict(folder, model, *arguments, output="out"):
     command = [sys.executable, "-m", "mdeq_jax.predict", f"--config={folder / model}.py"]
     command += [f"--checkpoint={folder / model}", f"--output={folder / output}", *arguments]
     environment = os.environ | {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

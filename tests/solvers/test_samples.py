@@ -8,8 +8,6 @@ import pytest
 
 from mdeq_jax.solvers import Anderson, Broyden, Picard, solve
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_they_are_what_a_solve_of_so_many_steps_returns(x64):
     z0, args = maps.random_tanh_cell()

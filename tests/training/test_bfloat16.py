@@ -17,8 +17,6 @@ from mdeq_jax.models import ModelConfig, create_model
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.training.steps import shard
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CONFIG = with_sections(
     model={

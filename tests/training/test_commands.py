@@ -1,5 +1,6 @@
 """train.py and eval.py as a user runs them: results, resumption, and errors."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -174,20 +175,23 @@ def test_another_models_weights_to_start_from(trained, scratch):
     assert "params/cell" not in err
 
 
+ALSO = functools.partial(pytest.param, marks=pytest.mark.slow)  # met where the one above it is
+
+
 @pytest.mark.parametrize(
     ("flags", "overrides", "message"),
     [
-        (["--workdir=w"], {"model__num_group": "4"}, "Did you mean config.model.num_groups?"),
-        (["--workdir=w"], {"train__steps": "many"}, "train.steps"),
-        (["--workdir=w"], {"model__num_groups": "3"}, "num_groups"),
-        (["--workdir=w"], {"solver__forward__max_steps": "0"}, "max_steps is 0"),
-        (["--workdir=w"], {"data__name": "digit"}, "Did you mean digits?"),
-        (["--workdir=w"], {"model__num_classes": "7"}, "has 10 classes"),
-        (["--workdir=LICENSE"], {}, "LICENSE"),
-        (["--workdir=w", "stray"], {}, "stray"),
-        ([], {}, "--workdir not given"),
         (["--wrkdir=w"], {}, "no flag --wrkdir; --help lists them. Did you mean --workdir?"),
-        (["--workdir=w", "--config.seed", "one"], {}, "config.seed is 'one'"),
+        ALSO(["--workdir=w", "stray"], {}, "stray"),
+        ALSO([], {}, "--workdir not given"),
+        (["--workdir=w"], {"model__num_group": "4"}, "Did you mean config.model.num_groups?"),
+        ALSO(["--workdir=w"], {"train__steps": "many"}, "train.steps"),
+        ALSO(["--workdir=w", "--config.seed", "one"], {}, "config.seed is 'one'"),
+        (["--workdir=w"], {"model__num_groups": "3"}, "num_groups"),
+        ALSO(["--workdir=w"], {"solver__forward__max_steps": "0"}, "max_steps is 0"),
+        (["--workdir=w"], {"data__name": "digit"}, "Did you mean digits?"),
+        ALSO(["--workdir=w"], {"model__num_classes": "7"}, "has 10 classes"),
+        (["--workdir=LICENSE"], {}, "LICENSE"),
     ],
 )
 def test_bad_input_ends_in_one_line(scratch, flags, overrides, message):

@@ -5,7 +5,7 @@ from test_steps import make_batch, setup, with_sections
 
 from mdeq_jax.training.steps import shard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
 
 
 def temporary_bytes(solver: str, max_steps: int, accumulate_steps: int = 1) -> int:

@@ -20,8 +20,6 @@ from mdeq_jax.training.objective import Draw, make_objective
 from mdeq_jax.training.steps import make_eval_step, shard
 from mdeq_jax.training.tasks import make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BOTH = ("classification", "scales")
 NAMES = ["segmentation", "classification", "scale_0", "scale_1"]
 

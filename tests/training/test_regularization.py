@@ -18,8 +18,6 @@ from mdeq_jax.training.regularization import (
 )
 from mdeq_jax.training.steps import shard
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def with_jacobian(**options):
     nested = dataclasses.asdict(CONFIG)

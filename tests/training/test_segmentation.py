@@ -15,8 +15,6 @@ from mdeq_jax.training.evaluation import solver_traces
 from mdeq_jax.training.steps import make_eval_step, shard
 from mdeq_jax.training.tasks import make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MODEL = {
     "task": "segmentation",
     "num_classes": 4,

@@ -13,8 +13,6 @@ from mdeq_jax.training.gradient import Gradient, accumulated
 from mdeq_jax.training.objective import Draw
 from mdeq_jax.training.steps import shard
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # All that is drawn at random in a step.
 RANDOM = {
     "model": {"dropout": 0.3},

@@ -24,8 +24,6 @@ from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import AXIS, create_mesh, make_eval_step, make_train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Of the compiled step's temporary memory, that the estimate may be away from it.
 BOUND = 0.25
 DEVICES = jax.device_count()

@@ -28,8 +28,6 @@ from mdeq_jax.training.steps import (
 )
 from mdeq_jax.training.tasks import Classification
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 CONFIG = finalize(
     {
         "model": {

@@ -42,13 +42,11 @@ def start(
     keys |= {key.replace("__", "."): value for key, value in overrides.items()}
     command = [sys.executable, script, f"--config=configs/{config}.py", *flags]
     command += [f"--config.{key}={value}" for key, value in keys.items()]
-    quick = {
+    environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     pipe = subprocess.PIPE
-    environment = os.environ | quick
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 

@@ -18,8 +18,6 @@ from mdeq_jax.viz.formation import (
 )
 from mdeq_jax.viz.observe import observe_formation
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def formation():

@@ -13,7 +13,7 @@ from mdeq_jax.config import finalize
 from mdeq_jax.models import create_model
 from mdeq_jax.viz.__main__ import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
