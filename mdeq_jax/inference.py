@@ -19,12 +19,12 @@ from mdeq_jax.config import InferenceConfig
 from mdeq_jax.models.resize import resize_bilinear, scaled_size
 
 # From images of a size that the model takes to logits of any resolution, and a pytree beside them.
-Forward = Callable[[Float[Array, "B H W 3"]], tuple[Float[Array, "B h w num_classes"], PyTree]]
+DenseForward = Callable[[Float[Array, "B H W 3"]], tuple[Float[Array, "B h w num_classes"], PyTree]]
 Resize = Callable[[Array, tuple[int, ...]], Array]
 
 
 def segment(
-    forward: Forward, images: Float[Array, "B H W 3"], options: InferenceConfig, divisor: int
+    forward: DenseForward, images: Float[Array, "B H W 3"], options: InferenceConfig, divisor: int
 ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
     """Return the logits of every pixel.
 
@@ -54,7 +54,7 @@ def segment(
 
 
 def forward_padded(
-    forward: Forward,
+    forward: DenseForward,
     images: Float[Array, "B H W 3"],
     divisor: int,
     resize: Resize = resize_bilinear,
@@ -92,7 +92,7 @@ def padding(shape: tuple[int, ...], divisor: int) -> list[tuple[int, int]]:
 
 
 def at_scale(
-    forward: Forward,
+    forward: DenseForward,
     images: Float[Array, "B H W 3"],
     scale: float,
     options: InferenceConfig,
@@ -145,7 +145,7 @@ def resize_unaligned(
 
 
 def _see(
-    forward: Forward, images: Float[Array, "B H W 3"], *, flip: bool, divisor: int
+    forward: DenseForward, images: Float[Array, "B H W 3"], *, flip: bool, divisor: int
 ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
     """Return the logits of every pixel, and statistics of one or two passes (passes, B, ...)."""
     pass_over = functools.partial(forward_padded, forward, divisor=divisor, resize=resize_unaligned)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
@@ -122,12 +122,13 @@ def _without_captures(
     cannot reach from under another transformation, and remember an f whose captures changed since.
     """
     closed = jax.make_jaxpr(lambda z, args: f(z, args))(z, args)
-    jaxpr, captured = closed.jaxpr, closed.consts
+    captured = closed.consts
+    hollow = closed.replace(consts=[None] * len(captured))  # `whole` outlives the tracers
     structure = jax.tree.structure(z)
 
     def whole(z: State, everything: tuple[PyTree, list]) -> State:
         args, captured = everything
-        leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, captured))(*jax.tree.leaves((z, args)))
+        leaves = jaxpr_as_fun(hollow.replace(consts=captured))(*jax.tree.leaves((z, args)))
         return jax.tree.unflatten(structure, leaves)
 
     return whole, (args, captured)

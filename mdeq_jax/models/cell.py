@@ -172,7 +172,7 @@ def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:
     z = tuple(
         jax.ShapeDtypeStruct((1, n, n, c), jnp.float32) for n, c in zip(sides, widths, strict=True)
     )
-    # Lazily, from shapes: the cell is not run.
+    # From shapes alone. Where Flax runs the cell all the same, it does on an image of few pixels.
     params: Any = MDEQCell(config, parent=None).lazy_init(key, z, z[0])["params"]
     if not config.weight_norm:
         return params

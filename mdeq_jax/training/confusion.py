@@ -57,7 +57,7 @@ def segmentation_metrics(
     }
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _ratio(part: np.ndarray | np.number, whole: np.ndarray | np.number) -> np.ndarray:
     """The ratio, NaN where there is nothing to be part of."""
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 

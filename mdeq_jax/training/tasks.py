@@ -1,7 +1,7 @@
 """What training and evaluation have to know of a task; all else is the same for every task."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from mdeq_jax.config import Config, InferenceConfig, LossConfig
 from mdeq_jax.config.loss import IGNORE
-from mdeq_jax.inference import Forward, segment
+from mdeq_jax.inference import segment
 from mdeq_jax.models.resize import resize_bilinear
 from mdeq_jax.training.confusion import confusion_matrix, segmentation_metrics
 from mdeq_jax.training.losses import (
@@ -23,6 +23,8 @@ from mdeq_jax.training.losses import (
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
+# From images to logits, an array or a dict of them, and a pytree beside them.
+Forward = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
 
 
 class Task(Protocol):

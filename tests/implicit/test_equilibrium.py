@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cells import TIGHT, assert_slopes, dense_gradient, layer, random_args, readout, start
 
-from mdeq_jax.implicit import Exact, JacobianFree, Phantom, equilibrium
+from mdeq_jax.implicit import Exact, JacobianFree, Phantom, Shine, equilibrium
 from mdeq_jax.solvers import Anderson, Broyden, Picard, solve
 
 
@@ -209,6 +209,33 @@ def test_tracers_of_every_dtype(x64):
     by_weight, by_x = jax.jit(jax.grad(total, (0, 1)))(weight, batched[0])
     np.testing.assert_allclose(by_weight, expected[0].sum(axis=0), atol=1e-9)
     np.testing.assert_allclose(by_x, expected[1], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("solver", "adjoint"),
+    [
+        (TIGHT, Exact(TIGHT)),
+        (TIGHT, Phantom()),
+        (TIGHT, JacobianFree()),
+        (Broyden(8), Shine(refine=1)),
+        (Broyden(8), Shine(opa_every=4)),
+    ],
+    ids=["exact", "phantom", "jacobian_free", "shine", "opa"],
+)
+def test_no_tracer_outlives_its_transformation(solver, adjoint):
+    def loss(weight):
+        def f(z, x):
+            return jnp.tanh(z @ weight + x)
+
+        z, _ = equilibrium(
+            f, x, x, solver=solver, adjoint=adjoint, outer_gradient=lambda z: 2 * z * weight[0, 0]
+        )
+        return jnp.sum(z**2)
+
+    x, weight = jnp.ones((2, 3)), jnp.eye(3) / 4
+    with jax.checking_leaks():
+        assert np.isfinite(jax.jit(jax.grad(loss))(weight)).all()
+        assert np.isfinite(jax.jit(jax.vmap(loss))(weight[None])).all()
 
 
 def test_captures_that_change_between_calls(x64):

@@ -40,7 +40,8 @@ def gradient_of(solver, adjoint):
         (Broyden(60, 1e-13), Exact(Broyden(60, 1e-13))),
         (Anderson(200, 1e-13), Exact(TIGHT)),
         (TIGHT, Phantom()),
-        (Broyden(60, 1e-9), Shine(refine=2)),
+        # SHINE divides by the last steps, so rounding grows as the tolerance falls.
+        (Broyden(60, 1e-5), Shine(refine=2)),
     ],
     ids=["broyden", "anderson-picard", "phantom", "shine"],
 )
