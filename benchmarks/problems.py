@@ -44,7 +44,7 @@ def setting(name: str, batch: int) -> Setting:
             backward=dataclasses.replace(solver.backward, tol=0.0),
         ),
     )
-    model = create_model(config.model)
+    model = create_model(config.model, dtype=config.compute_dtype)
     key = jax.random.key(0)
     images = jax.random.normal(key, (batch, *config.data.image_size, 3))
     pixels = config.data.image_size if config.model.task == "segmentation" else ()

@@ -26,7 +26,7 @@ def training_step(bench: Setting, unrolled: int | None) -> tuple[Step, TrainStat
     mesh: Mesh = jax.make_mesh(
         (1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
     )
-    model = create_model(config.model, axis_name=AXIS)
+    model = create_model(config.model, axis_name=AXIS, dtype=config.compute_dtype)
     optimizer = create_optimizer(config.optim, 1000, 100)
     height, width = config.data.image_size
     state = replicate(create_state(model, optimizer, (height, width, 3), config.seed), mesh)

@@ -38,7 +38,8 @@ def jacobian_loss(
       probes: number of probes drawn, at least 1.
       vectors: one probe v of the structure and shapes of z, in place of key and probes.
       first: number of the first sample, where z is part of a larger batch: the probe of a sample
-        follows from the key and its number alone. May be traced.
+        follows from the key and its number alone. May be traced. Under `shard_map` all devices
+        draw the same probes unless each is given its own.
 
     Raises:
       ValueError: neither or both of key and vectors are given, or probes is below 1.
@@ -57,12 +58,11 @@ def jacobian_loss(
         raise ValueError("jacobian_loss takes either a key or vectors; give one of the two.")
     if probes < 1:
         raise ValueError(f"probes is {probes}; it must be at least 1.")
-    z = lax.stop_gradient(z)
-    _, pullback = jax.vjp(lambda z: f(z, args), z)
+    z, pullback = _pullback(f, lax.stop_gradient(z), args)
     drawn = (
         [vectors] if key is None else [_normal(k, z, first) for k in jax.random.split(key, probes)]
     )
-    squares = jnp.stack([_squared_norm(pullback(v)[0]) for v in drawn])
+    squares = jnp.stack([_squared_norm(pullback(v)) for v in vary_together(drawn, like=z)])
     return squares.mean() / sum(x.size for x in jax.tree.leaves(z))
 
 
@@ -103,11 +103,11 @@ def spectral_radius(
     """
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}; it must be at least 1.")
-    _, pullback = jax.vjp(lambda z: f(z, args), z)
+    z, pullback = _pullback(f, z, args)
 
     def grow(v: State, _: None) -> tuple[State, Float[Array, " B"]]:
         v = scale(1 / norm(v), v)
-        (vj,) = pullback(v)
+        vj = pullback(v)
         growth = norm(vj)
         return select(growth > 0, vj, v), growth
 
@@ -158,6 +158,15 @@ def _contraction(ratio: Float[Array, " B"], steps: Array) -> Float[Array, " B"]:
     """The factor per step, given that of all steps; 0 where there was none to see it in."""
     factor = jnp.where(ratio > 0, ratio, 1) ** (1 / jnp.maximum(steps, 1))
     return jnp.where((steps > 0) & (ratio > 0), jnp.minimum(factor, _SLOWEST), 0)
+
+
+def _pullback(
+    f: Callable[[State, Any], State], z: State, args: PyTree
+) -> tuple[State, Callable[[State], State]]:
+    """Return z and v ↦ vᵀJ; under `shard_map` z varies with f, and each device has its own J."""
+    z = vary_together(z, like=f(z, args))
+    _, pullback = jax.vjp(lambda z: f(z, args), z)
+    return z, lambda v: pullback(v)[0]
 
 
 def _normal(key: PRNGKeyArray, like: State, first: Int[Array, ""] | int) -> State:

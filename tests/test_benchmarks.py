@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import floor
+from benchmarks import floor, problems
 from benchmarks.run import BENCHMARKS, main
+from mdeq_jax.config import load_config
 from mdeq_jax.models.convolution import conv2d
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,13 @@ def run(*command: str) -> str:
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_models_are_of_the_dtype_of_their_config(monkeypatch):
+    config = load_config("digits")
+    config.dtype = "bfloat16"
+    monkeypatch.setattr(problems, "load_config", lambda _: config)
+    assert problems.setting("digits", 2).model.dtype == "bfloat16"
 
 
 @pytest.mark.slow
@@ -59,11 +67,12 @@ def test_the_largest_batch_fills_the_memory():
 
 
 def test_the_floor_is_of_each_convolution_and_product():
-    x, kernel, matrix = jnp.ones((2, 8, 8, 4)), jnp.ones((1, 1, 4, 5)), jnp.ones((5, 3))
+    x, kernel, matrix = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 5)), jnp.ones((5, 3))
     function = jax.jit(lambda x: conv2d(x, kernel) @ matrix + 1)
     convolution, product = floor._costs(jax.make_jaxpr(function)(x).jaxpr)
     pixels = 2 * 8 * 8
-    assert convolution == (2 * pixels * 4 * 5, 4 * (pixels * 4 + 4 * 5 + pixels * 5))
+    taps = 2 * (3 * 8 - 2) ** 2  # of all pixels, those on no padding
+    assert convolution == (2 * taps * 4 * 5, 4 * (pixels * 4 + 9 * 4 * 5 + pixels * 5))
     assert product == (2 * pixels * 5 * 3, 4 * (pixels * 5 + 5 * 3 + pixels * 3))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from mdeq_jax import (
     Broyden,
@@ -149,3 +150,20 @@ def test_the_estimate_in_absolute_mode_and_at_its_ends(x64):
     assert 10 < relative[2] < 1e6  # no contraction is seen, and the estimate stays finite
     absolute = gradient_error(result, adjoint, "abs")
     np.testing.assert_allclose(absolute[1], (0.01 + 1e-3 / 4 / 0.9) / 0.9, rtol=1e-6)
+
+
+def test_devices_that_share_z_and_not_the_map(x64):
+    """Each has the Jacobian of its own map, and not their sum."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    a, key = jnp.stack([matrix(), matrix(seed=1)]), jax.random.key(0)
+    z = jnp.ones((2, 6))
+
+    def both(a):
+        loss = jacobian_loss(linear, z, a[0], key)
+        return loss[None], spectral_radius(linear, z, a[0], key)[None]
+
+    spec = PartitionSpec("data")
+    sharded = jax.jit(jax.shard_map(both, mesh=mesh, in_specs=spec, out_specs=spec))
+    alone = [both(a[i : i + 1]) for i in range(2)]
+    expected = jax.tree.map(lambda *xs: jnp.concatenate(xs), *alone)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-9), sharded(a), expected)

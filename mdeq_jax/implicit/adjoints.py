@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.solvers import Iteration, Solver, SolverResult, State, iterate
-from mdeq_jax.solvers.common import check_solver, norm, require, require_int, scale
+from mdeq_jax.solvers.common import check_solver, norm, require_int, require_share, scale
 
 
 class ForwardProblem(NamedTuple):
@@ -126,7 +126,8 @@ class Exact(Adjoint):
     Each sample is solved for u/‖g‖, so that its residual is relative to ‖g‖ whatever the solver's
     `stop_mode`: an absolute test would pass at once on the small gradients of a mean loss. With
     `stop_scope="batch"`, for parity with the originals, nothing is scaled and their test is used.
-    g = 0 gives u = 0 in 0 steps. The solve is an `equilibrium`, so gradients of any order exist.
+    g = 0 gives u = 0 in 0 steps, and so does a ‖g‖ whose square float32 does not hold, below some
+    1e-20. The solve is an `equilibrium`, so gradients of any order exist.
 
     Attributes:
       solver: the solver of the adjoint equation, with its own max_steps and tol.
@@ -204,7 +205,7 @@ class Neumann(Adjoint):
     def __post_init__(self):
         """Check the options; raises ValueError."""
         require_int(self, "steps", minimum=1)
-        require(self, "damping", 0 < self.damping <= 1, "in (0, 1]")
+        require_share(self, "damping")
 
     def solve(
         self,

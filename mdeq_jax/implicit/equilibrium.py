@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
 from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.solvers import Broyden, Solver, SolverResult, State, solve
-from mdeq_jax.solvers.common import check_map, vary_together
+from mdeq_jax.solvers.common import check_map, check_state, vary_together
 
 
 def equilibrium(
@@ -37,7 +37,7 @@ def equilibrium(
     Args:
       f: the map (z, args) -> z, pure, each sample of the batch by itself.
       z0: where the solve starts, a pytree of floating-point arrays (B, ...). Its gradient is 0.
-      args: any pytree; what f is differentiated by.
+      args: any pytree of arrays; what f is differentiated by.
       solver: of the forward solve; `Broyden()` by default.
       adjoint: where the gradient comes from: `Exact(solver)` by default, `Neumann`,
         `JacobianFree`, `Shine`, `Phantom`, or an `Adjoint` of your own.
@@ -54,8 +54,9 @@ def equilibrium(
       equilibrium, in both places. Under `Phantom` it is the state after the damped steps.
 
     Raises:
-      ValueError: as `solve`; adjoint is none, or does not go with the solver; adjoint_probe is of
-        another shape; or outer_gradient returns no gradient by the state.
+      ValueError: as `solve`; adjoint is none, or does not go with the solver; args holds what is
+        no array; adjoint_probe is of another shape; or outer_gradient returns no gradient by the
+        state.
 
     Examples:
       z = a z + 1 has z* = 1 / (1 - a), here 2, and the derivative 1 / (1 - a)², here 4, of which
@@ -78,6 +79,8 @@ def equilibrium(
     adjoint = Exact(solver) if adjoint is None else adjoint
     _check_adjoint(adjoint)
     z0 = jax.tree.map(jnp.asarray, z0)
+    check_state(z0)
+    _check_args(args)
     fz0 = f(z0, args)
     check_map(z0, fz0)
     z0 = vary_together(z0, like=fz0)
@@ -87,16 +90,16 @@ def equilibrium(
         check_map(z0, jax.eval_shape(outer_gradient, z0), "outer_gradient")
         outer, outer_args = _without_captures(lambda z, _: outer_gradient(z), z0, None)
     limits = (tol, step_limit)
+    probe_shape = (jax.tree.leaves(z0)[0].shape[0], 2)
+    probe = jnp.zeros(probe_shape) if adjoint_probe is None else adjoint_probe
+    if probe.shape != probe_shape:
+        raise ValueError(f"adjoint_probe has shape {probe.shape}; it must have {probe_shape}.")
     if isinstance(adjoint, Phantom):
         fixed_z0, fixed_args = lax.stop_gradient((z0, everything))
         result = solve(
             whole, fixed_z0, fixed_args, solver, tol=tol, step_limit=step_limit, sample_at=sample_at
         )
         return _with_state(result, adjoint.unroll(whole, result.z, everything))
-    probe_shape = (jax.tree.leaves(z0)[0].shape[0], 2)
-    probe = jnp.zeros(probe_shape) if adjoint_probe is None else adjoint_probe
-    if probe.shape != probe_shape:
-        raise ValueError(f"adjoint_probe has shape {probe.shape}; it must have {probe_shape}.")
     probe = vary_together(probe, like=fz0)
     static = _Static(whole, outer, solver, adjoint, sample_at)
     z, (result, _) = _equilibrium(
@@ -111,6 +114,15 @@ def _check_adjoint(adjoint: Any) -> None:
             f"adjoint is {adjoint!r}; it must be an instance, such as JacobianFree() or "
             "Exact(Broyden(max_steps=30))."
         )
+
+
+def _check_args(args: PyTree) -> None:
+    for path, leaf in jax.tree.leaves_with_path(args):
+        if not isinstance(leaf, jax.typing.ArrayLike) and not hasattr(leaf, "__jax_array__"):
+            raise ValueError(
+                f"args{jax.tree_util.keystr(path)} is {leaf!r}, which is no array; let f close over"
+                " it instead."
+            )
 
 
 def _without_captures(

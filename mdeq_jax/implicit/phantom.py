@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PyTree
 
 from mdeq_jax.solvers import State
-from mdeq_jax.solvers.common import require, require_int
+from mdeq_jax.solvers.common import require_int, require_share
 
 
 @jax.tree_util.register_static
@@ -44,7 +44,7 @@ class Phantom:
     def __post_init__(self):
         """Check the options; raises ValueError."""
         require_int(self, "steps", minimum=1)
-        require(self, "damping", 0 < self.damping <= 1, "in (0, 1]")
+        require_share(self, "damping")
 
     def unroll(self, f: Callable[[State, Any], State], z: State, args: PyTree) -> State:
         """Return the state after the damped steps from z, differentiable in args."""

@@ -14,7 +14,15 @@ from jax import lax
 from mdeq_jax.implicit.adjoints import Adjoint, Cotangent, Exact, ForwardProblem, unsolved
 from mdeq_jax.implicit.opa import OuterAwareBroyden
 from mdeq_jax.solvers import Broyden, SolverResult, State
-from mdeq_jax.solvers.common import Memory, norm, reciprocal, require, require_int, scale, select
+from mdeq_jax.solvers.common import (
+    Memory,
+    norm,
+    reciprocal,
+    require_int,
+    require_number,
+    scale,
+    select,
+)
 from mdeq_jax.solvers.inverse import InverseEstimate, inverse_from_steps
 
 
@@ -45,7 +53,8 @@ class Shine(Adjoint):
     def __post_init__(self):
         """Check the options; raises ValueError."""
         require_int(self, "refine", minimum=0)
-        require(self, "fallback", self.fallback is None or self.fallback > 0, "above 0, or None")
+        if self.fallback is not None:
+            require_number(self, "fallback", lambda x: x > 0, "above 0, or None")
         if self.opa_every is not None:
             require_int(self, "opa_every", minimum=1)
 

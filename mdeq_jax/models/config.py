@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 
-from mdeq_jax.solvers.common import require, require_int
+from mdeq_jax.solvers.common import require, require_int, require_number
 
 _MINIMUM = {
     "num_classes": 1,
@@ -33,7 +33,8 @@ class ModelConfig:
     A field "per branch" has one entry for each resolution, the highest first; lists become tuples.
 
     Attributes:
-      task: "classification" or "segmentation"; chooses the head and the momentum of BatchNorm.
+      task: "classification" or "segmentation"; chooses the head and the momentum of its and
+        the stem's BatchNorm.
       num_classes: entries of the logits.
       branch_channels: per branch, channels of the state; the first is also the width of the stem.
       blocks_per_branch: per branch, residual blocks.
@@ -114,8 +115,7 @@ class ModelConfig:
         for field in _SWITCHES:
             require(self, field, isinstance(getattr(self, field), bool), "True or False")
         require(self, "final_conv_kernel", self.final_conv_kernel in (1, 3), "1 or 3")
-        is_number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
-        require(self, "dropout", is_number and 0 <= self.dropout < 1, "a number in [0, 1)")
+        require_number(self, "dropout", lambda x: 0 <= x < 1, "in [0, 1)")
 
     def _check_extra_heads(self) -> None:
         heads = self.extra_heads

@@ -17,6 +17,7 @@ from mdeq_jax.solvers.common import (
     State,
     check_map,
     check_solver,
+    check_state,
     hopeless,
     residual,
     select,
@@ -142,6 +143,7 @@ def iterate(
     """Return what `solve` does, with its arguments, and where the solver stood when it ended."""
     check_solver(solver)
     z0 = jax.tree.map(jnp.asarray, z0)
+    check_state(z0)
     fz0 = f(z0, args)
     check_map(z0, fz0)
     check_samples(sample_at, solver.max_steps)

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.solvers.common import Solver, State, inner, require, require_int, select
+from mdeq_jax.solvers.common import (
+    Solver,
+    State,
+    inner,
+    require,
+    require_int,
+    require_number,
+    require_share,
+    select,
+)
 from mdeq_jax.solvers.rows import Rows
 
 
@@ -51,8 +60,8 @@ class Anderson(Solver):
         """Check the options; raises ValueError."""
         super().__post_init__()
         require_int(self, "window", minimum=1)
-        require(self, "ridge", self.ridge >= 0, "at least 0")
-        require(self, "mixing", 0 < self.mixing <= 1, "in (0, 1]")
+        require_number(self, "ridge", lambda x: x >= 0, "of at least 0")
+        require_share(self, "mixing")
         modes = ("relative", "absolute")
         require(self, "ridge_mode", self.ridge_mode in modes, "'relative' or 'absolute'")
 

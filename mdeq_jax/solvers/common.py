@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import functools
 import numbers
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -86,8 +87,7 @@ class Solver(abc.ABC):
     def __post_init__(self):
         """Check each option; raises ValueError that names the option and its value."""
         require_int(self, "max_steps", minimum=1)
-        is_number = isinstance(self.tol, numbers.Real)
-        require(self, "tol", is_number and self.tol >= 0, "a number of at least 0")
+        require_number(self, "tol", lambda x: x >= 0, "of at least 0")
         require(self, "stop_mode", self.stop_mode in ("rel", "abs"), "'rel' or 'abs'")
         require(self, "stop_scope", self.stop_scope in ("sample", "batch"), "'sample' or 'batch'")
 
@@ -128,6 +128,18 @@ def require_int(owner: Any, field: str, minimum: int) -> None:
     require(owner, field, is_int and value >= minimum, f"a whole number of at least {minimum}")
 
 
+def require_number(owner: Any, field: str, holds: Callable[[Any], bool], allowed: str) -> None:
+    """`require` a real number, of which `holds` is true."""
+    value = getattr(owner, field)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    require(owner, field, is_number and holds(value), f"a number {allowed}")
+
+
+def require_share(owner: Any, field: str) -> None:
+    """`require` a number above 0 and at most 1."""
+    require_number(owner, field, lambda x: 0 < x <= 1, "in (0, 1]")
+
+
 def check_solver(solver: Any) -> None:
     """Raise ValueError unless a solver is one, and not its name or its class."""
     if not isinstance(solver, Solver):
@@ -147,8 +159,12 @@ def per_sample(values: Float[Array, " B"], leaf: Float[Array, "B ..."]) -> Float
 
 
 def scale(values: Float[Array, " B"], tree: State) -> State:
-    """Multiply each sample by its own number."""
-    return jax.tree.map(lambda x: per_sample(values, x).astype(x.dtype) * x, tree)
+    """Multiply each sample by its own number, which may be out of the range of a 16-bit leaf."""
+
+    def times(x: Array) -> Array:
+        return (per_sample(values, x) * to_working_dtype(x)).astype(x.dtype)
+
+    return jax.tree.map(times, tree)
 
 
 def select(chosen: Bool[Array, " B"], yes: State, no: State) -> State:
@@ -225,8 +241,8 @@ def vary_together(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jnp.where(predicate, x, x), tree)
 
 
-def check_map(z: State, fz: PyTree, name: str = "f") -> None:
-    """Raise ValueError unless z is a state and f(z) has its structure, shapes and dtypes."""
+def check_state(z: PyTree) -> None:
+    """Raise ValueError unless z is a pytree of floating-point arrays of one batch."""
     leaves = jax.tree.leaves(z)
     if not leaves:
         raise ValueError("The state z0 has no arrays; give at least one, batch first.")
@@ -239,6 +255,10 @@ def check_map(z: State, fz: PyTree, name: str = "f") -> None:
     if len({x.shape[0] for x in leaves}) > 1:
         shapes = [x.shape for x in leaves]
         raise ValueError(f"The leaves of z0 disagree on the batch, their first axis: {shapes}.")
+
+
+def check_map(z: State, fz: PyTree, name: str = "f") -> None:
+    """Raise ValueError unless f(z) has structure, shapes and dtypes of the state z."""
     described_z, described_fz = jax.tree.map(_describe, (z, fz))
     # Flattened, for a named tuple equals the tuple of its fields.
     if jax.tree.flatten(described_z) != jax.tree.flatten(described_fz):

@@ -50,12 +50,12 @@ def _product(estimate: InverseEstimate, x: State) -> State:
     def body(j: Int[Array, ""], x: State) -> State:
         return _add_factor(estimate, j, x, read=estimate.right, add=estimate.left)
 
-    return lax.fori_loop(0, estimate.count.max(), body, x)
+    return lax.fori_loop(0, estimate.count.max(initial=0), body, x)
 
 
 @jax.custom_vjp
 def _transposed_product(estimate: InverseEstimate, x: State) -> State:
-    last = estimate.count.max() - 1
+    last = estimate.count.max(initial=0) - 1
 
     def body(j: Int[Array, ""], x: State) -> State:
         return _add_factor(estimate, last - j, x, read=estimate.left, add=estimate.right)

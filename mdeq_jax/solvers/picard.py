@@ -5,7 +5,7 @@ import dataclasses
 import jax
 from jaxtyping import Array, Int
 
-from mdeq_jax.solvers.common import Solver, State, require
+from mdeq_jax.solvers.common import Solver, State, require_share
 
 
 @jax.tree_util.register_static
@@ -25,7 +25,7 @@ class Picard(Solver):
     def __post_init__(self):
         """Check the options; raises ValueError."""
         super().__post_init__()
-        require(self, "damping", 0 < self.damping <= 1, "in (0, 1]")
+        require_share(self, "damping")
 
     def init(self, z: State, g: State) -> tuple[()]:
         """Return nothing, for nothing is remembered."""

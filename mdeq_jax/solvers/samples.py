@@ -12,8 +12,10 @@ Samples = PyTree[Float[Array, "n B ..."]] | None
 
 def check_samples(sample_at: tuple[int, ...], max_steps: int) -> None:
     """Raise ValueError unless the numbers rise from 1 to max_steps at most."""
-    bounds = (0, *sample_at, max_steps + 1)
-    if any(not isinstance(n, int) for n in bounds) or sorted(set(bounds)) != list(bounds):
+    listed = isinstance(sample_at, tuple | list)
+    whole = listed and all(isinstance(n, int) and not isinstance(n, bool) for n in sample_at)
+    bounds = [0, *sample_at, max_steps + 1] if whole else []
+    if not bounds or sorted(set(bounds)) != bounds:
         raise ValueError(
             f"sample_at is {sample_at!r}; it must be rising whole numbers of steps from 1 to "
             f"max_steps, which is {max_steps}."

@@ -15,6 +15,7 @@ from mdeq_jax.implicit import (
     JacobianFree,
     Neumann,
     Phantom,
+    Shine,
     equilibrium,
 )
 from mdeq_jax.solvers import Anderson, Broyden, Picard
@@ -151,17 +152,34 @@ def test_jacobian_free_is_the_first_term(x64):
     np.testing.assert_array_equal(probe, 0)
 
 
-def test_bfloat16_cotangents():
-    """The adjoint solve runs on states of the cell's dtype; the gradient is of the right size."""
+@pytest.mark.parametrize("adjoint", [None, Shine(refine=2)], ids=["exact", "shine"])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(jnp.bfloat16, 1.0), (jnp.bfloat16, 1e-6), (jnp.float16, 3e-6)]
+)
+def test_cotangents_of_16_bits(dtype, size, adjoint):
+    """The adjoint solve runs on states of the cell's dtype, whatever 1/‖g‖ is in it."""
 
     def loss(bias):
-        z0 = jnp.zeros((2, 4), jnp.bfloat16)
-        z, _ = equilibrium(lambda z, bias: 0.5 * z + bias, z0, bias, solver=Broyden(tol=1e-2))
-        return jnp.sum(z.astype(jnp.float32))
+        z0, solver = jnp.zeros((2, 4), dtype), Broyden(tol=1e-2)
+        f = lambda z, bias: 0.5 * z + bias  # noqa: E731
+        z, _ = equilibrium(f, z0, bias, solver=solver, adjoint=adjoint)
+        return size * jnp.sum(z.astype(jnp.float32))
 
-    gradient = jax.jit(jax.grad(loss))(jnp.ones((2, 4), jnp.bfloat16))
-    assert gradient.dtype == jnp.bfloat16
-    np.testing.assert_allclose(gradient.astype(jnp.float32), 2, rtol=0.02)
+    gradient = jax.jit(jax.grad(loss))(jnp.ones((2, 4), dtype))
+    assert gradient.dtype == dtype
+    np.testing.assert_allclose(gradient.astype(jnp.float32), 2 * size, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "adjoint", [Exact(Broyden()), Neumann(2), Shine(), Shine(refine=2)], ids=repr
+)
+def test_an_empty_batch(adjoint):
+    def loss(bias):
+        f = lambda z, bias: 0.5 * z + bias  # noqa: E731
+        z, _ = equilibrium(f, jnp.zeros((0, 4)), bias, solver=Broyden(), adjoint=adjoint)
+        return z.sum()
+
+    np.testing.assert_array_equal(jax.grad(loss)(jnp.ones(4)), 0)
 
 
 @jax.tree_util.register_static

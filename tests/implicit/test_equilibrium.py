@@ -352,7 +352,7 @@ def test_leaves_of_mixed_shapes_and_dtypes(x64):
     ("z0", "f"),
     [
         (jnp.zeros((2, 3), int), lambda z: z),
-        ([], lambda z: z),
+        ([], lambda z: z[0]),
         (jnp.zeros((2, 3)), lambda z: z[:, :2]),
         (jnp.zeros((2, 3)), lambda z: z.astype(jnp.bfloat16)),
     ],
@@ -370,11 +370,17 @@ def test_bad_state_or_map(z0, f, adjoint):
         ({"adjoint": "phantom"}, "adjoint is 'phantom'; it must be an instance"),
         ({"adjoint": JacobianFree}, "adjoint is <class .*JacobianFree'>; it must be an instance"),
         ({"adjoint_probe": jnp.zeros(2)}, r"adjoint_probe has shape \(2,\); .* have \(2, 2\)"),
+        ({"adjoint_probe": jnp.zeros(2), "adjoint": Phantom()}, "adjoint_probe has shape"),
     ],
 )
 def test_what_is_no_solver_adjoint_or_probe(options, message):
     with pytest.raises(ValueError, match=message):
         equilibrium(lambda z, _: z, jnp.zeros((2, 3)), None, **options)
+
+
+def test_args_that_are_no_arrays():
+    with pytest.raises(ValueError, match=r"args\['mode'\] is 'x', which is no array; let f close"):
+        equilibrium(lambda z, _: z / 2, jnp.zeros((2, 3)), {"mode": "x"})
 
 
 def test_the_class_of_a_solver_is_no_solver_of_the_adjoint():

@@ -255,7 +255,8 @@ def test_another_forward_solver_is_an_error(solver):
     [
         ({"refine": -1}, r"Shine\.refine is -1; it must be a whole number of at least 0"),
         ({"refine": 1.5}, r"Shine\.refine is 1\.5"),
-        ({"fallback": 0.0}, r"Shine\.fallback is 0\.0; it must be above 0, or None"),
+        ({"fallback": 0.0}, r"Shine\.fallback is 0\.0; it must be a number above 0, or None"),
+        ({"fallback": "1.8"}, r"Shine\.fallback is '1\.8'"),
         ({"opa_every": 0}, r"Shine\.opa_every is 0; it must be a whole number of at least 1"),
     ],
 )

@@ -151,7 +151,7 @@ class Pair(NamedTuple):
 @pytest.mark.parametrize(
     ("z0", "f", "message"),
     [
-        ({}, lambda z: z, "no arrays"),
+        ({}, lambda z: z["a"], "no arrays"),
         (jnp.zeros((2, 3), int), lambda z: z, r"int32.*\(2, 3\)"),
         (jnp.zeros((2, 3), complex), lambda z: z, "complex64"),
         (1.0, lambda z: z, "first axis"),
@@ -185,10 +185,13 @@ def test_bad_state_or_map(z0, f, message):
         (Broyden, "memory", 1.5),
         (Anderson, "window", 0),
         (Anderson, "ridge", -1.0),
+        (Anderson, "ridge", "0"),
         (Anderson, "mixing", 0.0),
+        (Anderson, "mixing", None),
         (Anderson, "ridge_mode", "none"),
         (Picard, "damping", 0.0),
         (Picard, "damping", 1.5),
+        (Picard, "damping", "1"),
     ],
 )
 def test_bad_options_name_the_field_and_the_value(kind, field, value):
