@@ -197,7 +197,8 @@ def test_a_missing_image(root):
 def test_tfds_has_not_prepared_it(tmp_path):
     message = (
         rf"{tmp_path}.* does not exist; put leftImg8bit_trainvaltest\.zip and .*, from https://.*"
-        "into a folder DIR, and run `.*prepare --name=cityscapes --source=DIR"
+        "into a folder DIR, and run `.*prepare --name=cityscapes --source=DIR.*"
+        r" set config\.data\.root to the folder that has list/ and cityscapes/ in"
     )
     with pytest.raises(ValueError, match=message):
         dataset_info(config(dir=str(tmp_path)))
