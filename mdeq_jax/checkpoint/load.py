@@ -79,7 +79,7 @@ def start_from(
     Args:
       variables: of the new model.
       source: a checkpoint folder as of `load`, or a PyTorch file as of `import_torch`.
-      config: architecture of the new model; tells what a PyTorch file does not.
+      config: architecture of the new model, for messages.
 
     Returns:
       The variables, and the names of those that kept their initial values, each with the reason.
@@ -88,7 +88,7 @@ def start_from(
       ValueError: as `load` or `import_torch`; or nothing fits.
     """
     if os.path.isfile(source):
-        found = import_torch(source, infer_config(source, {"num_groups": config.num_groups}))
+        found = import_torch(source, infer_config(source, {}))
     else:
         found = load_trained(source).variables
     theirs = dict(jax.tree.leaves_with_path(found))
@@ -106,7 +106,7 @@ def start_from(
     if len(left) == len(jax.tree.leaves(variables)):
         raise ValueError(
             f"nothing in {os.fspath(source)} fits this model; set config.init_from to weights of a "
-            "model of the same widths, or leave it out."
+            f"model of the same widths, {config.branch_channels}, or leave it out."
         )
     return started, left
 

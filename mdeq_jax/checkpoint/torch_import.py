@@ -25,7 +25,7 @@ from jaxtyping import PyTree
 
 from mdeq_jax.checkpoint.orbax_io import write_checkpoint
 from mdeq_jax.checkpoint.torch_fold import fold_weight_norm
-from mdeq_jax.checkpoint.torch_infer import infer, possible_fields
+from mdeq_jax.checkpoint.torch_infer import Inferred, infer, possible_fields
 from mdeq_jax.checkpoint.torch_keys import (
     canonical_name,
     from_torch,
@@ -100,7 +100,7 @@ def infer_config(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> Mo
     Raises:
       ValueError: as `import_torch`; or the file contradicts `assumed`.
     """
-    return infer(_shapes(read_arrays(path)), assumed).config
+    return _inferred(path, assumed).config
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
@@ -181,6 +181,14 @@ def _problems(arrays: Arrays, wanted: Mapping[str, _Wanted]) -> list[str]:
     return problems
 
 
+def _inferred(path: str | os.PathLike[str], given: Mapping[str, Any]) -> Inferred:
+    shapes = _shapes(read_arrays(path))
+    try:
+        return infer(shapes, given)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
 def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> list[str]:
     """Return where the config differs from the architecture that the file tells of."""
     try:
@@ -240,7 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         given = dict(map(_assignment, options.set))
-        config = _inferred(options.input, given) if options.infer else _read(options.config, given)
+        config = _shown(options.input, given) if options.infer else _read(options.config, given)
         imported = import_with_report(
             options.input, config.model, allow_missing=options.allow_missing, drop=options.drop
         )
@@ -281,8 +289,9 @@ def _assignment(text: str) -> tuple[str, Any]:
     return key, tuple(parsed) if isinstance(parsed, list) else parsed
 
 
-def _inferred(path: str, given: Mapping[str, Any]) -> Config:
-    config, open_fields = infer(_shapes(read_arrays(path)), given)
+def _shown(path: str, given: Mapping[str, Any]) -> Config:
+    """Return the config that a file tells of, printed."""
+    config, open_fields = _inferred(path, given)
     for field, value in dataclasses.asdict(config).items():
         note = "  (assumed: --set gives another)" if field in set(open_fields) - set(given) else ""
         print(f"config.model.{field} = {value!r}{note}")

@@ -88,7 +88,7 @@ def _blocks(shapes: Shapes) -> tuple[int, ...]:
     ):
         raise ValueError(
             "it is of no MDEQ, or blocks are missing: convolutions are needed in "
-            f"{_BRANCH.format(0, 0, 'conv2')} and on."
+            f"{_BRANCH.format(0, 0, 'conv2')} and on; give the whole file of an MDEQ."
         )
     return blocks
 
@@ -156,7 +156,9 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
 
 def _fitting_groups(widths: tuple[int, ...], most: int) -> int:
     """Return the largest number of groups, at most `most`, that these widths allow."""
+    fused = len(widths) > 1  # then GroupNorm after the fusion has half as many
     for groups in range(most, 1, -1):
-        if all(width % groups == 0 and width % (groups // 2) == 0 for width in widths):
+        needed = (groups, groups // 2) if fused else (groups,)
+        if all(width % number == 0 for width in widths for number in needed):
             return groups
-    return most
+    return most if fused else 1

@@ -45,7 +45,10 @@ def main(config: Config) -> dict[str, Any]:
     """Evaluate the checkpoint under the config's data and solver."""
     started, path = time.monotonic(), _OUTPUT.value
     folder = Path(path or "").parent
-    if not folder.is_dir():  # said before the work, not after it
+    # Said before the work, not after it.
+    if path is not None and not path.endswith(".npz"):  # which NumPy would append
+        raise ValueError(f"--output is {path!r}, which is no .npz file; name it NAME.npz.")
+    if not folder.is_dir():
         raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")
     dataset = data.find_dataset(config.data)
     require_fit(config, dataset)

@@ -142,4 +142,8 @@ def open_images(data_dir: str | None, split: str) -> Sequence[Example]:
       ValueError: it is not prepared, or not as ArrayRecord.
     """
     images = ("image_left", "segmentation_label")
-    return _Labelled(open_prepared(BUILDER, data_dir, split, images=images))
+    otherwise = (
+        " If the archives are extracted, set config.data.root to the folder that has list/ and"
+        " cityscapes/ in it."
+    )
+    return _Labelled(open_prepared(BUILDER, data_dir, split, images=images, otherwise=otherwise))

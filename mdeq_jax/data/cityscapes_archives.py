@@ -74,16 +74,19 @@ def extract(folder: Path, root: Path) -> None:
                         ) from error
 
 
-def write_lists(root: Path) -> None:
+def write_lists(root: Path) -> list[str]:
     """Write the originals' lists, train.lst and val.lst, where there are none.
 
     Args:
       root: as `data.root`, holding the extracted archives.
 
+    Returns:
+      What to say of lists that were there and lack images.
+
     Raises:
       ValueError: there are no images, or one has no label file.
     """
-    folder = root / "cityscapes"
+    folder, notes = root / "cityscapes", []
     for split in ("train", "val"):
         images = sorted((folder / "leftImg8bit" / split).glob(f"*/*{_IMAGE_END}"))
         if not images:
@@ -93,11 +96,20 @@ def write_lists(root: Path) -> None:
             )
         labels = folder / "gtFine" / split
         pairs = existing((image, labels / _label_name(image)) for image in images)
+        relative = [[file.relative_to(folder).as_posix() for file in pair] for pair in pairs]
         path = list_path(root, split)
-        if not path.exists():
+        if path.exists():
+            listed = {*path.read_text().split()}
+            count = sum(image in listed for image, _ in relative)
+            if count < len(relative):
+                notes.append(
+                    f"kept {path}, which lists {count} of {len(relative)} images; delete it to have"
+                    " it written anew."
+                )
+        else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            relative = ([file.relative_to(folder).as_posix() for file in pair] for pair in pairs)
             path.write_text("".join("\t".join(names) + "\n" for names in relative))
+    return notes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -119,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.archives is not None:
             _use_archives(options)
         if options.root is not None:
-            write_lists(options.root)
+            for note in write_lists(options.root):
+                print(note)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

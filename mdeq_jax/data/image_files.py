@@ -1,5 +1,6 @@
 """Images and their pixel labels as files on disk: read, checked, and made a data set."""
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -153,18 +154,21 @@ def largest_size(images: Iterable[Path]) -> tuple[int, int]:
     """Return the height and the width that hold every image, as multiples of 32.
 
     Args:
-      images: image files, of which the headers alone are read.
+      images: image files, of which the headers alone are read. What cannot be read is left out,
+        and for the reader to count.
 
     Raises:
-      ValueError: a file is no image.
+      ValueError: no file can be read.
     """
-    sides = [0, 0]
+    images, sides = tuple(images), [0, 0]
     for path in images:
-        try:
-            with Image.open(path) as image:
-                sides = [max(sides[0], image.height), max(sides[1], image.width)]
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{path} is not an image; copy or save it again.") from error
+        with contextlib.suppress(OSError), Image.open(path) as image:  # Pillow's for bad headers
+            sides = [max(sides[0], image.height), max(sides[1], image.width)]
+    if not all(sides):
+        raise ValueError(
+            f"none of {len(images)} images can be read, the first {images[0]}; copy or save them"
+            " again."
+        )
     height, width = (-(-side // _SIDE_MULTIPLE) * _SIDE_MULTIPLE for side in sides)
     return height, width
 

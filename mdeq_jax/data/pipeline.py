@@ -37,13 +37,11 @@ class DatasetInfo(NamedTuple):
       train_examples: number of examples in the training split.
       eval_examples: number of examples in the evaluation split.
       image_shape: (H, W, C) of an image trained on.
-      num_classes: number of labels.
     """
 
     train_examples: int
     eval_examples: int
     image_shape: tuple[int, ...]
-    num_classes: int
 
 
 def find_dataset(data: DataConfig) -> Dataset:
@@ -78,9 +76,8 @@ def dataset_info(data: DataConfig) -> DatasetInfo:
     dataset = find_dataset(data)
     return DatasetInfo(
         train_examples=len(dataset.open_train()),
-        eval_examples=len(dataset.open_eval()),
+        eval_examples=len(dataset.open_eval()),  # if it is missing, said before training
         image_shape=(*dataset.image_size, 3),
-        num_classes=len(dataset.class_names),
     )
 
 

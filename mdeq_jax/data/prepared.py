@@ -40,7 +40,7 @@ class Prepared(Sequence[Example]):
 
 
 def open_prepared(
-    name: str, data_dir: str | None, split: str, *, images: Sequence[str]
+    name: str, data_dir: str | None, split: str, *, images: Sequence[str], otherwise: str = ""
 ) -> Prepared:
     """Return the examples of a split that the stock builder of TFDS prepared.
 
@@ -49,6 +49,7 @@ def open_prepared(
       data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
       split: name of the split.
       images: features to leave encoded.
+      otherwise: what else to say where it is not prepared.
 
     Raises:
       ValueError: it is not prepared, or not as ArrayRecord, or without this split.
@@ -63,7 +64,7 @@ def open_prepared(
         raise ValueError(
             f"{folder} does not exist; {ARCHIVES[builder.name].into('a folder DIR')}, and run"
             f" {command} where requirements-prepare.txt is installed. If it is prepared elsewhere,"
-            f" set config.data.dir to the folder that has {builder.name}/ in it."
+            f" set config.data.dir to the folder that has {builder.name}/ in it.{otherwise}"
         )
     if split not in builder.info.splits:
         raise ValueError(

@@ -59,16 +59,18 @@ def create_optimizer(
 
 
 def batch_size_warning(config: Config, recipe: Config) -> str | None:
-    """Return what to say if the batch is twice or half what the learning rate is for, or further.
+    """Return what to say if the batch is twice or half what the recipe's is, or further.
+
+    Nothing if the learning rate is another than the recipe's, and so chosen.
 
     Args:
       config: of the run.
       recipe: what its config file says, whose learning rate goes with its batch.
     """
     size, usual = config.data.batch_size, recipe.data.batch_size
-    if usual / 2 < size < usual * 2:
-        return None
     rate = recipe.optim.learning_rate
+    if usual / 2 < size < usual * 2 or config.optim.learning_rate != rate:
+        return None
     return (
         f"config.data.batch_size is {size}, but the config file's learning rate, {rate:g}, is for "
         f"batches of {usual}; in proportion, config.optim.learning_rate would be "

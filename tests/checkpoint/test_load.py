@@ -50,8 +50,16 @@ def test_a_segmentation_model_starts_from_a_classifiers_cell():
     assert all((x != -1).any() for x in jax.tree.leaves(started["params"]["cell"]))
 
 
+def test_groups_of_the_new_model_need_not_divide_the_files_widths():
+    config = dataclasses.replace(CONFIG, branch_channels=(32, 32), num_groups=16)
+    started, left = start_from(initial(config), FIXTURES / "cls2_noaffine.pkl", config)
+    assert any("(8,) there, (32,) here" in name for name in left)
+    assert (started["params"]["head"]["classifier"]["kernel"] != -1).all()
+
+
 def test_nothing_fits():
-    with pytest.raises(ValueError, match=r"cls2_noaffine\.pkl fits this model"):
+    message = r"cls2_noaffine\.pkl fits this model; .* of the same widths, \(8, 8\), or"
+    with pytest.raises(ValueError, match=message):
         start_from({"params": {"w": jnp.zeros(3)}}, FIXTURES / "cls2_noaffine.pkl", CONFIG)
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         start_from({"params": {"w": jnp.zeros(3)}}, "nowhere", CONFIG)

@@ -338,7 +338,7 @@ def test_the_command_infers(tmp_path, capsys):
         ),
         (["--infer", "--input", "cls3.pkl", "--set", "num_groups=many"], "num_groups is 'many'"),
         (["--infer", "--input", "cls3.pkl", "--set", "num_groups"], "num_groups has no value"),
-        (["--infer", "--input", "cls3.pkl", "--set", "expansion=3"], "expansion is given as 3"),
+        (["--infer", "--input", "cls3.pkl", "--set", "expansion=3"], "cls3.pkl: expansion is"),
     ],
 )
 def test_the_command_refuses(tmp_path, capsys, monkeypatch, options, message):

@@ -119,7 +119,7 @@ def test_evaluation_is_the_validation_split(source, root, tfds_dir):
     data = config(root=str(root)) if source == "extracted" else config(dir=str(tfds_dir))
     info = dataset_info(data)
     assert (info.train_examples, info.eval_examples) == (4, 2)
-    assert info.num_classes == 19
+    assert len(find_dataset(data).class_names) == 19
     (batch,) = eval_batches(data)
     found = sorted(zip(batch["image"], batch["label"], strict=True), key=lambda x: x[0].tobytes())
     expected = sorted(expected_examples("val"), key=lambda x: x[0].tobytes())
@@ -197,7 +197,8 @@ def test_a_missing_image(root):
 def test_tfds_has_not_prepared_it(tmp_path):
     message = (
         rf"{tmp_path}.* does not exist; put leftImg8bit_trainvaltest\.zip and .*, from https://.*"
-        "into a folder DIR, and run `.*prepare --name=cityscapes --source=DIR"
+        "into a folder DIR, and run `.*prepare --name=cityscapes --source=DIR.*"
+        r" set config\.data\.root to the folder that has list/ and cityscapes/ in"
     )
     with pytest.raises(ValueError, match=message):
         dataset_info(config(dir=str(tmp_path)))

@@ -87,7 +87,8 @@ def test_a_list_that_exists_is_kept(folder, tmp_path):
     path = tmp_path / "list/cityscapes/train.lst"
     path.parent.mkdir(parents=True)
     path.write_text("my own\n")
-    write_lists(tmp_path)
+    (note,) = write_lists(tmp_path)
+    assert note.startswith(f"kept {path}, which lists 0 of 4 images; delete it")
     assert path.read_text() == "my own\n"
     assert path.with_name("val.lst").exists()
 
@@ -121,5 +122,9 @@ def test_the_command(folder, tmp_path, capsys):
     (root / "list/cityscapes/train.lst").unlink()
     assert main([f"--root={root}"]) == 0
     assert (root / "list/cityscapes/train.lst").exists()
+    assert capsys.readouterr().out == ""
+    (root / "list/cityscapes/val.lst").write_text("")
+    assert main([f"--root={root}"]) == 0
+    assert "val.lst, which lists 0 of 2 images" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([])

@@ -48,7 +48,6 @@ def test_dataset_info(data):
         train_examples=TRAIN,
         eval_examples=TEST,
         image_shape=(8, 8, 3),
-        num_classes=10,
     )
 
 

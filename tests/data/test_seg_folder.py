@@ -53,7 +53,6 @@ def assert_same(left, right):
 def test_info(data):
     info = dataset_info(data)
     assert (info.train_examples, info.eval_examples) == (8, 3)
-    assert info.num_classes == 3
     assert info.image_shape == (24, 40, 3)
     dataset = find_dataset(data)
     assert dataset.class_names == ("class 0", "class 1", "class 2")
@@ -90,8 +89,18 @@ def test_evaluation_images_are_opened_where_their_size_is_needed(root, data):
     assert dataset_info(data).eval_examples == 3
     next(train_iterator(data, seed=0))
     assert find_dataset(replace(data, eval_image_size=(64, 64))).eval_image_size() == (64, 64)
-    with pytest.raises(ValueError, match=r"street_0\.png is not an image; copy or save it again"):
+    with pytest.raises(ValueError, match=r"none of 3 images can be read, .*street_0\.png"):
         eval_batches(data)
+
+
+@pytest.mark.parametrize("length", [0, 20])
+def test_an_evaluation_image_that_breaks_off_is_left_out_of_the_size(root, data, length, caplog):
+    path = root / "val/images/street_1.png"
+    path.write_bytes(path.read_bytes()[:length])
+    batches = list(eval_batches(replace(data, max_bad_records=1)))
+    assert {batch["image"].shape[1:3] for batch in batches} == {(32, 64)}
+    assert sum(batch["mask"].sum() for batch in batches) == 2
+    assert f"left out 1 of at most 1: {path}" in caplog.text
 
 
 def test_the_classes_are_known_without_the_images(root, data):

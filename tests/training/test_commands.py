@@ -228,6 +228,8 @@ def test_evaluation_on_data_of_other_classes(scratch):
         (["--checkpoint=nowhere"], "is not a folder"),
         (["--checkpoint=tests"], "holds no checkpoint"),
         (["--checkpoint=tests", "--output=nowhere/a.npz"], "there is no folder nowhere"),
+        (["--checkpoint=tests", "--output=tests/"], "'tests/', which is no .npz file"),
+        ALSO(["--checkpoint=tests", "--output=logits"], "'logits', which is no .npz file"),
     ],
 )
 def test_evaluation_of_what_is_not_there(scratch, flags, message):

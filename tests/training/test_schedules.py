@@ -91,7 +91,7 @@ def test_rmsprop_as_in_pytorch():
 @pytest.mark.parametrize(("size", "rate"), [(16, "0.05"), (128, "0.4"), (31, None), (63, None)])
 def test_a_batch_far_from_the_recipes(size, rate):
     recipe = finalize({"data": {"batch_size": 32}, "optim": {"learning_rate": 0.1}})
-    config = finalize({"data": {"batch_size": size}})
+    config = finalize({"data": {"batch_size": size}, "optim": {"learning_rate": 0.1}})
     warning = batch_size_warning(config, recipe)
     if rate is None:
         assert warning is None
@@ -99,3 +99,9 @@ def test_a_batch_far_from_the_recipes(size, rate):
         assert f"data.batch_size is {size}" in warning
         assert "0.1, is for batches of 32" in warning
         assert warning.endswith(f"optim.learning_rate would be {rate}.")
+
+
+def test_a_batch_with_a_learning_rate_of_its_own():
+    recipe = finalize({"data": {"batch_size": 32}, "optim": {"learning_rate": 0.1}})
+    config = finalize({"data": {"batch_size": 128}, "optim": {"learning_rate": 0.4}})
+    assert batch_size_warning(config, recipe) is None
