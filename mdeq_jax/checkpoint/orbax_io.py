@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from mdeq_jax.checkpoint.workdir import config_differences, require_writable
 
@@ -131,7 +132,7 @@ class Checkpointer:
     def restore_latest(
         self, abstract_state: State, data_iterator: grain.DatasetIterator
     ) -> tuple[int, State] | None:
-        """Restores the newest whole checkpoint; damaged newer ones are removed with a warning.
+        """Restores the newest whole checkpoint; newer ones are set aside with a warning.
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings.
@@ -153,20 +154,19 @@ class Checkpointer:
         folder, restored = _first_whole(
             folders, lambda folder: self._latest.restore(int(folder.name), args=args)
         )
-        for damaged in folders[: folders.index(folder)]:
-            self._latest.delete(int(damaged.name))
+        _set_aside(self._latest, folders[: folders.index(folder)])
         data_iterator.set_state(restored["data"])
         return int(folder.name), restored["state"]
 
     def best_metrics(self) -> dict[str, Any] | None:
-        """The metrics of the best checkpoint so far, or None; a damaged best is removed."""
+        """The metrics of the best checkpoint so far, or None; an unreadable best is set aside."""
         for folder in _step_folders(self._best.directory):
             try:
                 args = ocp.args.Composite(evaluation=ocp.args.JsonRestore())
                 return self._best.restore(int(folder.name), args=args)["evaluation"]
             except Exception as error:
-                _logger.warning("removing %s, which cannot be read: %s", folder, _reason(error))
-                self._best.delete(int(folder.name))
+                _logger.warning("checkpoint %s cannot be read: %s", folder, _reason(error))
+                _set_aside(self._best, [folder])
         return None
 
     def wait(self) -> None:
@@ -238,6 +238,20 @@ def _manager(folder: epath.Path, *, keep: int) -> ocp.CheckpointManager:
         preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _set_aside(manager: ocp.CheckpointManager, folders: Iterable[epath.Path]) -> None:
+    """Renames checkpoints, for it may have been the reading that failed, and they be whole."""
+    multihost_utils.sync_global_devices("all processes have read")
+    for folder in folders:
+        aside = folder.with_name(f"{folder.name}.damaged")
+        _logger.warning("%s is kept as %s, out of the way of new ones", folder, aside.name)
+        if jax.process_index() == 0:
+            if aside.exists():
+                aside.rmtree()
+            folder.rename(aside)
+    multihost_utils.sync_global_devices("unreadable checkpoints are set aside")
+    manager.reload()
 
 
 @contextlib.contextmanager

@@ -149,6 +149,7 @@ class Config:
 
 PRESENTATION_KEYS = (
     "data.dir",
+    "data.eval_batch_size",
     "data.workers",
     "data.threads",
     "data.max_bad_records",
@@ -159,7 +160,7 @@ PRESENTATION_KEYS = (
     "train.max_skipped",
     "train.spectral_radius_iterations",
 )
-"""Keys that change nothing of what is computed, and so may differ when a run is resumed."""
+"""Keys that change nothing of what is trained, and so may differ when a run is resumed."""
 
 
 def default_config() -> ConfigDict:

@@ -36,13 +36,15 @@ from mdeq_jax.training.steps import (
     make_train_step,
     replicate,
 )
-from mdeq_jax.training.tasks import Batch, Task, make_task
+from mdeq_jax.training.tasks import Task, make_task
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
 # Several processes save and stop together, or they would wait for each other in vain. To ask each
 # other takes until the device is done, so that it then waits for the host; a few steps are few
 # seconds of the half minute that schedulers leave.
 _AGREE_EVERY = 4
+# Most images whose solves are drawn at the end.
+_DRAWN = 8
 
 
 def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, Any]:
@@ -196,7 +198,8 @@ class _Run:
         while self.step < self.total and not stop:
             train_step = self.train_step(options.unrolled_at(self.step))
             asked_at = time.monotonic()
-            batch = self._next_batch()
+            with self._saving_what_is_trained():
+                batch = next(self.batches)
             data_wait = {"data_wait_s": time.monotonic() - asked_at}
             self.state, metrics = train_step(self.state, self.put(batch))
             self.step += 1
@@ -205,17 +208,19 @@ class _Run:
             if self.step % options.log_every == 0:
                 self._record()
             if self.step % options.eval_every == 0 and self.step < self.total:
-                self.evaluate()
+                with self._saving_what_is_trained():
+                    self.evaluate()
             if jax.process_count() == 1 or self.step % _AGREE_EVERY == 0:
                 stop, due = in_any_process(terminated(), self._checkpoint_is_due())
                 if due:
                     self.save()
         self.save()
 
-    def _next_batch(self) -> Batch:
-        """Return the next batch; where there is none to be had, what is trained is saved."""
+    @contextlib.contextmanager
+    def _saving_what_is_trained(self) -> Iterator[None]:
+        """Save the steps taken if data that cannot be read end the run."""
         try:
-            return next(self.batches)
+            yield
         except (ValueError, OSError):
             if jax.process_count() == 1:  # several could not agree to save
                 self.save()
@@ -242,24 +247,29 @@ class _Run:
     def evaluate(self) -> dict[str, float]:
         """Evaluate, record, and keep the state if it is the best so far."""
         self.metrics.check()
+        started = time.monotonic()
         eval_step = self.eval_step(self.config.train.unrolled_at(self.step))
         metrics = evaluate(eval_step, self.state.variables, self.config.data, self.mesh, self.task)
-        self.recorder.evaluation(self.step, metrics)
+        self.recorder.evaluation(self.step, metrics, time.monotonic() - started)
         if metrics[self.score] > self.best_score:
             self.best_score = metrics[self.score]
             self.checkpointer.save_best(self.step, self.state, metrics)
         return metrics
 
     def draw(self) -> None:
-        """Draw the residual of both solves on an evaluation batch."""
+        """Draw the residual of both solves on a few images of evaluation."""
         batch = next(iter(data.eval_batches(self.config.data)))
-        share = len(batch["image"]) // self.mesh.size  # it is one device that solves
+        share = min(_DRAWN, len(batch["image"]) // self.mesh.size)  # it is one device that solves
         batch = {name: rows[:share] for name, rows in batch.items()}
         batch["image"] = self.normalise(batch["image"])
         model = create_model(self.config.model, dtype=self.config.compute_dtype)
-        traces = solver_traces(model, self.config, jax.device_get(self.state.variables), batch)
-        forward, backward = jax.device_get(traces)
-        plot_solver_traces(forward, backward, self.workdir / "solver_trace.png")
+        try:
+            traces = solver_traces(model, self.config, jax.device_get(self.state.variables), batch)
+            forward, backward = jax.device_get(traces)
+            plot_solver_traces(forward, backward, self.workdir / "solver_trace.png")
+        except (jax.errors.JaxRuntimeError, OSError) as error:  # what was trained is worth more
+            reason = str(error).partition("\n")[0]
+            print(f"warning: solver_trace.png is left out: {reason}", file=sys.stderr)
 
 
 def fingerprint(params: PyTree) -> str:

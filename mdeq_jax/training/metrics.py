@@ -129,8 +129,13 @@ class Recorder:
             f"ETA {eta}"
         )
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record an evaluation, and show it without what is of single classes (``eval/A/B``)."""
+    def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float = 0.0) -> None:
+        """Record an evaluation, and show it without what is of single classes (``eval/A/B``).
+
+        The seconds that it took are not the training steps'.
+        """
+        last_step, last_time = self._mark
+        self._mark = (last_step, last_time + seconds)
         self._write(step, metrics)
         overall = [name for name in metrics if name.count("/") < 2]
         shown = "  ".join(f"{name} {metrics[name]:.4g}" for name in overall)
@@ -155,7 +160,7 @@ class NoRecorder:
     def train(self, step: int, metrics: Mapping[str, float], phase: str) -> None:
         """Do nothing."""
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float = 0.0) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -196,7 +196,8 @@ def test_damaged_best_counts_as_none(own_run, caplog, damage):
     damage(own_run / "best" / "2")
     with Checkpointer(own_run, CONFIG) as checkpointer:
         assert checkpointer.best_metrics() is None
-        assert "best/2" in caplog.text
+        assert "best/2 cannot be read" in caplog.text
+        assert names(own_run / "best") == ["2.damaged"]
         checkpointer.save_best(2, make_state(2), {"accuracy": 0.2})
     with Checkpointer(own_run, CONFIG) as checkpointer:
         assert checkpointer.best_metrics() == {"accuracy": 0.2}
@@ -210,7 +211,7 @@ def test_load_skips_a_damaged_newest_checkpoint(own_run, caplog, damage):
 
 
 @pytest.mark.parametrize("damage", [*STATE_DAMAGE, cut_position])
-def test_restore_skips_and_removes_a_damaged_newest_checkpoint(own_run, caplog, damage):
+def test_restore_sets_a_damaged_newest_checkpoint_aside(own_run, caplog, damage):
     damage(own_run / "checkpoints" / "2")
     iterator = data_iterator()
     with Checkpointer(own_run, CONFIG) as checkpointer:
@@ -219,8 +220,22 @@ def test_restore_skips_and_removes_a_damaged_newest_checkpoint(own_run, caplog, 
         assert_same(state, make_state(1))
         assert next(iterator) == 1
         assert "checkpoints/2 cannot be read" in caplog.text
+        assert names(own_run / "checkpoints") == ["1", "2.damaged"]
         checkpointer.save(2, make_state(2), iterator)
     assert_loaded(load_checkpoint(own_run), 2)
+
+
+def test_a_whole_checkpoint_outlives_a_failed_reading(own_run, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    with Checkpointer(own_run, CONFIG) as checkpointer, monkeypatch.context() as patch:
+        patch.setattr(checkpointer._best, "restore", fail)
+        assert checkpointer.best_metrics() is None
+    (own_run / "best" / "2.damaged").rename(own_run / "best" / "2")
+    with Checkpointer(own_run, CONFIG) as checkpointer:
+        assert checkpointer.best_metrics() == {"accuracy": 0.2}
+    assert_loaded(load_checkpoint(own_run / "best"), 2)
 
 
 @pytest.mark.parametrize("damage", [*STATE_DAMAGE, cut_position])

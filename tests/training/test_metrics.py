@@ -2,6 +2,8 @@
 
 import json
 import math
+import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
@@ -71,6 +73,18 @@ def record(workdir, resumed_from, steps):
         recorder.train(step, SHOWN, "solve")
     recorder.close()
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_evaluation_is_not_the_time_of_a_step(tmp_path, monkeypatch):
+    now = iter([0.0, 110.0])  # of which the evaluation takes 100
+    clock = {"monotonic": now.__next__, "strftime": time.strftime, "gmtime": time.gmtime}
+    monkeypatch.setattr("mdeq_jax.training.metrics.time", SimpleNamespace(**clock))
+    recorder = Recorder(tmp_path, 0, total_steps=100, batch_size=8)
+    recorder.evaluation(10, {"eval/accuracy": 0.5}, seconds=100.0)
+    recorder.train(20, SHOWN, "solve")
+    recorder.close()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert line["train/steps_per_s"] == 2.0
 
 
 def test_a_resumed_run_forgets_what_lay_past_its_checkpoint(tmp_path, capsys):

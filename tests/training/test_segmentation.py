@@ -151,22 +151,41 @@ def test_traces_of_images_of_any_size():
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_one_device_draws_its_share_of_a_batch(monkeypatch, tmp_path):
-    config, drawn = with_segmentation(data={"eval_batch_size": 4}), []
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """A run at its end, on two devices, with four images to draw."""
+    config = with_segmentation(data={"eval_batch_size": 4})
+    monkeypatch.setattr(loop.data, "eval_batches", lambda _: [make_large_batch(8, 8)])
+    _, state, mesh = setup(config, devices=2)
+    return SimpleNamespace(
+        config=config, state=state, mesh=mesh, workdir=tmp_path, normalise=lambda images: images
+    )
+
+
+@pytest.mark.parametrize(("most", "drawn"), [(8, 2), (1, 1)])
+def test_one_device_draws_some_of_its_share_of_a_batch(monkeypatch, trained, most, drawn):
+    batches = []
 
     def traces(model, config, variables, batch):
-        drawn.append(jax.tree.map(len, batch))
+        batches.append(jax.tree.map(len, batch))
         return np.ones((4, 1)), np.ones((4, 1))
 
     monkeypatch.setattr(loop, "solver_traces", traces)
-    monkeypatch.setattr(loop.data, "eval_batches", lambda _: [make_large_batch(8, 8)])
-    _, state, mesh = setup(config, devices=2)
-    run = SimpleNamespace(
-        config=config, state=state, mesh=mesh, workdir=tmp_path, normalise=lambda images: images
+    monkeypatch.setattr(loop, "_DRAWN", most)
+    loop._Run.draw(trained)
+    assert batches == [{"image": drawn, "label": drawn}]
+    assert (trained.workdir / "solver_trace.png").exists()
+
+
+def test_a_run_ends_well_without_its_picture(monkeypatch, trained, capsys):
+    def traces(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
+
+    monkeypatch.setattr(loop, "solver_traces", traces)
+    loop._Run.draw(trained)
+    assert capsys.readouterr().err == (
+        "warning: solver_trace.png is left out: RESOURCE_EXHAUSTED: out of memory\n"
     )
-    loop._Run.draw(run)
-    assert drawn == [{"image": 2, "label": 2}]
-    assert (tmp_path / "solver_trace.png").exists()
 
 
 def test_metrics_are_named_by_class():
