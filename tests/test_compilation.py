@@ -41,8 +41,9 @@ def test_flags_of_the_users_have_the_last_word(monkeypatch):
     assert users == "--of_the_user"
 
 
-def test_untried_versions_of_jax_get_no_flags(monkeypatch):
+@pytest.mark.parametrize("version", [(0, 9, 1), (0, 12, 1)])
+def test_untried_versions_of_jax_get_no_flags(monkeypatch, version):
     monkeypatch.setenv("XLA_FLAGS", "--of_the_user")
-    monkeypatch.setattr(jax, "__version_info__", (0, 12, 1))
+    monkeypatch.setattr(jax, "__version_info__", version)
     compilation.convolve_on_all_cores()
     assert os.environ["XLA_FLAGS"] == "--of_the_user"

@@ -245,7 +245,7 @@ def _set_aside(manager: ocp.CheckpointManager, folders: Iterable[epath.Path]) ->
     multihost_utils.sync_global_devices("all processes have read")
     for folder in folders:
         aside = folder.with_name(f"{folder.name}.damaged")
-        _logger.warning("%s is kept as %s, out of the way of new ones", folder, aside.name)
+        _logger.warning("it is kept as %s; rename it to try again, or delete it", aside)
         if jax.process_index() == 0:
             if aside.exists():
                 aside.rmtree()

@@ -1,6 +1,5 @@
 """Images and their pixel labels as files on disk: read, checked, and made a data set."""
 
-import contextlib
 import dataclasses
 import functools
 import io
@@ -154,20 +153,25 @@ def largest_size(images: Iterable[Path]) -> tuple[int, int]:
     """Return the height and the width that hold every image, as multiples of 32.
 
     Args:
-      images: image files, of which the headers alone are read. What cannot be read is left out,
+      images: image files, of which the headers alone are read. What is no image is left out,
         and for the reader to count.
 
     Raises:
-      ValueError: no file can be read.
+      ValueError: no file is an image.
+      OSError: a file cannot be opened.
     """
     images, sides = tuple(images), [0, 0]
     for path in images:
-        with contextlib.suppress(OSError), Image.open(path) as image:  # Pillow's for bad headers
-            sides = [max(sides[0], image.height), max(sides[1], image.width)]
+        try:
+            with Image.open(path) as image:
+                sides = [max(sides[0], image.height), max(sides[1], image.width)]
+        except OSError as error:
+            if error.errno is not None:  # the system's; Pillow's, of headers, have no number
+                raise
     if not all(sides):
         raise ValueError(
-            f"none of {len(images)} images can be read, the first {images[0]}; copy or save them"
-            " again."
+            f"none of {len(images)} files is an image ({', '.join(map(str, images[:3]))}); copy or"
+            " save them again."
         )
     height, width = (-(-side // _SIDE_MULTIPLE) * _SIDE_MULTIPLE for side in sides)
     return height, width

@@ -118,11 +118,13 @@ def _check_adjoint(adjoint: Any) -> None:
 
 def _check_args(args: PyTree) -> None:
     for path, leaf in jax.tree.leaves_with_path(args):
-        if not isinstance(leaf, jax.typing.ArrayLike) and not hasattr(leaf, "__jax_array__"):
+        try:
+            jax.typeof(leaf)
+        except TypeError:
             raise ValueError(
                 f"args{jax.tree_util.keystr(path)} is {leaf!r}, which is no array; let f close over"
                 " it instead."
-            )
+            ) from None
 
 
 def _without_captures(

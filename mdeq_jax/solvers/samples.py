@@ -1,5 +1,7 @@
 """States sampled while a solve goes on: the best iterate after each of some numbers of steps."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,7 +14,7 @@ Samples = PyTree[Float[Array, "n B ..."]] | None
 
 def check_samples(sample_at: tuple[int, ...], max_steps: int) -> None:
     """Raise ValueError unless the numbers rise from 1 to max_steps at most."""
-    listed = isinstance(sample_at, tuple | list)
+    listed = isinstance(sample_at, Sequence)
     whole = listed and all(isinstance(n, int) and not isinstance(n, bool) for n in sample_at)
     bounds = [0, *sample_at, max_steps + 1] if whole else []
     if not bounds or sorted(set(bounds)) != bounds:

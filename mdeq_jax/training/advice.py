@@ -42,7 +42,8 @@ def training_advice(config: Config) -> str:
         changes.append({"train.num_layers": max(1, config.train.num_layers // 2)})
     said = _describe("A training step", config, devices, training_memory, changes)
     return (
-        f"{said}\nA workdir with checkpoints is for its own config alone; name another --workdir."
+        f"{said}\nA workdir with checkpoints is for its own config alone, but for"
+        " data.eval_batch_size; name another --workdir."
     )
 
 

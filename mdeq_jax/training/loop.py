@@ -63,7 +63,8 @@ def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, 
 
     Raises:
       ValueError: config, data and workdir do not fit together, or data cannot be read any more;
-        the steps taken until then are saved.
+        one process alone saves the steps taken until then.
+      JaxRuntimeError: a device has too little memory; likewise if it is for an evaluation.
       OSError: a checkpoint cannot be written; the last one is kept.
       NonFiniteError: a loss or gradient was not finite; the last good checkpoint is kept.
     """
@@ -218,10 +219,10 @@ class _Run:
 
     @contextlib.contextmanager
     def _saving_what_is_trained(self) -> Iterator[None]:
-        """Save the steps taken if data that cannot be read end the run."""
+        """Save the steps taken if data or an evaluation end the run."""
         try:
             yield
-        except (ValueError, OSError):
+        except (ValueError, OSError, jax.errors.JaxRuntimeError):
             if jax.process_count() == 1:  # several could not agree to save
                 self.save()
             raise

@@ -106,7 +106,7 @@ class Recorder:
         """Record the mean metrics of the steps up to `step`, and show progress.
 
         The time of a step is split in two: `data_wait_s`, which is among the metrics, and
-        `device_step_s`, the rest.
+        `device_step_s`, the rest. Neither these nor the time left include evaluations.
         """
         (last_step, last_time), now = self._mark, time.monotonic()
         self._mark = (step, now)

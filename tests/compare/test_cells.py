@@ -78,10 +78,13 @@ def test_a_second_run_trains_nothing(trainings, tmp_path):
     assert (tmp_path / "report.md").read_text() == before
 
 
-def test_another_config_is_not_silently_reused(trainings, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "there", "here"), [("seed", 0, 1), ("data.eval_batch_size", 120, 7)]
+)
+def test_another_config_is_not_silently_reused(trainings, tmp_path, key, there, here):
     run(tmp_path)
-    with pytest.raises(ValueError, match=r"config\.seed: 0 there, 1 here\. Use another --workdir"):
-        run(tmp_path, seed=1)
+    with pytest.raises(ValueError, match=rf"{key}: {there} there, {here} here\. Use another"):
+        run(tmp_path, **{key.replace(".", "__"): here})
 
 
 @pytest.mark.parametrize(

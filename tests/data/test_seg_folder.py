@@ -89,7 +89,7 @@ def test_evaluation_images_are_opened_where_their_size_is_needed(root, data):
     assert dataset_info(data).eval_examples == 3
     next(train_iterator(data, seed=0))
     assert find_dataset(replace(data, eval_image_size=(64, 64))).eval_image_size() == (64, 64)
-    with pytest.raises(ValueError, match=r"none of 3 images can be read, .*street_0\.png"):
+    with pytest.raises(ValueError, match=r"none of 3 files is an image .*street_0\.png"):
         eval_batches(data)
 
 

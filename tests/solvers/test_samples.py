@@ -48,7 +48,7 @@ def test_none_are_kept_unless_asked_for():
     assert solve(lambda z, _: z / 2, jnp.ones((2, 3)), None, Picard()).states is None
 
 
-@pytest.mark.parametrize("sample_at", [(0,), (3, 3), (4, 2), (9,), (1.5,), (True,), 2])
+@pytest.mark.parametrize("sample_at", [(0,), (3, 3), (4, 2), (9,), (1.5,), (True,), 2, "12"])
 def test_numbers_that_are_no_steps(sample_at):
     with pytest.raises(ValueError, match=r"sample_at is .* from 1 to max_steps, which is 8"):
         solve(lambda z, _: z / 2, jnp.ones((2, 3)), None, Picard(8), sample_at=sample_at)
