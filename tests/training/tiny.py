@@ -65,7 +65,7 @@ def last_json(out: str) -> dict:
 
 
 def recorded_step(workdir: Path) -> int:
-    """The last step whose metrics a run has written."""
+    """The last step whose metrics a run has written to the end of their line."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
     return json.loads(lines[-1])["step"] if lines else 0
