@@ -17,9 +17,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
-from mdeq_jax.checkpoint.workdir import config_differences, require_writable
+from mdeq_jax.checkpoint.workdir import config_differences, require_writable, set_aside
 
 LATEST, BEST = "checkpoints", "best"
 
@@ -154,7 +153,8 @@ class Checkpointer:
         folder, restored = _first_whole(
             folders, lambda folder: self._latest.restore(int(folder.name), args=args)
         )
-        _set_aside(self._latest, folders[: folders.index(folder)])
+        set_aside(folders[: folders.index(folder)])
+        self._latest.reload()
         data_iterator.set_state(restored["data"])
         return int(folder.name), restored["state"]
 
@@ -166,7 +166,8 @@ class Checkpointer:
                 return self._best.restore(int(folder.name), args=args)["evaluation"]
             except Exception as error:
                 _logger.warning("checkpoint %s cannot be read: %s", folder, _reason(error))
-                _set_aside(self._best, [folder])
+                set_aside([folder])
+                self._best.reload()
         return None
 
     def wait(self) -> None:
@@ -238,20 +239,6 @@ def _manager(folder: epath.Path, *, keep: int) -> ocp.CheckpointManager:
         preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
     )
     return ocp.CheckpointManager(folder, options=options)
-
-
-def _set_aside(manager: ocp.CheckpointManager, folders: Iterable[epath.Path]) -> None:
-    """Renames checkpoints, for it may have been the reading that failed, and they be whole."""
-    multihost_utils.sync_global_devices("all processes have read")
-    for folder in folders:
-        aside = folder.with_name(f"{folder.name}.damaged")
-        _logger.warning("it is kept as %s; rename it to try again, or delete it", aside)
-        if jax.process_index() == 0:
-            if aside.exists():
-                aside.rmtree()
-            folder.rename(aside)
-    multihost_utils.sync_global_devices("unreadable checkpoints are set aside")
-    manager.reload()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from typing import Literal
 
 from mdeq_jax.implicit import Adjoint, Exact, JacobianFree, Neumann, Phantom, Shine
 from mdeq_jax.solvers import Anderson, Broyden, Picard, Solver
-from mdeq_jax.solvers.common import require, require_int
+from mdeq_jax.solvers.common import require, require_int, require_share
 
 _SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden}
 
@@ -131,7 +131,7 @@ class CorrectionConfig:
     def __post_init__(self):
         """Check the options; raises ValueError."""
         require_int(self, "states", minimum=1)
-        require(self, "gamma", 0 < self.gamma <= 1, "in (0, 1]")
+        require_share(self, "gamma")
 
     def sample_at(self, max_steps: int) -> tuple[int, ...]:
         """Return the steps of all states but the last: evenly spaced, ending at max_steps."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mdeq_jax.solvers.common import require, require_int
+from mdeq_jax.solvers.common import require, require_int, require_share
 
 # The label of pixels that count neither in a loss nor in a metric.
 IGNORE = 255
@@ -36,7 +36,7 @@ class LossConfig:
         if weights is not None:
             holds = min(weights, default=-1) >= 0 and max(weights) > 0
             require(self, "class_weights", holds, "a list of weights of at least 0, not all 0")
-        require(self, "ohem_threshold", 0 < self.ohem_threshold <= 1, "in (0, 1]")
+        require_share(self, "ohem_threshold")
         require_int(self, "ohem_min_kept", minimum=1)
         for field in ("classification_weight", "scale_weight"):
             require(self, field, getattr(self, field) >= 0, "at least 0")

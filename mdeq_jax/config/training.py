@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from typing import Literal
 
-from mdeq_jax.solvers.common import require, require_int
+from mdeq_jax.solvers.common import require, require_int, require_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ class TrainConfig:
         """Check the options; raises ValueError."""
         for field in ("epochs", "num_layers", "accumulate_steps", "log_every", "eval_every"):
             require_int(self, field, minimum=1)
-        require(self, "epoch_fraction", 0 < self.epoch_fraction <= 1, "in (0, 1]")
+        require_share(self, "epoch_fraction")
         for field in ("steps", "checkpoint_steps"):
             if getattr(self, field) is not None:
                 require_int(self, field, minimum=1)

@@ -14,10 +14,8 @@ Samples = PyTree[Float[Array, "n B ..."]] | None
 
 def check_samples(sample_at: tuple[int, ...], max_steps: int) -> None:
     """Raise ValueError unless the numbers rise from 1 to max_steps at most."""
-    listed = isinstance(sample_at, Sequence)
-    whole = listed and all(isinstance(n, int) and not isinstance(n, bool) for n in sample_at)
-    bounds = [0, *sample_at, max_steps + 1] if whole else []
-    if not bounds or sorted(set(bounds)) != bounds:
+    whole = isinstance(sample_at, Sequence) and all(type(n) is int for n in sample_at)
+    if not whole or sorted({0, *sample_at, max_steps + 1}) != [0, *sample_at, max_steps + 1]:
         raise ValueError(
             f"sample_at is {sample_at!r}; it must be rising whole numbers of steps from 1 to "
             f"max_steps, which is {max_steps}."

@@ -36,6 +36,12 @@ def readout(args, **options):
     return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
 
 
+def force(args):
+    """Loss on a gradient with respect to an input: from energy to force."""
+    by_x = jax.grad(lambda x: readout({**args, "x": x}))(args["x"])
+    return jnp.sum(by_x**2)
+
+
 def dense_gradient(z, g, args):
     """Gradients of `layer`'s arguments for the cotangent g of z*, by u = g (I − J)⁻¹ in numpy."""
     args = {name: np.asarray(value) for name, value in args.items()}

@@ -100,8 +100,14 @@ def test_parameter_count(config, side, count):
 
 def test_init_does_not_run_the_cell_on_the_images():
     text = str(jax.make_jaxpr(create_model(SMALL).init)(jax.random.key(0), IMAGES))
+    outputs = re.findall(r"f32\[(\d+),(\d+),(\d+),\d+\] = conv_general_dilated", text)
+    on_images = [sides for batch, *sides in outputs if batch == str(len(IMAGES))]
     # Two of the stem, a 3×3 one in each bottleneck and one between the two.
-    assert len(re.findall(r"f32\[4,\d+,\d+,\d+\] = conv_general_dilated", text)) == 5
+    assert len(on_images) == 5
+    # Some versions of Flax run the cell on as few pixels as it can have.
+    others = [sizes for sizes in outputs if sizes[0] != str(len(IMAGES))]
+    assert set(others) <= {("1", "1", "1"), ("1", "2", "2")}
+    assert len(outputs) == text.count("conv_general_dilated[")
 
 
 @pytest.mark.parametrize(
