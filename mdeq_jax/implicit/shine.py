@@ -77,7 +77,7 @@ class Shine(Adjoint):
         # The step that would come next holds what the last one has taught. A sample that stopped
         # earlier has it already, for its z and g stood still.
         memory: Memory = solver.propose(end.memory, end.z, end.g, end.k)[1]
-        return end.result, inverse(memory, end.best_step)
+        return end.result, inverse(memory, end.result.best_step)
 
     def solve(
         self,

@@ -15,13 +15,12 @@ from mdeq_jax.models.cell import Masks, MDEQCell, State, dropout_masks, init_cel
 from mdeq_jax.models.config import ModelConfig
 from mdeq_jax.models.heads import HEADS, make_extra_heads
 from mdeq_jax.models.stem import LowerInjections, Stem
-from mdeq_jax.solvers import Picard, Solver, SolverResult
-from mdeq_jax.solvers.common import residual, vary_together
+from mdeq_jax.solvers import Solver, SolverResult
+from mdeq_jax.solvers.common import vary_together
+from mdeq_jax.solvers.stopping import relative_residual
 
 # Of the task's head; where there are extra heads, of each by its name, the task's by the task's.
 Logits = Float[Array, "B *pixels num_classes"] | dict[str, Float[Array, "B *pixels num_classes"]]
-
-_RELATIVE = Picard(stop_mode="rel")
 
 
 class CellArgs(NamedTuple):
@@ -254,7 +253,7 @@ def unroll(
     for _ in range(steps):
         fz = f(z, args)
         gap = jax.tree.map(jnp.subtract, fz, z)
-        trace.append(residual(_RELATIVE, *lax.stop_gradient((gap, z))))
+        trace.append(relative_residual(*lax.stop_gradient((gap, z))))
         z = fz
     batch = z0[0].shape[0]
     last = trace[-1] if trace else jnp.full(batch, jnp.inf)
@@ -264,6 +263,7 @@ def unroll(
         residual=last,
         converged=jnp.zeros(batch, bool),
         trace=jnp.stack(trace) if trace else jnp.zeros((0, batch)),
+        best_step=jnp.full(batch, steps, jnp.int32),
     )
     return z, result
 

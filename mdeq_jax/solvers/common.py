@@ -1,4 +1,4 @@
-"""What every fixed-point solver shares: its options, its result, per-sample norms, the stop rule.
+"""What every fixed-point solver shares: its options, its result, per-sample norms.
 
 A state ``z`` is a pytree of floating-point arrays, batch first. Inner products reduce over all axes
 but the batch and over all leaves, so every quantity below is one number per sample, shape (B,).
@@ -13,16 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 State = PyTree[Float[Array, "B ..."]]
 Memory = Any
-
-# The originals (`lib/solvers.py`, locuslab/deq) give up on a residual this many times the first,
-_EXPLOSION = {"rel": 1e3, "abs": 1e6}
-# and, past this many steps, on one that has stopped falling within reach of the tolerance.
-_STALL_STEPS, _STALL_RATIO, _STALL_REACH = 30, 1.3, 3.0
 
 
 class SolverResult(NamedTuple):
@@ -30,6 +24,7 @@ class SolverResult(NamedTuple):
 
     Attributes:
       z: the iterate of the lowest residual, each sample its own; structure and dtypes of ``z0``.
+        It is the start only if the start has converged or no step has a finite residual.
       steps: (B,) int32, steps that the sample took before it stopped, in [0, max_steps].
       residual: (B,) residual of ``z`` in the solver's ``stop_mode``.
       converged: (B,) bool, whether ``residual <= tol``.
@@ -37,6 +32,7 @@ class SolverResult(NamedTuple):
         stopped on, the residual of ``z``.
       states: leaves (n, B, ...), the best iterates after each of the n steps that were asked for;
         None if none was.
+      best_step: (B,) int32, steps after which ``z`` was reached, in [0, steps].
     """
 
     z: State
@@ -45,6 +41,7 @@ class SolverResult(NamedTuple):
     converged: Bool[Array, " B"]
     trace: Float[Array, "max_steps B"]
     states: PyTree[Float[Array, "n B ..."]] | None = None
+    best_step: Int[Array, " B"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +56,11 @@ class Solver(abc.ABC):
     Attributes:
       max_steps: most steps of one solve, at least 1; static, it sizes the buffers.
       tol: residual at which a sample has converged, at least 0.
-      stop_mode: "rel" tests ‖f(z)−z‖ / (‖f(z)‖ + 1e-9), "abs" tests ‖f(z)−z‖.
-      stop_scope: "sample" takes norms and stops per sample; "batch" over the whole batch at once,
-        as the original code does.
+      stop_mode: "rel" tests ‖f(z)−z‖ / ‖f(z)‖, "abs" tests ‖f(z)−z‖. A relative residual is at
+        most 1e9, its value at f(z) = 0.
+      stop_scope: "sample" takes norms and stops per sample. "batch" takes norms over the whole
+        batch and stops by the rules of the original code, whose relative residual is
+        ‖f(z)−z‖ / (‖f(z)‖ + 1e-9).
 
     Examples:
       >>> import dataclasses, jax
@@ -187,46 +186,18 @@ def norm(tree: State) -> Float[Array, " B"]:
     return jnp.sqrt(inner(tree, tree))
 
 
+def largest_entry(tree: State) -> Float[Array, " B"]:
+    """Largest absolute entry of each sample, over all leaves, at least in float32; 0 if empty."""
+    terms = [
+        jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0)
+        for x in jax.tree.leaves(to_working_dtype(tree))
+    ]
+    return functools.reduce(jnp.maximum, terms)
+
+
 def reciprocal(x: Float[Array, " B"]) -> Float[Array, " B"]:
     """Return 1/x, and 1 where x is 0: the update that would divide by it is left out."""
     return 1 / jnp.where(x == 0, 1, x)
-
-
-def residual(solver: Solver, g: State, z: State) -> Float[Array, " B"]:
-    """Residual of an iterate in the solver's mode and scope, given g = f(z) − z."""
-    total = (lambda x: jnp.full_like(x, x.sum())) if solver.stop_scope == "batch" else lambda x: x
-    absolute = jnp.sqrt(total(inner(g, g)))
-    if solver.stop_mode == "abs":
-        return absolute
-    fz = jax.tree.map(jnp.add, z, g)
-    return absolute / (jnp.sqrt(total(inner(fz, fz))) + 1e-9)
-
-
-def hopeless(
-    solver: Solver,
-    now: Float[Array, " B"],
-    first: Float[Array, " B"],
-    trace: Float[Array, "max_steps B"],
-    k: Int[Array, ""],
-    tol: Float[Array, ""] | float,
-) -> Bool[Array, " B"]:
-    """Whether going on is pointless: the residual is not finite, has exploded, or has stalled.
-
-    Args:
-      solver: for its mode and its max_steps.
-      now: residual after step k+1.
-      first: residual of the starting point.
-      trace: residuals up to and including entry k.
-      k: steps taken before this one.
-      tol: tolerance in force.
-    """
-    lost = ~(now <= _EXPLOSION[solver.stop_mode] * first)
-    if solver.max_steps <= _STALL_STEPS:
-        return lost
-    start = jnp.maximum(k + 1 - _STALL_STEPS, 0)
-    window = lax.dynamic_slice_in_dim(trace, start, _STALL_STEPS)
-    flat = window.max(axis=0) < _STALL_RATIO * window.min(axis=0)
-    return lost | ((k + 1 > _STALL_STEPS) & (now < _STALL_REACH * tol) & flat)
 
 
 def vary_together(tree: PyTree, like: PyTree) -> PyTree:

@@ -144,6 +144,35 @@ def test_an_adjoint_that_does_not_converge_says_so(x64):
     assert residual >= 1
 
 
+@pytest.mark.parametrize("steps", [1, 3, 8])
+@pytest.mark.parametrize("kind", [Picard, Anderson, Broyden])
+def test_an_adjoint_that_does_not_converge_is_none_of_zero(kind, steps):
+    """Its first iterate, u = g, has a residual above that of u = 0 where J expands."""
+
+    @jax.jit
+    @jax.grad
+    def by_bias(bias):
+        adjoint = Exact(kind(max_steps=steps, tol=1e-9))
+        z, _ = equilibrium(lambda z, bias: jnp.tanh(z @ weight) + bias, z0, bias, adjoint=adjoint)
+        return z.sum()
+
+    rng = np.random.default_rng(0)
+    weight, z0 = rng.normal(size=(16, 16)), rng.normal(size=(100, 16))
+    assert np.linalg.norm(by_bias(jnp.asarray(z0 / 10)), axis=1).min() > 1e-3
+
+
+def test_an_adjoint_that_leads_away_gives_at_least_the_incoming_gradient():
+    """Of z = −1.5 z + a, where a series of the adjoint diverges; exact is 0.4."""
+
+    def z_star(a, solver):
+        z, _ = equilibrium(lambda z, a: -1.5 * z + a, jnp.zeros((1, 1)), a, adjoint=Exact(solver))
+        return z.sum()
+
+    assert jax.grad(z_star)(1.0, Picard()) == 1
+    for solver in (Broyden(), Anderson()):
+        np.testing.assert_allclose(jax.grad(z_star)(1.0, solver), 0.4, rtol=1e-3)
+
+
 def test_jacobian_free_is_the_first_term(x64):
     args, g = random_args(), random_cotangent()
     z, gradient, probe = pull_back(args, g, JacobianFree())

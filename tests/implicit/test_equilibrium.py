@@ -88,13 +88,12 @@ def test_gradient_to_the_start_is_zero(adjoint):
     assert (by_bias != 0).all()
 
 
-@pytest.mark.parametrize("made_worse", [False, True])
-def test_args_get_gradients_when_the_best_iterate_is_the_start(x64, made_worse):
-    """From the fixed point itself, and with a map that leads away from it, rotating."""
+def test_args_get_gradients_where_the_start_is_the_fixed_point(x64):
+    """Of a map that leads away from it, rotating."""
     turn = jnp.array([[0.0, 3.0], [-3.0, 0.0]])
-    solver = Picard(max_steps=5, tol=0.0 if made_worse else 1e-9, stop_mode="abs")
+    solver = Picard(max_steps=5, tol=1e-9, stop_mode="abs")
     z0 = jnp.array([[0.3, -0.2]])
-    bias = z0 - z0 @ turn + (0.01 if made_worse else 0)
+    bias = z0 - z0 @ turn
 
     def loss(args):
         turn, bias = args
@@ -106,7 +105,7 @@ def test_args_get_gradients_when_the_best_iterate_is_the_start(x64, made_worse):
 
     (by_turn, by_bias), r = jax.jit(jax.grad(loss, has_aux=True))((turn, bias))
     np.testing.assert_array_equal(r.z, z0)
-    assert (r.steps > 0) == made_worse
+    np.testing.assert_array_equal(r.steps, 0)
     u = np.linalg.solve(np.eye(2) - turn, [1.0, 2])  # u = turn u + g for columns u and g
     np.testing.assert_allclose(by_bias, u[None], rtol=1e-9)
     np.testing.assert_allclose(by_turn, np.outer(z0[0], u), rtol=1e-9)

@@ -101,5 +101,7 @@ def test_batch_scope_takes_the_batch_for_one_sample(x64, mode):
     one = run(long, jnp.zeros((1, 24)), args, solver)
     np.testing.assert_array_equal(r.steps, jnp.full(4, one.steps[0]))
     np.testing.assert_allclose(r.z.reshape(1, 24), one.z, rtol=1e-12)
-    np.testing.assert_allclose(r.trace, jnp.tile(one.trace, 4), rtol=1e-12)
+    # The relative residual of the originals has 1e-9 in its denominator.
+    rtol = 1e-12 if mode == "abs" else 1e-9
+    np.testing.assert_allclose(r.trace, jnp.tile(one.trace, 4), rtol=rtol)
     assert len(set(run(maps.affine, jnp.zeros((4, 6)), args, solver).steps.tolist())) > 1

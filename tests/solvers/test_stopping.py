@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import maps
 import numpy as np
 import pytest
-from maps import run
+from maps import every_solver, run
 
-from mdeq_jax.solvers import Broyden, Picard, solve
+from mdeq_jax.solvers import Anderson, Broyden, Picard, solve
 
 
 def test_steps_residual_and_trace_by_hand():
@@ -49,22 +49,49 @@ def test_residual_is_that_of_the_returned_state(x64, mode):
     fz = maps.affine(r.z, args)
     expected = np.linalg.norm(fz - r.z, axis=1)
     if mode == "rel":
-        expected /= np.linalg.norm(fz, axis=1) + 1e-9
+        expected /= np.linalg.norm(fz, axis=1)
     np.testing.assert_allclose(r.residual, expected, rtol=1e-12)
     np.testing.assert_array_equal(r.converged, r.residual <= 1e-9)
     assert not r.converged.any()
 
 
 def test_each_sample_returns_its_best_iterate():
+    """The start, entry 0 of the table, is none of them."""
     table = jnp.array([[3.0, 2, 1, 5], [1, 2, 3, 4], [4, 1, 2, 0], [2, 1, 1, 2]])
     solver = Picard(max_steps=3, tol=0, stop_mode="abs")
     r = run(maps.scripted, jnp.zeros((4, 2)), table, solver)
-    np.testing.assert_array_equal(r.z[:, 0], [2, 0, 3, 1])  # of equals the first
-    np.testing.assert_array_equal(r.z[:, 1], [5, 0, 7, 2])
-    np.testing.assert_allclose(r.residual, np.hypot(1, table.min(axis=1)), rtol=1e-6)
+    np.testing.assert_array_equal(r.z[:, 0], [2, 1, 3, 1])  # of equals the first
+    np.testing.assert_array_equal(r.z[:, 1], [5, 1, 7, 2])
+    np.testing.assert_array_equal(r.best_step, [2, 1, 3, 1])
+    np.testing.assert_allclose(r.residual, np.hypot(1, table[:, 1:].min(axis=1)), rtol=1e-6)
     np.testing.assert_allclose(r.trace.T, np.hypot(1, table[:, 1:]), rtol=1e-6)
     np.testing.assert_array_equal(r.steps, 3)
     assert not r.converged.any()
+
+
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+@every_solver
+def test_the_start_is_returned_if_it_has_converged_or_no_step_is_finite(kind, mode):
+    fixed, lost = jnp.array([[0.5, 0.5]]), jnp.array([[0.0, 0.0]])
+    f = lambda z, _: jnp.where(z == 0, 1.0, jnp.where(z == 0.5, z, jnp.nan))  # noqa: E731
+    r = run(f, jnp.concatenate([fixed, lost]), None, kind(stop_mode=mode))
+    np.testing.assert_array_equal(r.z, [[0.5, 0.5], [0, 0]])
+    np.testing.assert_array_equal(r.steps, [0, 1])
+    np.testing.assert_array_equal(r.best_step, [0, 0])
+    np.testing.assert_allclose(r.residual, [0, 1 if mode == "rel" else 2**0.5])
+    np.testing.assert_array_equal(r.converged, [True, False])
+
+
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+@every_solver
+def test_a_single_step_depends_on_the_arguments(kind, scope):
+    """From 0 the relative residual is 1, and higher after each step of a map that expands."""
+    x = jnp.array([[0.9, 2.1], [3.3, -1.2]])
+    for limit in (1, 2, 4):
+        solver = kind(max_steps=8, tol=1e-6, stop_scope=scope)
+        r = run(lambda z, x: x - 3 * jnp.abs(z) + z**2, jnp.zeros((2, 2)), x, solver, None, limit)
+        assert (r.best_step >= 1).all()
+        assert len(np.unique(r.z)) == 4
 
 
 def test_step_limit():
@@ -101,11 +128,24 @@ def test_tol_and_step_limit_do_not_recompile():
     assert not cut.converged.any()
 
 
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+@pytest.mark.parametrize("start", [0.0, 3e-3, 5.0])
+@pytest.mark.parametrize("excess", [0.9, 1.1])
+def test_explosion_ends_a_sample(x64, mode, start, excess):
+    """The residual may grow to 1e6 times the scale of the problem, whatever the first one was."""
+    table = np.zeros((1, 6))
+    z0 = np.array([[0.0, start]])
+    scale = max(np.hypot(1, start), 1)  # of f(z0), z0 and f(z0) − z0
+    table[0, 1] = excess * 1e6 * scale
+    steps = run(maps.scripted, z0, table, Picard(max_steps=5, tol=0, stop_mode=mode)).steps[0]
+    assert steps == (1 if excess > 1 else 5)
+
+
 @pytest.mark.parametrize(("mode", "ratio"), [("rel", 1e3), ("abs", 1e6)])
 @pytest.mark.parametrize("excess", [0.9, 1.1])
-def test_explosion_ends_a_sample(x64, mode, ratio, excess):
+def test_explosion_of_a_batch_is_measured_against_its_first_residual(x64, mode, ratio, excess):
     """From y, one step to −r: the residual of z = (1, −r) against that of (0, y) is set exactly."""
-    solver = Picard(max_steps=5, tol=0, stop_mode=mode)
+    solver = Picard(max_steps=5, tol=0, stop_mode=mode, stop_scope="batch")
     if mode == "abs":
         table = jnp.array([[0.0, excess * ratio, 0, 0, 0, 0]])
         z0 = jnp.zeros((1, 2))
@@ -115,6 +155,58 @@ def test_explosion_ends_a_sample(x64, mode, ratio, excess):
         z0 = jnp.array([[0.0, y]])
     steps = run(maps.scripted, z0, table, solver).steps[0]
     assert steps == (1 if excess > 1 else 5)
+
+
+VANISHING = {
+    "2 - z": (lambda z, _: 2 - z, 0.0, 1.0),
+    "relu(1 - 2z)": (lambda z, _: jnp.maximum(1 - 2 * z, 0), 0.0, 1 / 3),
+    "relu from where it is 0": (lambda z, _: jnp.maximum(1 - 2 * z, 0), 1.0, 1 / 3),
+    "z^2 / 2": (lambda z, _: 0.5 * z**2, 0.9, 0.0),
+    "0": (lambda z, _: 0 * z, 0.7, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", VANISHING)
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+@pytest.mark.parametrize("kind", [Anderson, Broyden])
+def test_a_vanishing_value_is_no_explosion(x64, kind, mode, name):
+    """‖f(z)‖ is 0 on the way, or tends to it; a relative residual then is large, or stays at 1."""
+    f, start, fixed_point = VANISHING[name]
+    r = run(f, jnp.full((1, 4), start), None, kind(max_steps=60, tol=1e-4, stop_mode=mode))
+    np.testing.assert_allclose(r.z, fixed_point, atol=1e-3)
+    assert jnp.isfinite(r.trace).all()
+    if mode == "abs" or fixed_point:
+        assert r.converged.all()
+
+
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+@pytest.mark.parametrize("distance", [1e-2, 1e-6, 1e-9])
+def test_a_warm_start_may_take_the_way_of_a_cold_one(x64, mode, distance):
+    """Linear maps that expand, each of which Broyden's method solves within twice its dimension."""
+    args, fixed_points = maps.random_affine(size=64, dim=20, radius=5.0)
+    solver = Broyden(max_steps=60, tol=1e-11, stop_mode=mode)
+    away = np.random.default_rng(5).normal(size=fixed_points.shape)
+    for z0 in (np.zeros_like(fixed_points), fixed_points + distance * away):
+        r = run(maps.affine, z0, args, solver)
+        assert r.converged.all()
+        np.testing.assert_allclose(r.z, fixed_points, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-12, 1e-6, 1e12, 1e25])
+def test_scaling_a_problem_scales_its_solution(scale, mode):
+    """c f(z / c) has the same steps, and the same relative residuals, for every c."""
+    scale = 2.0 ** round(np.log2(scale))  # which rounds nothing
+    tol = 2.0**-10 * (scale if mode == "abs" else 1)
+    f = lambda z, c: c * jnp.cos(z / c)  # noqa: E731
+    z0 = jnp.zeros((2, 3))
+    unscaled = run(f, z0, 1.0, Picard(tol=2.0**-10, stop_mode=mode))
+    scaled = run(f, z0, jnp.float32(scale), Picard(tol=tol, stop_mode=mode))
+    assert scaled.converged.all()
+    np.testing.assert_array_equal(scaled.steps, unscaled.steps)
+    np.testing.assert_allclose(scaled.z / scale, unscaled.z, rtol=1e-6)
+    expected = unscaled.residual * (scale if mode == "abs" else 1)
+    np.testing.assert_allclose(scaled.residual, expected, rtol=1e-4)
 
 
 def stalls_at(residuals, tol):
@@ -143,6 +235,24 @@ def test_stall_ends_a_sample(x64):
     expected = [stalls_at(row, tol) for row in residuals]
     assert expected == [31, 45, 37, 45, 40]
     np.testing.assert_array_equal(r.steps, expected)
+
+
+@pytest.mark.parametrize("rate", [0.995, 0.999])
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+def test_slow_convergence_is_no_stall(mode, rate):
+    f = lambda z, _: rate * z + (1 - rate)  # noqa: E731
+    r = run(f, jnp.zeros((1, 3)), None, Picard(max_steps=8000, tol=1e-4, stop_mode=mode))
+    assert r.converged.all()
+    assert r.steps[0] > 500
+
+
+def test_a_batch_stalls_by_the_rule_of_the_originals():
+    """There a residual that falls by less than 1.3 times in 30 steps has stalled."""
+    f = lambda z, _: 0.995 * z + 0.005  # noqa: E731
+    solver = Picard(max_steps=5000, tol=1e-4, stop_scope="batch")
+    r = run(f, jnp.zeros((1, 3)), None, solver)
+    assert not r.converged.any()
+    assert r.residual[0] < 3e-4
 
 
 def test_no_stall_within_30_steps():

@@ -1,0 +1,200 @@
+"""Solve a fixed point: `solve`, and the loop that every solver runs in."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from mdeq_jax.solvers.common import (
+    Memory,
+    Solver,
+    SolverResult,
+    State,
+    check_map,
+    check_solver,
+    check_state,
+    select,
+    to_working_dtype,
+    vary_together,
+)
+from mdeq_jax.solvers.samples import (
+    Samples,
+    check_samples,
+    complete_samples,
+    no_samples,
+    take_sample,
+)
+from mdeq_jax.solvers.stopping import StopRule
+
+
+def solve(
+    f: Callable[[State, Any], State],
+    z0: State,
+    args: PyTree,
+    solver: Solver,
+    *,
+    tol: Float[Array, ""] | float | None = None,
+    step_limit: Int[Array, ""] | int | None = None,
+    sample_at: tuple[int, ...] = (),
+) -> SolverResult:
+    """Find z with z = f(z, args), for each sample of a batch on its own.
+
+    A step is one update of the state and one evaluation of f there; the evaluation at z0 is extra.
+    A sample stops when its residual is at most `tol`, at the step limit, or when going on is
+    pointless (residual not finite, exploded, stalled); it is frozen from then on, and what it
+    returns does not depend on the rest of the batch. Not differentiable: see `equilibrium`.
+
+    Args:
+      f: the map, pure, each sample by itself; keeps structure, shapes and dtypes of the state.
+      z0: where to start: a pytree of floating-point arrays (B, ...), of any mix of shapes and
+        dtypes. 16-bit leaves are iterated in float32 and handed to f in their own dtype.
+      args: handed to f as it is.
+      solver: `Picard`, `Anderson`, `Broyden`, or a `Solver` of your own.
+      tol: replaces solver.tol; may be traced.
+      step_limit: fewer steps than solver.max_steps, which bounds it; may be traced.
+      sample_at: rising numbers of steps in [1, max_steps] after which `SolverResult.states` keeps
+        the best iterate; of a sample that has stopped, what it returns.
+
+    Returns:
+      A `SolverResult`. A sample that did not converge says so there; nothing is raised.
+
+    Raises:
+      ValueError: solver is none, z0 is no state, f(z0) has another structure, shape or dtype, or
+        sample_at is out of range; at trace time.
+
+    Examples:
+      Two samples, z = cos(z) and z = cos(z) / 10, each with its own number of steps:
+
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> x = jnp.array([[1.0], [0.1]])
+      >>> r = mx.solve(lambda z, x: x * jnp.cos(z), jnp.zeros((2, 1)), x, mx.Broyden(tol=1e-4))
+      >>> print(r.z.round(3))
+      [[0.739]
+       [0.1  ]]
+      >>> r.steps.tolist(), r.converged.tolist()
+      ([4, 2], [True, True])
+    """
+    return iterate(f, z0, args, solver, tol=tol, step_limit=step_limit, sample_at=sample_at).result
+
+
+class Iteration(NamedTuple):
+    """A solve and where it stood when it ended, for what goes on from there.
+
+    Attributes:
+      result: what `solve` returns.
+      memory: what the solver remembers.
+      z: the last iterate, in the working dtype.
+      g: its residual f(z) − z.
+      k: steps of the sample that took the most.
+    """
+
+    result: SolverResult
+    memory: Memory
+    z: State
+    g: State
+    k: Int[Array, ""]
+
+
+class _Carry(NamedTuple):
+    k: Int[Array, ""]
+    z: State
+    g: State
+    memory: Memory
+    active: Bool[Array, " B"]
+    steps: Int[Array, " B"]
+    best: State
+    best_residual: Float[Array, " B"]
+    best_step: Int[Array, " B"]
+    trace: Float[Array, "max_steps B"]
+    states: Samples
+
+
+def iterate(
+    f: Callable[[State, Any], State],
+    z0: State,
+    args: PyTree,
+    solver: Solver,
+    *,
+    tol: Float[Array, ""] | float | None = None,
+    step_limit: Int[Array, ""] | int | None = None,
+    sample_at: tuple[int, ...] = (),
+) -> Iteration:
+    """Return what `solve` does, with its arguments, and where the solver stood when it ended."""
+    check_solver(solver)
+    z0 = jax.tree.map(jnp.asarray, z0)
+    check_state(z0)
+    fz0 = f(z0, args)
+    check_map(z0, fz0)
+    check_samples(sample_at, solver.max_steps)
+    dtypes = jax.tree.map(lambda x: x.dtype, z0)
+    tol = solver.tol if tol is None else tol
+    limit = solver.max_steps if step_limit is None else jnp.minimum(step_limit, solver.max_steps)
+
+    def seen(z: State) -> State:
+        return jax.tree.map(lambda x, dtype: x.astype(dtype), z, dtypes)
+
+    def gap(fz: State, z: State) -> State:
+        return jax.tree.map(jnp.subtract, to_working_dtype(fz), to_working_dtype(z))
+
+    def advance(c: _Carry) -> _Carry:
+        proposal, memory = solver.propose(c.memory, c.z, c.g, c.k)
+        z = select(c.active, proposal, c.z)
+        here = seen(z)
+        g = gap(f(here, args), here)
+        now = rule.measure(g, z)
+        better = c.active & (now.residual < c.best_residual)
+        best = select(better, here, c.best)
+        best_step = jnp.where(better, c.k + 1, c.best_step)
+        trace = c.trace.at[c.k].set(now.residual)
+        stop = (now.residual <= tol) | rule.is_pointless(now, trace, c.k, best_step, tol)
+        return _Carry(
+            k=c.k + 1,
+            z=z,
+            g=g,
+            memory=memory,
+            active=c.active & ~stop,
+            steps=c.steps + c.active,
+            best=best,
+            best_residual=jnp.where(better, now.residual, c.best_residual),
+            best_step=best_step,
+            trace=trace,
+            states=take_sample(c.states, best, c.k + 1, sample_at),
+        )
+
+    z = to_working_dtype(z0)
+    g = gap(fz0, z0)
+    rule, at_start = StopRule.begin(solver, z, g)
+    first, found = at_start.residual, at_start.residual <= tol
+    start = _Carry(
+        k=jnp.zeros((), jnp.int32),
+        z=z,
+        g=g,
+        memory=solver.init(z, g),
+        active=~found & jnp.isfinite(at_start.size),
+        steps=jnp.zeros(first.shape, jnp.int32),
+        best=z0,
+        # Unless it has converged, the start does not compete with the iterates.
+        best_residual=jnp.where(found, first, jnp.inf),
+        best_step=jnp.zeros(first.shape, jnp.int32),
+        trace=jnp.zeros((solver.max_steps, *first.shape), first.dtype),
+        states=no_samples(z0, sample_at),
+    )
+    # Each device counts its own steps, so under shard_map the whole carry varies.
+    start = vary_together(start, like=g)
+    end = lax.while_loop(lambda c: (c.k < limit) & c.active.any(), advance, start)
+    taken = jnp.arange(solver.max_steps)[:, None] < end.steps
+    lowest = jnp.where(end.best_step == 0, first, end.best_residual)
+    result = SolverResult(
+        z=end.best,
+        steps=end.steps,
+        best_step=end.best_step,
+        residual=lowest,
+        converged=lowest <= tol,
+        trace=jnp.where(taken, end.trace, lowest),
+        states=complete_samples(end.states, end.best, end.k, sample_at),
+    )
+    return Iteration(result, end.memory, end.z, end.g, end.k)

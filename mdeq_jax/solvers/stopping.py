@@ -1,0 +1,138 @@
+"""The stop rule: the residual of an iterate, and when going on is pointless.
+
+Each sample is measured by itself, without any absolute constant: scaling f and z0 by a number
+scales the norms and changes no decision. With ``stop_scope="batch"`` the rule is the one of
+`lib/solvers.py`, locuslab/deq, for parity.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from mdeq_jax.solvers.common import Solver, State, inner, largest_entry, norm, per_sample
+
+# A residual has exploded at this many times the scale of its problem. The originals compare with
+# the first residual, by a number for each stop mode.
+_EXPLOSION, _ORIGINAL_EXPLOSION = 1e6, {"rel": 1e3, "abs": 1e6}
+# A residual has stalled if, past this many steps and within reach of the tolerance, it has been
+# flat for as many steps.
+_STALL_STEPS, _STALL_RATIO, _STALL_REACH = 30, 1.3, 3.0
+# The largest relative residual of a sample: that of f(z) = 0.
+_LARGEST_RELATIVE = 1e9
+
+
+class Measure(NamedTuple):
+    """What the stop rule sees of an iterate.
+
+    Attributes:
+      residual: (B,) in the solver's mode and scope.
+      size: (B,) what is tested for growth: ‖g‖ in the rule's unit, or the residual itself with
+        ``stop_scope="batch"``.
+    """
+
+    residual: Float[Array, " B"]
+    size: Float[Array, " B"]
+
+
+class StopRule(NamedTuple):
+    """The stop rule of one solve.
+
+    Attributes:
+      solver: for its stop_mode, its stop_scope and its max_steps.
+      unit: (B,) a power of two near the largest entry of z0 and f(z0). Norms are taken in this
+        unit, so that squares neither overflow nor underflow.
+      largest: (B,) the size above which a residual has exploded.
+    """
+
+    solver: Solver
+    unit: Float[Array, " B"]
+    largest: Float[Array, " B"]
+
+    @classmethod
+    def begin(cls, solver: Solver, z: State, g: State) -> tuple["StopRule", Measure]:
+        """Return the rule of a solve that starts at z with the residual g, and the measure there.
+
+        The scale of the problem is the largest of ‖f(z0)‖, ‖z0‖ and ‖g0‖. A warm start has a small
+        first residual, which says nothing about how far iterates may go.
+        """
+        fz = jax.tree.map(jnp.add, z, g)
+        entry = jnp.maximum(largest_entry(z), largest_entry(fz))
+        unit = jnp.ones_like(entry) if solver.stop_scope == "batch" else _power_of_two(entry)
+        rule = cls(solver, unit, unit)
+        first = rule.measure(g, z)
+        if solver.stop_scope == "batch":
+            largest = _ORIGINAL_EXPLOSION[solver.stop_mode] * first.size
+        else:
+            largest = _EXPLOSION * jnp.stack([rule._size(x) for x in (fz, z, g)]).max(axis=0)
+        return rule._replace(largest=largest), first
+
+    def measure(self, g: State, z: State) -> Measure:
+        """Return the measure of an iterate z with the residual g = f(z) − z."""
+        batch, size = self.solver.stop_scope == "batch", self._size(g)
+        if self.solver.stop_mode == "abs":
+            residual = size * self.unit
+        else:
+            of_fz = self._size(jax.tree.map(jnp.add, z, g))
+            residual = size / (of_fz + 1e-9) if batch else _ratio(size, of_fz)
+        return Measure(residual, residual if batch else size)
+
+    def _size(self, tree: State) -> Float[Array, " B"]:
+        """Return the norm of each sample in the rule's unit, or of the batch, once per sample."""
+        scaled = jax.tree.map(
+            lambda x: x.astype(self.unit.dtype) * per_sample(1 / self.unit, x), tree
+        )
+        squared = inner(scaled, scaled)
+        if self.solver.stop_scope == "batch":
+            squared = jnp.full_like(squared, squared.sum())
+        return jnp.sqrt(squared)
+
+    def is_pointless(
+        self,
+        now: Measure,
+        trace: Float[Array, "max_steps B"],
+        k: Int[Array, ""],
+        best_step: Int[Array, " B"],
+        tol: Float[Array, ""] | float,
+    ) -> Bool[Array, " B"]:
+        """Whether going on is pointless: the residual is not finite, has exploded, or has stalled.
+
+        Args:
+          now: the measure after step k+1.
+          trace: residuals up to and including entry k.
+          k: steps taken before this one.
+          best_step: (B,) the step of the lowest residual so far.
+          tol: tolerance in force.
+        """
+        lost = ~(now.size <= self.largest)
+        if self.solver.max_steps <= _STALL_STEPS:
+            return lost
+        start = jnp.maximum(k + 1 - _STALL_STEPS, 0)
+        window = lax.dynamic_slice_in_dim(trace, start, _STALL_STEPS)
+        stalled = window.max(axis=0) < _STALL_RATIO * window.min(axis=0)
+        stalled &= (k + 1 > _STALL_STEPS) & (now.residual < _STALL_REACH * tol)
+        if self.solver.stop_scope == "sample":  # a residual that still falls is slow, not stalled
+            stalled &= best_step <= start + 1
+        return lost | stalled
+
+
+def relative_residual(g: State, z: State) -> Float[Array, " B"]:
+    """Return ‖g‖ / ‖f(z)‖ of each sample, g = f(z) − z; 0 where g is 0, and at most 1e9."""
+    return _ratio(norm(g), norm(jax.tree.map(jnp.add, z, g)))
+
+
+def _ratio(size: Float[Array, " B"], fz: Float[Array, " B"]) -> Float[Array, " B"]:
+    below = jnp.maximum(fz, size / _LARGEST_RELATIVE)
+    return size / jnp.where(below == 0, 1, below)
+
+
+def _power_of_two(x: Float[Array, " B"]) -> Float[Array, " B"]:
+    """Return a power of two within a factor of two of x; 1 where x is 0 or not finite.
+
+    Its reciprocal is finite too.
+    """
+    limits = jnp.finfo(x.dtype)
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(x) & (x > 0), x, 1))
+    return jnp.ldexp(jnp.ones_like(x), jnp.clip(exponent, limits.minexp, -limits.minexp))
