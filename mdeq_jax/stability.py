@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import SolverResult, State
-from mdeq_jax.solvers.common import inner, norm, scale, select, vary_together
+from mdeq_jax.solvers.common import inner, norm, reciprocal, scale, select, vary_together
 
 
 def jacobian_loss(
@@ -147,7 +147,7 @@ def gradient_error(
     """
     relative = result.residual
     if stop_mode == "abs":
-        relative = relative / (norm(result.z) + 1e-9)
+        relative = relative * reciprocal(norm(result.z))
     shown = result.residual / jnp.where(result.trace[0] > 0, result.trace[0], 1)
     forward = _contraction(shown, result.steps - 1)
     backward = _contraction(adjoint[:, 1], adjoint[:, 0])

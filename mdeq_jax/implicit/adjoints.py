@@ -126,8 +126,8 @@ class Exact(Adjoint):
     Each sample is solved for u/‖g‖, so that its residual is relative to ‖g‖ whatever the solver's
     `stop_mode`: an absolute test would pass at once on the small gradients of a mean loss. With
     `stop_scope="batch"`, for parity with the originals, nothing is scaled and their test is used.
-    g = 0 gives u = 0 in 0 steps, and so does g where the square of every entry underflows float32,
-    each below some 1e-19. The solve is an `equilibrium`, so gradients of any order exist.
+    g = 0 gives u = 0 in 0 steps. A solve that does not converge gives its best iterate after the
+    start, at the least u = g. The solve is an `equilibrium`, so gradients of any order exist.
 
     Attributes:
       solver: the solver of the adjoint equation, with its own max_steps and tol.

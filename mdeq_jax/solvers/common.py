@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 State = PyTree[Float[Array, "B ..."]]
@@ -182,12 +183,32 @@ def inner(a: State, b: State) -> Float[Array, " B"]:
 
 
 def norm(tree: State) -> Float[Array, " B"]:
-    """Euclidean norm of each sample, over all leaves, at least in float32."""
-    return jnp.sqrt(inner(tree, tree))
+    """Euclidean norm of each sample, over all leaves, at least in float32.
+
+    Squares neither overflow nor underflow, because the norm is taken in a `unit_of` the sample.
+    """
+    unit = lax.stop_gradient(unit_of(tree))
+    scaled = in_unit(tree, unit)
+    return unit * jnp.sqrt(inner(scaled, scaled))
 
 
-def largest_entry(tree: State) -> Float[Array, " B"]:
-    """Largest absolute entry of each sample, over all leaves, at least in float32; 0 if empty."""
+def unit_of(*trees: State) -> Float[Array, " B"]:
+    """A power of two within a factor of two of each sample's largest entry in all trees.
+
+    It is 1 where that entry is 0 or not finite. Its reciprocal is finite.
+    """
+    largest = functools.reduce(jnp.maximum, map(_largest_entry, trees))
+    limits = jnp.finfo(largest.dtype)
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1))
+    return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, limits.minexp, -limits.minexp))
+
+
+def in_unit(tree: State, unit: Float[Array, " B"]) -> State:
+    """Divide each sample by its unit, in the dtype of the unit."""
+    return jax.tree.map(lambda x: x.astype(unit.dtype) * per_sample(1 / unit, x), tree)
+
+
+def _largest_entry(tree: State) -> Float[Array, " B"]:
     terms = [
         jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0)
         for x in jax.tree.leaves(to_working_dtype(tree))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.solvers.common import Solver, State, inner, largest_entry, norm, per_sample
+from mdeq_jax.solvers.common import Solver, State, in_unit, inner, norm, unit_of
 
 # A residual has exploded at this many times the scale of its problem. The originals compare with
 # the first residual, by a number for each stop mode.
@@ -59,8 +59,9 @@ class StopRule(NamedTuple):
         first residual, which says nothing about how far iterates may go.
         """
         fz = jax.tree.map(jnp.add, z, g)
-        entry = jnp.maximum(largest_entry(z), largest_entry(fz))
-        unit = jnp.ones_like(entry) if solver.stop_scope == "batch" else _power_of_two(entry)
+        unit = unit_of(z, fz)
+        if solver.stop_scope == "batch":
+            unit = jnp.ones_like(unit)
         rule = cls(solver, unit, unit)
         first = rule.measure(g, z)
         if solver.stop_scope == "batch":
@@ -81,9 +82,7 @@ class StopRule(NamedTuple):
 
     def _size(self, tree: State) -> Float[Array, " B"]:
         """Return the norm of each sample in the rule's unit, or of the batch, once per sample."""
-        scaled = jax.tree.map(
-            lambda x: x.astype(self.unit.dtype) * per_sample(1 / self.unit, x), tree
-        )
+        scaled = in_unit(tree, self.unit)
         squared = inner(scaled, scaled)
         if self.solver.stop_scope == "batch":
             squared = jnp.full_like(squared, squared.sum())
@@ -126,13 +125,3 @@ def relative_residual(g: State, z: State) -> Float[Array, " B"]:
 def _ratio(size: Float[Array, " B"], fz: Float[Array, " B"]) -> Float[Array, " B"]:
     below = jnp.maximum(fz, size / _LARGEST_RELATIVE)
     return size / jnp.where(below == 0, 1, below)
-
-
-def _power_of_two(x: Float[Array, " B"]) -> Float[Array, " B"]:
-    """Return a power of two within a factor of two of x; 1 where x is 0 or not finite.
-
-    Its reciprocal is finite too.
-    """
-    limits = jnp.finfo(x.dtype)
-    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(x) & (x > 0), x, 1))
-    return jnp.ldexp(jnp.ones_like(x), jnp.clip(exponent, limits.minexp, -limits.minexp))

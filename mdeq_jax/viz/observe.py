@@ -15,7 +15,7 @@ from mdeq_jax.models import create_model
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.models.resize import resize_bilinear
 from mdeq_jax.solvers import solve
-from mdeq_jax.solvers.common import norm
+from mdeq_jax.solvers.stopping import relative_residual
 from mdeq_jax.stability import spectral_radius
 from mdeq_jax.viz.formation import Formation
 from mdeq_jax.viz.images import ImageStatistics
@@ -58,7 +58,7 @@ def observe_formation(
         def residuals(z: PyTree) -> Array:
             # By resolution: how far f still moves each of them.
             pairs = zip(f(z, args), z, strict=True)
-            return jnp.stack([(norm(fz - z) / (norm(fz) + 1e-9))[0] for fz, z in pairs])
+            return jnp.stack([relative_residual(fz - z, z)[0] for fz, z in pairs])
 
         return states, jax.lax.map(residuals, states), result.steps[0]
 
