@@ -12,6 +12,10 @@ s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. The n
 and earlier steps, and so are its products with them, as long as rounding allows. A step therefore
 costs one pass over the history for the products with g and one for the sum, and the history is half
 of what the pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
+
+Long histories are taken in blocks of rows, each with a triangular system of its own: block after
+block turns v_{first} into v_{last + 1}. A step works on the blocks that are filled, and the systems
+take memory in proportion to the rows, not to their square.
 """
 
 import dataclasses
@@ -22,29 +26,75 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mdeq_jax.solvers.common import Solver, State, inner, reciprocal, require_int, scale
+from mdeq_jax.solvers.common import (
+    Solver,
+    State,
+    expanded,
+    inner,
+    norm,
+    reciprocal,
+    require_int,
+    scale,
+    vary_together,
+)
 from mdeq_jax.solvers.rows import Rows
 
 # Products that follow from others are taken anew where the bound of their error is past this many
 # roundings: in float32, where much cancels in a step, an error of some per cent loses convergence.
 _MOST_ROUNDINGS = 1e3
 
+# Most rows of a block. Histories up to this long, the usual ones, are one block.
+_LARGEST_BLOCK = 64
+
 
 class History(NamedTuple):
-    """The steps of a solve.
+    """The steps of a solve, in blocks of `block` rows.
 
     Attributes:
       steps: row n is step s_n.
-      coefficients: (B, rows, rows), lower triangular; maps the products s_jᵀg to c_j.
-      gram: (B, rows, rows), the products s_jᵀs_i.
+      coefficients: (B, rows, block), row j of a block's lower triangular matrix, which maps the
+        products s_iᵀv to c_j, for i in the block of j and v what the blocks before made of g.
+      gram: (B, rows, block), the products s_jᵀs_i, for i in the block of j.
       errors: (B, rows), entry n bounds the error of s_jᵀs_n, j < n, by ε ‖s_j‖ errors_n, where ε is
         the relative error of one inner product; at least ‖s_n‖.
     """
 
     steps: Rows
-    coefficients: Float[Array, "B rows rows"]
-    gram: Float[Array, "B rows rows"]
+    coefficients: Float[Array, "B rows block"]
+    gram: Float[Array, "B rows block"]
     errors: Float[Array, "B rows"]
+
+    @classmethod
+    def empty(cls, rows: int, g: State) -> "History":
+        """Return room for at least this many steps, of states like g."""
+        blocks = -(-rows // _LARGEST_BLOCK)
+        block = -(-rows // blocks)
+        square = expanded(jnp.zeros_like(norm(g)), blocks * block, block)
+        return cls(Rows.empty(blocks * block, g), square, square, square[..., 0])
+
+    def block(self, i: Int[Array, ""]) -> "History":
+        """Return the history of the rows of block i alone."""
+        rows, block = self.gram.shape[1:]
+        if rows == block:
+            return self
+        return jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, i * block, block, axis=1), self)
+
+
+class Passage(NamedTuple):
+    """What became of a vector on its way through a block.
+
+    Attributes:
+      v: the vector behind the block. What the last coefficient adds to it is missing, because that
+        is a multiple of the first row of the next block.
+      c: (B, block), the coefficients.
+      weights: (B, block), the weight of each row in what was added to the vector.
+      products: (B, block), the products of each row with the vector in front of the block.
+    """
+
+    v: State
+    c: Float[Array, "B block"]
+    weights: Float[Array, "B block"]
+    products: Float[Array, "B block"]
 
 
 @jax.tree_util.register_static
@@ -67,80 +117,106 @@ class Broyden(Solver):
 
     def init(self, z: State, g: State) -> History:
         """Return an empty history."""
-        rows, squared = self.memory or self.max_steps, inner(g, g)
-        square = jnp.zeros((len(squared), rows, rows), squared.dtype)
-        return History(Rows.empty(rows, g), square, square, square[..., 0])
+        return History.empty(self.memory or self.max_steps, g)
 
     def propose(
         self, memory: History, z: State, g: State, k: Int[Array, ""]
     ) -> tuple[State, History]:
         """Return the iterate after a full quasi-Newton step, and the history with that step."""
-        rows = memory.coefficients.shape[-1]
-        n = k % rows
-        with_g = _products(memory.steps, g, count=n)
-        c = _matvec(memory.coefficients, with_g)
-        weights = jnp.where(jnp.arange(rows) < n, jnp.pad(c[:, :-1], ((0, 0), (1, 0))), 0)
-        direction = jax.tree.map(jnp.add, g, memory.steps.weighted_sum(weights))
-        length = reciprocal(1 - jnp.where(n > 0, c[:, n - 1], 0))
-        step = scale(length, direction)
-        with_step = length[:, None] * (with_g + _matvec(memory.gram, weights))
-        drift = jnp.abs(length) * jnp.sum(jnp.abs(weights) * memory.errors, axis=1)
-        history = _append_step(memory, n, step, with_step, drift)
+        n = k % (self.memory or self.max_steps)
+        size = memory.gram.shape[-1]
+        full, count = n // size, n % size
+
+        def through_full(i: Int[Array, ""], carry: tuple[State, Array]) -> tuple[State, Array]:
+            passed = _through(memory.block(i), *carry, count=size)
+            return passed.v, passed.c[:, -1]
+
+        carry = g, vary_together(jnp.zeros_like(norm(g)), like=g)
+        if size < memory.gram.shape[1]:
+            carry = lax.fori_loop(0, full, through_full, carry)
+        block = memory.block(full)
+        passed = _through(block, *carry, count=count)
+        last = lax.dynamic_index_in_dim(passed.c, jnp.maximum(count - 1, 0), 1, keepdims=False)
+        length = reciprocal(1 - jnp.where(count > 0, last, carry[1]))
+        step = scale(length, passed.v)
+        of_rest = passed.products + _matvec(block.gram, passed.weights)
+        drift = jnp.abs(length) * jnp.sum(jnp.abs(passed.weights) * block.errors, axis=1)
+        history = _append_step(memory, n, step, length[:, None] * of_rest, drift)
         return jax.tree.map(jnp.add, z, step), history
+
+
+def _through(
+    block: History, v: State, carried: Float[Array, " B"], count: Int[Array, ""] | int
+) -> Passage:
+    """Take v through the first `count` rows of a block.
+
+    `carried` is the coefficient of the row before the block, which multiplies the first row.
+    """
+    filled = (jnp.arange(block.gram.shape[-1]) < count)[None]
+    products = jnp.where(filled, block.steps.inner_products(v), 0)
+    corrected = products + jnp.where(filled, carried[:, None] * block.gram[:, :, 0], 0)
+    c = _matvec(block.coefficients, corrected)
+    weights = jnp.where(filled, jnp.concatenate([carried[:, None], c[:, :-1]], axis=1), 0)
+    v = jax.tree.map(jnp.add, v, block.steps.weighted_sum(weights))
+    return Passage(v, c, weights, products)
 
 
 def _append_step(
     memory: History,
     n: Int[Array, ""],
     step: State,
-    with_step: Float[Array, "B rows"],
+    with_step: Float[Array, "B block"],
     drift: Float[Array, " B"],
 ) -> History:
-    """Write step n = λ (g + Σ w_i s_i), given its products with the steps before it.
+    """Write step n = λ (v + Σ w_i s_i), given its products with the steps before it in its block.
 
-    Their error is bounded through that of s_jᵀg, with ‖g‖ ≤ ‖s_n/λ‖ + Σ |w_i| ‖s_i‖, and those of
+    Their error is bounded through that of s_jᵀv, with ‖v‖ ≤ ‖s_n/λ‖ + Σ |w_i| ‖s_i‖, and those of
     s_jᵀs_i; `drift` is |λ| Σ |w_i| errors_i.
     """
+    size = memory.gram.shape[-1]
+    full, count = n // size, n % size
+    row = jnp.arange(size)[None]
     steps = memory.steps.write(n, step)
     squared = inner(step, step)
-    with_step = jnp.where(jnp.arange(with_step.shape[-1]) < n, with_step, 0).at[:, n].set(squared)
     least = jnp.sqrt(squared)
     error = least + 2 * drift
     lost = error > _MOST_ROUNDINGS * least
     with_step = lax.cond(
         lost.any(),
-        lambda: jnp.where(lost[:, None], _products(steps, step, count=n + 1), with_step),
+        lambda: jnp.where(
+            lost[:, None],
+            memory._replace(steps=steps).block(full).steps.inner_products(step),
+            with_step,
+        ),
         lambda: with_step,
     )
+    with_step = jnp.where(row < count, with_step, 0) + jnp.where(row == count, squared[:, None], 0)
+    new = _new_row(memory.block(full).coefficients, count, with_step)
+    put = lax.dynamic_update_slice_in_dim
+    gram = put(memory.gram, with_step[:, None], n, axis=1)
+    column = (jnp.zeros_like(n), full * size, count)
     return History(
         steps=steps,
-        coefficients=_append_row(memory.coefficients, n, with_step),
-        gram=memory.gram.at[:, n].set(with_step).at[:, :, n].set(with_step),
-        errors=memory.errors.at[:, n].set(jnp.where(lost, least, error)),
+        coefficients=put(memory.coefficients, new[:, None], n, axis=1),
+        gram=lax.dynamic_update_slice(gram, with_step[..., None], column),
+        errors=put(memory.errors, jnp.where(lost, least, error)[:, None], n, axis=1),
     )
-
-
-def _products(steps: Rows, vector: State, count: Int[Array, ""]) -> Float[Array, "B rows"]:
-    """Products with the first rows, 0 for the others, which hold finite numbers of no meaning."""
-    products = steps.inner_products(vector)
-    return jnp.where(jnp.arange(products.shape[-1]) < count, products, 0)
 
 
 def _matvec(matrix: Float[Array, "B n m"], vector: Float[Array, "B m"]) -> Float[Array, "B n"]:
     return jnp.einsum("bij,bj->bi", matrix, vector, precision=lax.Precision.HIGHEST)
 
 
-def _append_row(
-    coefficients: Float[Array, "B rows rows"], row: Int[Array, ""], gram: Float[Array, "B rows"]
-) -> Float[Array, "B rows rows"]:
-    """Append row j, c_j = (s_jᵀg + Σ_{i<j} c_i s_jᵀs_{i+1}) / ‖s_j‖², given gram_i = s_jᵀs_i.
+def _new_row(
+    coefficients: Float[Array, "B block block"], row: Int[Array, ""], gram: Float[Array, "B block"]
+) -> Float[Array, "B block"]:
+    """Return row j, c_j = (s_jᵀv + Σ_{i<j} c_i s_jᵀs_{i+1}) / ‖s_j‖², given gram_i = s_jᵀs_i.
 
     A step of length 0 has a row of zeros (0/0 counts as 0). Rows further down, left from before a
     restart, meet only the zeros that gram has there.
     """
-    rows = gram.shape[-1]
     shifted = jnp.pad(gram[:, 1:], ((0, 0), (0, 1)))
-    new = _matvec(coefficients.mT, shifted) + (jnp.arange(rows) == row)
-    squared = gram[:, row, None]
-    new = jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))
-    return coefficients.at[:, row].set(new)
+    at_row = (jnp.arange(gram.shape[-1]) == row)[None]
+    new = _matvec(coefficients.mT, shifted) + at_row
+    squared = jnp.where(at_row, gram, 0).sum(axis=1, keepdims=True)
+    return jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))

@@ -158,6 +158,12 @@ def per_sample(values: Float[Array, " B"], leaf: Float[Array, "B ..."]) -> Float
     return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
 
 
+def expanded(values: Float[Array, " B"], *shape: int) -> Float[Array, "B ..."]:
+    """Repeat one number per sample to the shape (B, *shape)."""
+    last = values.reshape(values.shape + (1,) * len(shape))
+    return jnp.broadcast_to(last, values.shape + shape)
+
+
 def scale(values: Float[Array, " B"], tree: State) -> State:
     """Multiply each sample by its own number, which may be out of the range of a 16-bit leaf."""
 

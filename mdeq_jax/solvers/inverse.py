@@ -93,5 +93,5 @@ def _add_factor(
 
 def inverse_from_steps(history: History, count: Int[Array, " B"]) -> InverseEstimate:
     """Return −B_n⁻¹ of each sample after n = `count` steps, from a history that never restarted."""
-    rows = history.coefficients.shape[-1]
+    rows = history.coefficients.shape[1]
     return InverseEstimate(history.steps, jnp.arange(1, rows), jnp.arange(rows - 1), count)

@@ -6,7 +6,7 @@ import maps
 import numpy as np
 import pytest
 
-from mdeq_jax.solvers import Broyden, iterate
+from mdeq_jax.solvers import Broyden, broyden, iterate
 
 
 def dense_broyden(f, z, steps, restart):
@@ -53,6 +53,44 @@ def test_solve_follows_the_dense_inverse(x64, memory):
         best = iterates[residuals.argmin()]
         flat = np.concatenate([r.z["a"][b], r.z["b"][b].ravel()])
         np.testing.assert_allclose(flat, best, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("memory", [None, 7, 10])
+def test_blocks_of_rows_are_one_history(x64, monkeypatch, memory):
+    """Blocks of 3 to 4 rows, full and half full, before and after a restart."""
+    monkeypatch.setattr(broyden, "_LARGEST_BLOCK", 4)
+    args, fixed_points = maps.random_affine(dim=9, radius=3.0)
+    solver = Broyden(max_steps=15, tol=0, memory=memory)
+    z0 = np.zeros_like(fixed_points)
+    propose = maps.propose_iterates.__wrapped__
+    iterates = jax.jit(lambda: propose(maps.affine, z0, args, solver, 15))()
+    for b in range(4):
+        matrix, offset = (np.asarray(x[b]) for x in args)
+        expected = dense_broyden(
+            lambda z, matrix=matrix, offset=offset: matrix @ z + offset,
+            z0[b],
+            15,
+            restart=memory or 15,
+        )
+        np.testing.assert_allclose(iterates[:, b], expected[1:], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [30, 300, 3000])
+def test_systems_take_memory_in_proportion_to_the_rows(rows):
+    history = Broyden(max_steps=rows).init(jnp.zeros((2, 10)), jnp.zeros((2, 10)))
+    assert sum(x.size for x in jax.tree.leaves(history)) <= 2 * rows * (10 + 2 * 64 + 2)
+
+
+def test_a_step_works_on_what_is_filled():
+    """Ten times the room takes no more arithmetic, and one step fills no second block."""
+
+    def flops(rows):
+        solver = Broyden(max_steps=rows)
+        z = jnp.zeros((2, 10))
+        step = jax.jit(lambda memory, k: solver.propose(memory, z, z, k))
+        return step.lower(solver.init(z, z), 3).compile().cost_analysis()["flops"]
+
+    assert flops(3000) < 1.5 * flops(300)
 
 
 def test_a_linear_problem_ends_within_twice_its_dimension(x64):
