@@ -8,6 +8,7 @@ from typing import overload
 
 import cv2
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
 
 from mdeq_jax.config import DataConfig
@@ -24,6 +25,9 @@ UNKNOWN = 254
 # Fits every published model, which want sides divisible by 32.
 _SIDE_MULTIPLE = 32
 
+# Of label files that hold black and white.
+_MAX_WARNINGS = 10
+
 # Hold the header of nearly every JPEG and PNG file.
 _HEADER_BYTES = 2**16
 
@@ -37,10 +41,12 @@ class Pairs(Sequence[Example]):
     Attributes:
       paths: of each image and of its label file.
       classes: for each id in a label file the class, `IGNORE` or `UNKNOWN`.
+      doubtful: names of the label files that a warning named, see `holds_black_and_white`.
     """
 
     paths: tuple[tuple[Path, Path], ...]
     classes: ClassTable
+    doubtful: set[str] = dataclasses.field(default_factory=set, compare=False)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -63,7 +69,24 @@ class Pairs(Sequence[Example]):
                 f" {image.shape[:2]}; labels must have the size of their image."
             )
         label = to_classes(ids, self.classes, str(label_path))
+        if holds_black_and_white(ids, self.classes):
+            self._warn(str(label_path))
         return {"image": image, "label": label, "name": str(image_path)}
+
+    def _warn(self, name: str) -> None:
+        if name in self.doubtful or len(self.doubtful) == _MAX_WARNINGS:
+            return
+        self.doubtful.add(name)
+        logging.warning(
+            "%s holds 0 and %d alone, and %d is ignored. If it stands for class 1, replace it by"
+            " `cv2.imwrite(path, (cv2.imread(path, 0) > 0).astype('uint8'))`. (warning %d of at"
+            " most %d)",
+            name,
+            IGNORE,
+            IGNORE,
+            len(self.doubtful),
+            _MAX_WARNINGS,
+        )
 
 
 def existing(pairs: Iterable[tuple[Path, Path]]) -> tuple[tuple[Path, Path], ...]:
@@ -124,6 +147,20 @@ def to_classes(
             f" {known.min()} to {known.max()}, and {IGNORE} for what is to be ignored."
         )
     return label
+
+
+def holds_black_and_white(ids: UInt8[np.ndarray, "H W"], classes: ClassTable) -> bool:
+    """Return whether a label file looks like a mask in black and white, without numbers of classes.
+
+    It does if there are several classes, but it holds `IGNORE` and besides that only class 0.
+
+    Args:
+      ids: as the label file has them.
+      classes: for each id the class, `IGNORE` or `UNKNOWN`.
+    """
+    if (classes[0], classes[1]) != (0, 1) or ids.max() != IGNORE:
+        return False
+    return bool(((ids == 0) | (ids == IGNORE)).all())
 
 
 def largest_size(images: Iterable[Path]) -> tuple[int, int]:

@@ -305,6 +305,51 @@ def test_what_systems_add_is_not_read(root, data):
     assert (info.train_examples, info.eval_examples) == (8, 3)
 
 
+def mask(*ids):
+    """A label file of which the left is of the first id, and so on."""
+    return encode(np.repeat(np.array(ids, np.uint8), 48 // len(ids))[None].repeat(32, axis=0))
+
+
+@pytest.mark.parametrize("ids", [(0, 255), (0, 0, 0, 255), (255,)])
+def test_masks_in_black_and_white_are_named(root, data, ids, caplog):
+    for split in ("train", "val"):
+        (root / split / "labels/street_0.png").write_bytes(mask(*ids))
+        (root / split / "labels/street_2.png").write_bytes(mask(*ids))
+    assert use_all(replace(data, batch_size=8)) == 3
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 4
+    for split in ("train", "val"):
+        for name in ("street_0", "street_2"):
+            start = (
+                f"{root / split / 'labels' / name}.png holds 0 and 255 alone, and 255 is ignored"
+            )
+            assert any(message.startswith(start) for message in messages)
+    assert "cv2.imwrite(path" in messages[0]
+
+
+@pytest.mark.parametrize("ids", [(0,), (0, 1, 255), (1, 255), (2, 255)])
+def test_other_labels_are_no_such_masks(root, data, ids, caplog):
+    for split in ("train", "val"):
+        (root / split / "labels/street_0.png").write_bytes(mask(*ids))
+    use_all(replace(data, batch_size=8))
+    assert not caplog.text
+
+
+def test_masks_of_a_single_class_are_no_fault(tmp_path, data, caplog):
+    write_seg_folder(tmp_path / "one", num_classes=1)
+    use_all(replace(data, root=str(tmp_path / "one"), batch_size=8))
+    assert not caplog.text
+
+
+def test_masks_are_named_once_and_within_bounds(tmp_path, data, caplog):
+    write_seg_folder(tmp_path / "many", train=14, num_classes=1)
+    (tmp_path / "many/classes.txt").write_text("background\nroad\n")
+    data = replace(data, root=str(tmp_path / "many"), batch_size=7)
+    list(islice(train_iterator(data, seed=0), 4))
+    assert len(caplog.records) == 10
+    assert "(warning 10 of at most 10)" in caplog.records[-1].getMessage()
+
+
 def test_a_jpeg_that_breaks_off(root, data, pairs):
     image, _ = pairs["train"]["street_0"]
     (root / "train/images/street_0.png").unlink()
