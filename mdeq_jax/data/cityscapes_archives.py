@@ -88,15 +88,18 @@ def write_lists(root: Path) -> list[str]:
     """
     folder, notes = root / "cityscapes", []
     for split in ("train", "val"):
-        files = list_images(folder / "leftImg8bit" / split, below=True)
-        images = [file for file in files if file.name.endswith(_IMAGE_END)]
-        if not images:
+        source = folder / "leftImg8bit" / split
+        names = [name for name in list_images(source, below=True) if name.endswith(_IMAGE_END)]
+        if not names:
             raise ValueError(
-                f"{folder / 'leftImg8bit' / split} holds no CITY/*{_IMAGE_END}; extract the"
-                f" archives by --archives=DIR --root={root}."
+                f"{source} holds no CITY/*{_IMAGE_END}; extract the archives by"
+                f" --archives=DIR --root={root}."
             )
         labels = folder / "gtFine" / split
-        pairs = existing((image, labels / _label_name(image)) for image in images)
+        pairs = existing(
+            (source / name, labels / f"{name.removesuffix(_IMAGE_END)}{_LABEL_END}")
+            for name in names
+        )
         relative = [[file.relative_to(folder).as_posix() for file in pair] for pair in pairs]
         path = list_path(root, split)
         if path.exists():
@@ -146,10 +149,6 @@ def _use_archives(options: argparse.Namespace) -> None:
     print("images:", ", ".join(f"{split} {count}" for split, count in counts.items()))
     if options.root is not None:
         extract(options.archives, options.root)
-
-
-def _label_name(image: Path) -> str:
-    return f"{image.parent.name}/{image.name.removesuffix(_IMAGE_END)}{_LABEL_END}"
 
 
 def _members(contents: zipfile.ZipFile, end: str) -> list[str]:

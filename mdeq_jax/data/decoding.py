@@ -72,8 +72,9 @@ def decode(encoded: bytes, name: str, at_least: Size | None = None) -> Pixels:
         pass  # another format, other colours, or broken
     # Not cv2.imread, which fills up a JPEG that breaks off with grey.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    plain = np.frombuffer(_without_annotations(encoded), np.uint8)
     try:
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+        pixels = cv2.imdecode(plain, flags) if encoded else None
     except cv2.error as error:
         raise BadRecordError(name, _TOO_LARGE) from error
     if pixels is None:
@@ -147,15 +148,18 @@ def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
     return ids
 
 
-def _without_annotations(png: bytes) -> bytes:
-    """Return a PNG file without texts and colour profiles; Pillow refuses large ones.
+def _without_annotations(encoded: bytes) -> bytes:
+    """Return a PNG file without texts and colour profiles, and other files as they are.
 
-    The type of a chunk that decoders need begins with a capital letter.
+    OpenCV and Pillow refuse large ones. A chunk that decoders need has a type that begins with a
+    capital letter.
     """
-    kept, start = [png[: len(_PNG_SIGNATURE)]], len(_PNG_SIGNATURE)
-    while start < len(png):
-        end = start + 12 + int.from_bytes(png[start : start + 4], "big")
-        if png[start + 4 : start + 5].isupper():
-            kept.append(png[start:end])
+    if not encoded.startswith(_PNG_SIGNATURE):
+        return encoded
+    kept, start = [_PNG_SIGNATURE], len(_PNG_SIGNATURE)
+    while start < len(encoded):
+        end = start + 12 + int.from_bytes(encoded[start : start + 4], "big")
+        if encoded[start + 4 : start + 5].isupper():
+            kept.append(encoded[start:end])
         start = end
     return b"".join(kept)

@@ -105,8 +105,8 @@ def find_images(split: Path, classes: Sequence[str]) -> ImageFiles:
             " or remove it."
         )
     found = {name: list_images(split / name) for name in classes}
-    names = [f"{name}/{path.name}" for name, paths in found.items() for path in paths]
-    labels = [label for label, paths in enumerate(found.values()) for _ in paths]
+    names = [f"{name}/{file}" for name, files in found.items() for file in files]
+    labels = [label for label, files in enumerate(found.values()) for _ in files]
     wanted = f"CLASS/*{', CLASS/*'.join(IMAGE_SUFFIXES)}"
     if not names:
         raise ValueError(f"{split} holds no image {wanted}; put images there.")

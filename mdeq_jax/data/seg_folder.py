@@ -102,7 +102,7 @@ def find_pairs(split: Path) -> tuple[tuple[Path, Path], ...]:
     for needed in (folder, labels):
         if not needed.is_dir():
             raise ValueError(f"{needed} does not exist; config.data.root must hold {_LAYOUT}.")
-    images = list_images(folder)
+    images = [folder / name for name in list_images(folder)]
     if not images:
         raise ValueError(
             f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); put images there."

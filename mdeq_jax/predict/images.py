@@ -44,7 +44,7 @@ def _images_of(source: Path, output: Path) -> dict[str, Path]:
         raise ValueError(
             f"{output} lies in {source}, whose images are predicted; use another --output."
         )
-    paths = list_images(source, below=True)
+    paths = [source / name for name in list_images(source, below=True)]
     if not paths:
         raise ValueError(
             f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)}); put images there."

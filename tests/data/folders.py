@@ -19,10 +19,10 @@ def encode(pixels, format="png", **options):
     return file.getvalue()
 
 
-def text_chunk():
-    """An option of `encode`: a compressed text of 2 MB in a PNG file, as editors write."""
+def text_chunk(length=2_000_000, *, compressed=True):
+    """An option of `encode`: a long text in a PNG file, as editors write it."""
     info = PngImagePlugin.PngInfo()
-    info.add_text("comment", "x" * 2_000_000, zip=True)
+    info.add_itxt("comment", "x" * length, zip=compressed)
     return {"pnginfo": info}
 
 

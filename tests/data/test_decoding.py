@@ -79,7 +79,14 @@ def test_what_is_no_image():
 
 
 @pytest.mark.parametrize(
-    "options", [text_chunk(), {"icc_profile": bytes(2_000_000)}], ids=["text", "profile"]
+    "options",
+    [
+        text_chunk(),
+        text_chunk(9_000_000, compressed=False),
+        {"icc_profile": bytes(2_000_000)},
+        {"exif": b"Exif\0\0" + bytes(9_000_000)},
+    ],
+    ids=["compressed text", "text", "profile", "exif"],
 )
 def test_a_large_annotation_of_a_png_is_no_fault(options):
     encoded, grey = encode(PHOTO, **options), encode(PHOTO[..., 0], **options)
@@ -118,6 +125,14 @@ def test_other_formats(format):
     encoded = encode(PHOTO, format, **options)
     np.testing.assert_array_equal(decode(encoded, "name"), pillow(encoded))
     assert size_of(encoded, "name") == (90, 123)
+
+
+def test_a_palette_with_transparency_keeps_its_colours():
+    encoded = io.BytesIO()
+    Image.fromarray(PHOTO).convert("P").save(encoded, "png", transparency=bytes(range(256)))
+    encoded = encoded.getvalue()
+    expected = Image.open(io.BytesIO(encoded)).convert("RGBA").convert("RGB")
+    np.testing.assert_array_equal(decode(encoded, "name"), expected)
 
 
 def test_16_bits_are_reduced_to_8():
