@@ -97,8 +97,7 @@ def write_lists(root: Path) -> list[str]:
             )
         labels = folder / "gtFine" / split
         pairs = existing(
-            (source / name, labels / f"{name.removesuffix(_IMAGE_END)}{_LABEL_END}")
-            for name in names
+            (source / name, labels / name.replace(_IMAGE_END, _LABEL_END)) for name in names
         )
         relative = [[file.relative_to(folder).as_posix() for file in pair] for pair in pairs]
         path = list_path(root, split)
@@ -112,8 +111,7 @@ def write_lists(root: Path) -> list[str]:
                 )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = "".join("\t".join(names) + "\n" for names in relative)
-            path.write_text(text, encoding="utf-8")
+            path.write_text("".join(f"{image}\t{label}\n" for image, label in relative), "utf-8")
     return notes
 
 
