@@ -23,12 +23,12 @@ from mdeq_jax.config import DataConfig
 from mdeq_jax.config.loss import IGNORE
 from mdeq_jax.data.cityscapes_labels import CLASS_NAMES, LABELS
 from mdeq_jax.data.dataset import Dataset, Example
-from mdeq_jax.data.decoding import decode
+from mdeq_jax.data.decoding import decode, decode_label
+from mdeq_jax.data.files import read_text
 from mdeq_jax.data.image_files import (
     UNKNOWN,
     ClassTable,
     Pairs,
-    decode_label,
     existing,
     pixel_labelled,
     to_classes,
@@ -87,7 +87,8 @@ def open_list(root: Path, split: str) -> Pairs:
       split: "train" or "val".
 
     Raises:
-      ValueError: the list, or a file it names, is missing; a line is no pair of paths.
+      ValueError: the list, or a file it names, is missing; the list is not in UTF-8, or a line of
+        it is no pair of paths.
     """
     path = list_path(root, split)
     if not path.is_file():
@@ -97,7 +98,7 @@ def open_list(root: Path, split: str) -> Pairs:
             f" `{_COMMAND} --root={root}` writes it."
         )
     pairs = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         names = line.split()
         if len(names) != 2 or not names[1].endswith(LABEL_SUFFIX):
             raise ValueError(

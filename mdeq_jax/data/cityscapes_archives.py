@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from mdeq_jax.data.cityscapes import list_path
+from mdeq_jax.data.files import list_images, read_text, visible
 from mdeq_jax.data.image_files import existing
 from mdeq_jax.data.official import ARCHIVES
 
@@ -63,15 +64,14 @@ def extract(folder: Path, root: Path) -> None:
     """
     for archive, end in ((IMAGES, _IMAGE_END), (LABELS, _LABEL_END)):
         with zipfile.ZipFile(folder / archive) as contents:
-            for name in contents.namelist():
-                if name.endswith(end):
-                    try:
-                        contents.extract(name, root / "cityscapes")
-                    except zipfile.BadZipFile as error:
-                        raise ValueError(
-                            f"{name} in {folder / archive} is damaged ({error}); download the"
-                            f" archive again from {SITE}."
-                        ) from error
+            for name in _members(contents, end):
+                try:
+                    contents.extract(name, root / "cityscapes")
+                except zipfile.BadZipFile as error:
+                    raise ValueError(
+                        f"{name} in {folder / archive} is damaged ({error}); download the archive"
+                        f" again from {SITE}."
+                    ) from error
 
 
 def write_lists(root: Path) -> list[str]:
@@ -88,18 +88,21 @@ def write_lists(root: Path) -> list[str]:
     """
     folder, notes = root / "cityscapes", []
     for split in ("train", "val"):
-        images = sorted((folder / "leftImg8bit" / split).glob(f"*/*{_IMAGE_END}"))
-        if not images:
+        source = folder / "leftImg8bit" / split
+        names = [name for name in list_images(source, below=True) if name.endswith(_IMAGE_END)]
+        if not names:
             raise ValueError(
-                f"{folder / 'leftImg8bit' / split} holds no CITY/*{_IMAGE_END}; extract the"
-                f" archives by --archives=DIR --root={root}."
+                f"{source} holds no CITY/*{_IMAGE_END}; extract the archives by"
+                f" --archives=DIR --root={root}."
             )
         labels = folder / "gtFine" / split
-        pairs = existing((image, labels / _label_name(image)) for image in images)
+        pairs = existing(
+            (source / name, labels / name.replace(_IMAGE_END, _LABEL_END)) for name in names
+        )
         relative = [[file.relative_to(folder).as_posix() for file in pair] for pair in pairs]
         path = list_path(root, split)
         if path.exists():
-            listed = {*path.read_text().split()}
+            listed = {*read_text(path).split()}
             count = sum(image in listed for image, _ in relative)
             if count < len(relative):
                 notes.append(
@@ -108,7 +111,7 @@ def write_lists(root: Path) -> list[str]:
                 )
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join("\t".join(names) + "\n" for names in relative))
+            path.write_text("".join(f"{image}\t{label}\n" for image, label in relative), "utf-8")
     return notes
 
 
@@ -146,8 +149,10 @@ def _use_archives(options: argparse.Namespace) -> None:
         extract(options.archives, options.root)
 
 
-def _label_name(image: Path) -> str:
-    return f"{image.parent.name}/{image.name.removesuffix(_IMAGE_END)}{_LABEL_END}"
+def _members(contents: zipfile.ZipFile, end: str) -> list[str]:
+    """Return the names in an archive that end so, without hidden files."""
+    names = [name for name in contents.namelist() if name.endswith(end)]
+    return [name for name in names if visible(name.split("/")) == name.split("/")]
 
 
 def _stems(archive: Path, top: str, end: str) -> set[PurePosixPath]:
@@ -156,7 +161,7 @@ def _stems(archive: Path, top: str, end: str) -> set[PurePosixPath]:
         raise ValueError(f"{archive} does not exist; download it from {SITE} and put it there.")
     try:
         with zipfile.ZipFile(archive) as contents:
-            names = [name for name in contents.namelist() if name.endswith(end)]
+            names = _members(contents, end)
     except zipfile.BadZipFile as error:
         raise ValueError(
             f"{archive} is not a complete zip file ({error}); copy or download it again from"

@@ -1,6 +1,6 @@
 """Your own folder of images, a subfolder for each class, laid out as `tfds.ImageFolder` wants it.
 
-ROOT/train/CLASS/NAME.*   .jpg, .jpeg or .png
+ROOT/train/CLASS/NAME.*   .jpg, .jpeg, .png, .webp, .bmp, .tif or .tiff
 ROOT/val/CLASS/NAME.*     or ROOT/validation, or ROOT/test: the first of them that is there
 """
 
@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
+
 from mdeq_jax.config import DataConfig
 from mdeq_jax.data.dataset import Dataset, Example
+from mdeq_jax.data.files import IMAGE_SUFFIXES, list_folders, list_images, read_file
 from mdeq_jax.data.labelled_images import labelled_images
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _EVAL_SPLITS = ("val", "validation", "test")
 _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg"
 
@@ -39,8 +41,7 @@ class ImageFiles(Sequence[Example]):
     def __getitem__(self, index: Any) -> Example:
         """Return {"image": encoded, "label", "name"}."""
         path = f"{self.folder}/{self.names[index]}"  # joining Paths takes long
-        with open(path, "rb") as file:
-            return {"image": file.read(), "label": self.labels[index], "name": path}
+        return {"image": read_file(path), "label": self.labels[index], "name": path}
 
 
 def folder(data: DataConfig) -> Dataset:
@@ -78,7 +79,7 @@ def class_names(split: Path) -> tuple[str, ...]:
     """
     if not split.is_dir():
         raise ValueError(f"{split} does not exist; config.data.root must hold {_LAYOUT}.")
-    names = tuple(sorted(path.name for path in split.glob("[!.]*") if path.is_dir()))
+    names = tuple(list_folders(split))
     if not names:
         raise ValueError(f"{split} holds no class; config.data.root must hold {_LAYOUT}.")
     return names
@@ -87,6 +88,8 @@ def class_names(split: Path) -> tuple[str, ...]:
 def find_images(split: Path, classes: Sequence[str]) -> ImageFiles:
     """Return the images of a split, sorted by class and name.
 
+    A class whose folder holds no image is named in a warning.
+
     Args:
       split: folder that holds a folder for each class, or for some of them.
       classes: the names that these may have.
@@ -94,22 +97,27 @@ def find_images(split: Path, classes: Sequence[str]) -> ImageFiles:
     Raises:
       ValueError: there is no image, or a class that is not among these.
     """
-    unknown = sorted(set(class_names(split)) - set(classes))
+    present = class_names(split)
+    unknown = sorted(set(present) - set(classes))
     if unknown:
         raise ValueError(
             f"{split / unknown[0]} is of a class that has no folder in the training split; rename"
             " or remove it."
         )
-    names, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(
-            path.name for path in (split / name).glob("[!.]*") if path.suffix.lower() in _SUFFIXES
-        )
-        names += [f"{name}/{file}" for file in found]
-        labels += [label] * len(found)
+    found = {name: list_images(split / name) for name in classes}
+    names = [f"{name}/{file}" for name, files in found.items() for file in files]
+    labels = [label for label, files in enumerate(found.values()) for _ in files]
+    wanted = f"CLASS/*{', CLASS/*'.join(IMAGE_SUFFIXES)}"
     if not names:
-        raise ValueError(
-            f"{split} holds no image CLASS/*{', CLASS/*'.join(_SUFFIXES)}; put images there."
+        raise ValueError(f"{split} holds no image {wanted}; put images there.")
+    empty = [name for name in present if not found[name]]
+    if empty:
+        logging.warning(
+            "%d classes in %s have no image %s: %s; put images into these folders, or remove them.",
+            len(empty),
+            split,
+            wanted,
+            ", ".join(empty),
         )
     return ImageFiles(split, tuple(names), tuple(labels))
 

@@ -2,21 +2,21 @@
 
 import dataclasses
 import functools
-import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
 import cv2
 import numpy as np
+from absl import logging
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
 from mdeq_jax.config import DataConfig
 from mdeq_jax.config.loss import IGNORE
 from mdeq_jax.data.augmentation import augmented, centred, whole
 from mdeq_jax.data.dataset import IMAGENET, Dataset, Example, Pixels
-from mdeq_jax.data.decoding import BadRecordError, decode
+from mdeq_jax.data.decoding import BadRecordError, decode, decode_label, header_size, size_of
+from mdeq_jax.data.files import read_file
 from mdeq_jax.data.transforms import scaled_middle
 
 # What a class table holds for ids that have no meaning.
@@ -24,6 +24,12 @@ UNKNOWN = 254
 
 # Fits every published model, which want sides divisible by 32.
 _SIDE_MULTIPLE = 32
+
+# Of label files that hold black and white.
+_MAX_WARNINGS = 10
+
+# Hold the header of nearly every JPEG and PNG file.
+_HEADER_BYTES = 2**16
 
 ClassTable = UInt8[np.ndarray, "256"]
 
@@ -35,10 +41,12 @@ class Pairs(Sequence[Example]):
     Attributes:
       paths: of each image and of its label file.
       classes: for each id in a label file the class, `IGNORE` or `UNKNOWN`.
+      doubtful: names of the label files that a warning named, see `holds_black_and_white`.
     """
 
     paths: tuple[tuple[Path, Path], ...]
     classes: ClassTable
+    doubtful: set[str] = dataclasses.field(default_factory=set, compare=False)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -54,14 +62,31 @@ class Pairs(Sequence[Example]):
             return dataclasses.replace(self, paths=self.paths[index])
         image_path, label_path = self.paths[index]
         image = read_image(image_path)
-        ids = decode_label(label_path.read_bytes(), str(label_path))
+        ids = decode_label(read_file(label_path), str(label_path))
         if ids.shape != image.shape[:2]:
             raise ValueError(
                 f"{label_path} is of size {ids.shape}, but its image {image_path} is of size"
                 f" {image.shape[:2]}; labels must have the size of their image."
             )
         label = to_classes(ids, self.classes, str(label_path))
+        if holds_black_and_white(ids, self.classes):
+            self._warn(str(label_path))
         return {"image": image, "label": label, "name": str(image_path)}
+
+    def _warn(self, name: str) -> None:
+        if name in self.doubtful or len(self.doubtful) == _MAX_WARNINGS:
+            return
+        self.doubtful.add(name)
+        logging.warning(
+            "%s holds 0 and %d alone, and %d is ignored. If it stands for class 1, replace it by"
+            " `cv2.imwrite(path, (cv2.imread(path, 0) > 0).astype('uint8'))`. (warning %d of at"
+            " most %d)",
+            name,
+            IGNORE,
+            IGNORE,
+            len(self.doubtful),
+            _MAX_WARNINGS,
+        )
 
 
 def existing(pairs: Iterable[tuple[Path, Path]]) -> tuple[tuple[Path, Path], ...]:
@@ -94,35 +119,10 @@ def read_image(path: Path) -> Pixels:
       path: of any format that OpenCV reads; a note in the file to rotate it is not followed.
 
     Raises:
-      BadRecordError: the file is no image, or broken off.
+      BadRecordError: the file cannot be read, or `decode` raises it.
+      OSError: its folder has vanished.
     """
-    return decode(path.read_bytes(), str(path))
-
-
-def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
-    """Return the ids in a label image of one 8-bit channel; of a palette image the indices.
-
-    Args:
-      encoded: a PNG file.
-      name: of the file, for messages.
-
-    Raises:
-      BadRecordError: it is no image, or breaks off.
-      ValueError: it has other channels.
-    """
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            mode, ids = image.mode, np.array(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # all are raised by Pillow
-        raise BadRecordError(
-            name, f"is not an image, or breaks off ({error}); copy or save it again."
-        ) from error
-    if mode not in ("L", "P"):
-        raise ValueError(
-            f"the label file {name} has pixels of mode {mode!r}; it must have one channel of 8 bits"
-            " ('L'), or a palette ('P')."
-        )
-    return ids
+    return decode(read_file(path), str(path))
 
 
 def to_classes(
@@ -149,31 +149,46 @@ def to_classes(
     return label
 
 
+def holds_black_and_white(ids: UInt8[np.ndarray, "H W"], classes: ClassTable) -> bool:
+    """Return whether a label file looks like a mask in black and white, without numbers of classes.
+
+    It does if there are several classes, but it holds `IGNORE` and besides that only class 0.
+
+    Args:
+      ids: as the label file has them.
+      classes: for each id the class, `IGNORE` or `UNKNOWN`.
+    """
+    if (classes[0], classes[1]) != (0, 1) or ids.max() != IGNORE:
+        return False
+    return bool(((ids == 0) | (ids == IGNORE)).all())
+
+
 def largest_size(images: Iterable[Path]) -> tuple[int, int]:
     """Return the height and the width that hold every image, as multiples of 32.
 
     Args:
-      images: image files, of which the headers alone are read. What is no image is left out,
-        and for the reader to count.
+      images: image files, of JPEG and PNG files the headers alone are read. What is no image is
+        left out, and for the reader to count.
 
     Raises:
       ValueError: no file is an image.
-      OSError: a file cannot be opened.
+      OSError: a folder has vanished.
     """
-    images, sides = tuple(images), [0, 0]
+    images, sizes = tuple(images), []
     for path in images:
         try:
-            with Image.open(path) as image:
-                sides = [max(sides[0], image.height), max(sides[1], image.width)]
-        except OSError as error:
-            if error.errno is not None:  # the system's; Pillow's, of headers, have no number
-                raise
-    if not all(sides):
+            head = header_size(read_file(path, _HEADER_BYTES))
+            sizes.append(head or size_of(read_file(path), str(path)))
+        except BadRecordError:
+            continue
+    if not sizes:
         raise ValueError(
             f"none of {len(images)} files is an image ({', '.join(map(str, images[:3]))}); copy or"
             " save them again."
         )
-    height, width = (-(-side // _SIDE_MULTIPLE) * _SIDE_MULTIPLE for side in sides)
+    height, width = (
+        -(-max(sides) // _SIDE_MULTIPLE) * _SIDE_MULTIPLE for sides in zip(*sizes, strict=True)
+    )
     return height, width
 
 

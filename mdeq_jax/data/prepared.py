@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from mdeq_jax.data.dataset import Example
-from mdeq_jax.data.decoding import BadRecordError
+from mdeq_jax.data.files import unreadable
 from mdeq_jax.data.official import ARCHIVES
 
 
@@ -33,10 +33,8 @@ class Prepared(Sequence[Example]):
         try:
             return self.source[index]
         except RuntimeError as error:  # whatever is wrong with the file
-            if not self.folder.is_dir():
-                raise OSError(f"the data folder {self.folder} has vanished.") from error
             name = f"record {index} of {self.source.split} in {self.folder}"
-            raise BadRecordError(name, f"cannot be read ({error}).") from error
+            raise unreadable(name, self.folder, error) from error
 
 
 def open_prepared(

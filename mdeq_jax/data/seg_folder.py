@@ -1,7 +1,7 @@
 """Your own folder of images and label PNGs.
 
 ROOT/classes.txt                 the names of the classes 0, 1, ..., one a line
-ROOT/{train,val}/images/NAME.*   .jpg, .jpeg or .png
+ROOT/{train,val}/images/NAME.*   .jpg, .jpeg, .png, .webp, .bmp, .tif or .tiff
 ROOT/{train,val}/labels/NAME.png one 8-bit channel: the class of each pixel, 255 to ignore it
 """
 
@@ -12,6 +12,7 @@ import numpy as np
 from mdeq_jax.config import DataConfig
 from mdeq_jax.config.loss import IGNORE
 from mdeq_jax.data.dataset import Dataset
+from mdeq_jax.data.files import IMAGE_SUFFIXES, list_images, read_text
 from mdeq_jax.data.image_files import (
     UNKNOWN,
     ClassTable,
@@ -21,7 +22,6 @@ from mdeq_jax.data.image_files import (
     pixel_labelled,
 )
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 _LAYOUT = "ROOT/classes.txt, ROOT/{train,val}/images and ROOT/{train,val}/labels"
 
 
@@ -58,15 +58,15 @@ def read_class_names(path: Path) -> tuple[str, ...]:
       path: of the file.
 
     Raises:
-      ValueError: there is no such file, it has no line, an empty one, or more than 254, or two of
-        its lines are the same.
+      ValueError: there is no such file, or it is not in UTF-8; it has no line, an empty one, or
+        more than 254, or two of its lines are the same.
     """
     if not path.is_file():
         raise ValueError(
             f"{path} does not exist; write the names of the classes 0, 1, ... there, one a line."
             f" config.data.root must hold {_LAYOUT}."
         )
-    names = tuple(line.strip() for line in path.read_text().rstrip().split("\n"))
+    names = tuple(line.strip() for line in read_text(path).rstrip().split("\n"))
     if not all(names) or len(names) > UNKNOWN:
         raise ValueError(
             f"{path} has {len(names)} lines, {names.count('')} of them empty; it must have 1 to"
@@ -102,9 +102,11 @@ def find_pairs(split: Path) -> tuple[tuple[Path, Path], ...]:
     for needed in (folder, labels):
         if not needed.is_dir():
             raise ValueError(f"{needed} does not exist; config.data.root must hold {_LAYOUT}.")
-    images = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _SUFFIXES)
+    images = [folder / name for name in list_images(folder)]
     if not images:
-        raise ValueError(f"{folder} holds no image ({', '.join(_SUFFIXES)}); put images there.")
+        raise ValueError(
+            f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); put images there."
+        )
     stems = {}
     for image in images:
         if image.stem in stems:

@@ -87,10 +87,10 @@ def _group_moments(
 ) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
     """Return for each channel the mean and variance of its group."""
     # XLA on CPU is slow at one reduction over height, width and part of the channels.
-    means, variances = (moment.reshape(len(x), groups, -1) for moment in _channel_moments(x))
+    width = x.shape[-1] // groups
+    means, variances = (moment.reshape(len(x), groups, width) for moment in _channel_moments(x))
     mean = means.mean(axis=-1)
     variance = (variances + jnp.square(means - mean[..., None])).mean(axis=-1)
-    width = means.shape[-1]
     return jnp.repeat(mean, width, axis=-1), jnp.repeat(variance, width, axis=-1)
 
 

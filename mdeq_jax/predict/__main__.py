@@ -23,6 +23,7 @@ from mdeq_jax.checkpoint.load import load_trained
 from mdeq_jax.config import Config
 from mdeq_jax.data import find_dataset
 from mdeq_jax.data.cityscapes_labels import LABEL_IDS, PALETTE
+from mdeq_jax.data.decoding import BadRecordError
 from mdeq_jax.data.image_files import read_image
 from mdeq_jax.predict.images import find_images, model_input
 from mdeq_jax.predict.outputs import Table, top_columns, top_row, write_label_map
@@ -79,7 +80,7 @@ def main(config: Config) -> dict[str, Any]:
     for name, path in images.items():
         try:
             image = read_image(path)
-        except (ValueError, OSError) as error:
+        except BadRecordError as error:
             logging.warning("left out: %s", error)
             unread.append(str(error))
             continue

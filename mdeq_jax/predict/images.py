@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from mdeq_jax.data import Dataset
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+from mdeq_jax.data.files import IMAGE_SUFFIXES, list_images
 
 
 def find_images(inputs: Iterable[str], output: Path) -> dict[str, Path]:
@@ -17,7 +16,7 @@ def find_images(inputs: Iterable[str], output: Path) -> dict[str, Path]:
     The name of an image is its stem; in a folder it is the path from there, without suffix.
 
     Args:
-      inputs: images, and folders that are searched with all below.
+      inputs: images, and folders that are searched with all visible ones below.
       output: folder that predictions are written to.
 
     Raises:
@@ -45,9 +44,11 @@ def _images_of(source: Path, output: Path) -> dict[str, Path]:
         raise ValueError(
             f"{output} lies in {source}, whose images are predicted; use another --output."
         )
-    paths = sorted(path for path in source.rglob("[!.]*") if path.suffix.lower() in _SUFFIXES)
+    paths = [source / name for name in list_images(source, below=True)]
     if not paths:
-        raise ValueError(f"{source} holds no image ({', '.join(_SUFFIXES)}); put images there.")
+        raise ValueError(
+            f"{source} holds no image ({', '.join(IMAGE_SUFFIXES)}); put images there."
+        )
     if len({path.with_suffix("") for path in paths}) < len(paths):
         raise ValueError(
             f"{source} holds images that differ by their suffix alone, whose predictions would "

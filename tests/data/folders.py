@@ -1,20 +1,40 @@
 """Small folders and archives of images and labels in their genuine layouts."""
 
 import io
+import struct
 import zipfile
+import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 CITIES = {"train": ("aachen", "zurich"), "val": ("frankfurt",), "test": ("berlin",)}
 COUNTS = {"train": 4, "val": 2, "test": 2}
 
 
-def encode(pixels, format="png"):
+def encode(pixels, format="png", **options):
     """The bytes of an image file."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format=format)
+    Image.fromarray(pixels).save(file, format=format, **options)
     return file.getvalue()
+
+
+def text_chunk(length=2_000_000, *, compressed=True):
+    """An option of `encode`: a long text in a PNG file, as editors write it."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("comment", "x" * length, zip=compressed)
+    return {"pnginfo": info}
+
+
+def grey_png(height, width, rows):
+    """A black PNG file that says its size, and has as many rows as given."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes((width + 1) * rows), level=1)
+    chunks = [(b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
 
 
 def random_pair(generator, size, num_classes):

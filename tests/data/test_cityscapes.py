@@ -166,6 +166,19 @@ def test_a_list_with_a_bad_line(root, line):
         dataset_info(config(root=str(root)))
 
 
+def test_a_list_with_a_byte_order_mark(root):
+    path = root / "list/cityscapes/val.lst"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert dataset_info(config(root=str(root))).eval_examples == 2
+
+
+def test_a_list_in_another_encoding(root):
+    path = root / "list/cityscapes/val.lst"
+    path.write_bytes(path.read_bytes() + "zürich.png".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"line 3 of .*val\.lst is not in UTF-8; save"):
+        dataset_info(config(root=str(root)))
+
+
 NAME = "frankfurt_000000_000019_gtFine_labelIds.png"
 
 

@@ -82,6 +82,22 @@ def test_lists_are_those_of_the_originals(folder, tmp_path):
     assert len((tmp_path / "list/cityscapes/val.lst").read_text().splitlines()) == COUNTS["val"]
 
 
+def test_what_systems_add_is_neither_extracted_nor_listed(tmp_path):
+    images, annotations = cityscapes_files()
+    city = "leftImg8bit/val/frankfurt"
+    name = "frankfurt_000000_000019_leftImg8bit.png"
+    for hidden in (f"{city}/._{name}", f"__MACOSX/{city}/._{name}", f"leftImg8bit/val/.x/{name}"):
+        images[hidden] = b"of another system"
+    write_archives(tmp_path, images, annotations)
+    assert check_archives(tmp_path, COUNTS) == COUNTS
+    extract(tmp_path, tmp_path / "root")
+    assert not [*(tmp_path / "root").rglob("._*"), *(tmp_path / "root").rglob(".x")]
+    (tmp_path / "root/cityscapes" / city / f"._{name}").write_bytes(b"of another system")
+    write_lists(tmp_path / "root")
+    lines = (tmp_path / "root/list/cityscapes/val.lst").read_text().splitlines()
+    assert len(lines) == COUNTS["val"]
+
+
 def test_a_list_that_exists_is_kept(folder, tmp_path):
     extract(folder, tmp_path)
     path = tmp_path / "list/cityscapes/train.lst"

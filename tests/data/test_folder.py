@@ -7,6 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 from archives import MODES, jpeg, photograph
+from folders import encode, grey_png, text_chunk
 
 from mdeq_jax.config import DataConfig, finalize
 from mdeq_jax.data import dataset_info, eval_batches, find_dataset, train_iterator
@@ -149,6 +150,103 @@ def test_bad_images_are_left_out_and_bounded(data, root, caplog):
         list(islice(train_iterator(strict, seed=0), 3))
     with pytest.raises(ValueError, match=r"max_bad_records=0.*val/bee/1\.jpg is not an image, or"):
         list(eval_batches(strict))
+
+
+def use_all(data):
+    """The number of examples that evaluation yields, after an epoch of training."""
+    list(islice(train_iterator(data, seed=0), 3))
+    return sum(batch["mask"].sum() for batch in eval_batches(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("0.png", encode(photograph(0, (40, 56)), **text_chunk())),
+        ("0.webp", encode(photograph(0, (40, 56)), "webp")),
+        ("0.JPEG", encode(photograph(0, (40, 56)), "bmp")),
+    ],
+)
+def test_images_that_are_used(data, root, name, content):
+    for split in ("train", "val"):
+        (root / split / "ant/0.jpg").unlink()
+        (root / split / "ant" / name).write_bytes(content)
+    assert use_all(replace(data, max_bad_records=0)) == 6
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encode(photograph(0, (40, 56)))[:20],
+        jpeg(photograph(0, (40, 56)))[:100],
+        grey_png(60_000, 60_000, rows=1),
+    ],
+    ids=["header of a PNG", "header of a JPEG", "too large"],
+)
+@pytest.mark.parametrize("augment", [True, False])
+def test_images_that_are_left_out(data, root, content, augment, caplog):
+    for split in ("train", "val"):
+        (root / split / "ant/0.jpg").write_bytes(content)
+    assert use_all(replace(data, augment=augment)) == 5
+    for split in ("train", "val"):
+        assert f"left out 1 of at most 10: {root / split / 'ant/0.jpg'} is " in caplog.text
+
+
+def test_a_file_that_cannot_be_opened(data, root, caplog):
+    for split in ("train", "val"):
+        (root / split / "ant/0.jpg").unlink()
+        (root / split / "ant/0.jpg").symlink_to("nowhere")
+    assert use_all(data) == 5
+    assert f"{root / 'train/ant/0.jpg'} cannot be read ([Errno 2]" in caplog.text
+
+
+def test_what_systems_add_is_not_read(data, root, caplog):
+    for split in ("train", "val"):
+        for name in (".thumbs", "__MACOSX", "ant/.thumbs"):
+            (root / split / name).mkdir()
+            (root / split / name / "x.png").write_text("not an image")
+        (root / split / "ant/._0.jpg").write_text("not an image")
+        (root / split / "ant/x.png").mkdir()
+    assert use_all(replace(data, max_bad_records=0)) == 6
+    assert find_dataset(data).class_names == CLASSES
+    assert not caplog.text
+
+
+def nested(folder):
+    (folder / "deeper").mkdir()
+    rename("deeper/0.jpg")(folder)
+
+
+def rename(name):
+    return lambda folder: next(folder.glob("*.jpg")).rename(folder / name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        empty,
+        nested,
+        rename("0.jp2"),
+        rename("._0.jpg"),
+    ],
+    ids=["empty", "nested", "another format", "hidden"],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_classes_without_images_are_named(data, root, split, change, caplog):
+    for name in ("ant", "cat"):
+        for path in [*(root / split / name).iterdir()][1:]:
+            path.unlink()
+        change(root / split / name)
+    assert find_dataset(data).class_names == CLASSES
+    dataset_info(data)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"2 classes in {root / split} have no image CLASS/*.jpg, ")
+    assert message.endswith(": ant, cat; put images into these folders, or remove them.")
+
+
+def test_a_class_without_a_folder_in_the_evaluation_split_is_no_fault(data, root, caplog):
+    shutil.rmtree(root / "val/cat")
+    assert dataset_info(data).eval_examples == 4
+    assert not caplog.text
 
 
 def test_batches_with_bad_images_are_the_same_for_any_threads(data, root):

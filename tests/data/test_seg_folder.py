@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from folders import encode, write_seg_folder
+from folders import encode, grey_png, text_chunk, write_seg_folder
 from PIL import Image
 
 from mdeq_jax.config import DataConfig
@@ -241,6 +241,113 @@ def test_damage(root, data, name, damage, message, split):
     damage(root / name.format(split))
     with pytest.raises(ValueError, match=message):
         consume(data)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("é\nb\nc\n".encode("latin-1"), r"line 1 of .*classes\.txt is not in UTF-8; save .*iconv"),
+        ("a\nb\né\n".encode("latin-1"), r"line 3 of .*classes\.txt is not in UTF-8"),
+        ("a\nb\né\n".encode("utf-16"), r"line 1 of .*classes\.txt is not in UTF-8"),
+    ],
+    ids=["latin-1", "latin-1 in line 3", "utf-16"],
+)
+def test_names_of_classes_in_other_encodings(root, data, content, message):
+    (root / "classes.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        find_dataset(data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_names_of_classes_with_and_without_a_byte_order_mark(root, data, encoding):
+    (root / "classes.txt").write_bytes("straße\r\ncar\r\nsky\r\n".encode(encoding))
+    assert find_dataset(data).class_names == ("straße", "car", "sky")
+
+
+def use_all(data):
+    """The number of examples that evaluation yields, after an epoch of training."""
+    next(train_iterator(data, seed=0))
+    return sum(batch["mask"].sum() for batch in eval_batches(data))
+
+
+def test_large_annotations_are_no_fault(root, data, pairs):
+    for split in ("train", "val"):
+        image, ids = pairs[split]["street_0"]
+        (root / split / "images/street_0.png").write_bytes(encode(image, **text_chunk()))
+        (root / split / "labels/street_0.png").write_bytes(encode(ids, **text_chunk()))
+    assert len(consume(data)) == 2
+    assert find_dataset(data).eval_image_size() == (64, 64)
+
+
+@pytest.mark.parametrize("kind", ["images", "labels"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", encode(np.zeros((32, 48), np.uint8))[:20], grey_png(60_000, 60_000, rows=1)],
+    ids=["empty", "header", "too large"],
+)
+def test_files_that_are_left_out(root, data, kind, content, caplog):
+    data = replace(data, batch_size=8, max_bad_records=1)
+    for split in ("train", "val"):
+        (root / split / kind / "street_0.png").write_bytes(content)
+    assert use_all(data) == 2
+    for split in ("train", "val"):
+        path = root / split / kind / "street_0.png"
+        assert f"left out 1 of at most 1: {path} is " in caplog.text
+
+
+def test_what_systems_add_is_not_read(root, data):
+    for split in ("train", "val"):
+        for name in (".thumbs", "__MACOSX", "x.png"):
+            (root / split / "images" / name).mkdir()
+            (root / split / "images" / name / "y.png").write_text("not an image")
+        (root / split / "images/._street_0.png").write_text("not an image")
+    info = dataset_info(data)
+    assert (info.train_examples, info.eval_examples) == (8, 3)
+
+
+def mask(*ids):
+    """A label file of which the left is of the first id, and so on."""
+    return encode(np.repeat(np.array(ids, np.uint8), 48 // len(ids))[None].repeat(32, axis=0))
+
+
+@pytest.mark.parametrize("ids", [(0, 255), (0, 0, 0, 255), (255,)])
+def test_masks_in_black_and_white_are_named(root, data, ids, caplog):
+    for split in ("train", "val"):
+        (root / split / "labels/street_0.png").write_bytes(mask(*ids))
+        (root / split / "labels/street_2.png").write_bytes(mask(*ids))
+    assert use_all(replace(data, batch_size=8)) == 3
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 4
+    for split in ("train", "val"):
+        for name in ("street_0", "street_2"):
+            start = (
+                f"{root / split / 'labels' / name}.png holds 0 and 255 alone, and 255 is ignored"
+            )
+            assert any(message.startswith(start) for message in messages)
+    assert "cv2.imwrite(path" in messages[0]
+
+
+@pytest.mark.parametrize("ids", [(0,), (0, 1, 255), (1, 255), (2, 255)])
+def test_other_labels_are_no_such_masks(root, data, ids, caplog):
+    for split in ("train", "val"):
+        (root / split / "labels/street_0.png").write_bytes(mask(*ids))
+    use_all(replace(data, batch_size=8))
+    assert not caplog.text
+
+
+def test_masks_of_a_single_class_are_no_fault(tmp_path, data, caplog):
+    write_seg_folder(tmp_path / "one", num_classes=1)
+    use_all(replace(data, root=str(tmp_path / "one"), batch_size=8))
+    assert not caplog.text
+
+
+def test_masks_are_named_once_and_within_bounds(tmp_path, data, caplog):
+    write_seg_folder(tmp_path / "many", train=14, num_classes=1)
+    (tmp_path / "many/classes.txt").write_text("background\nroad\n")
+    data = replace(data, root=str(tmp_path / "many"), batch_size=7)
+    list(islice(train_iterator(data, seed=0), 4))
+    assert len(caplog.records) == 10
+    assert "(warning 10 of at most 10)" in caplog.records[-1].getMessage()
 
 
 def test_a_jpeg_that_breaks_off(root, data, pairs):

@@ -23,6 +23,12 @@ def test_definition(x64, groups):
     np.testing.assert_allclose(y, definition(x, groups), rtol=1e-10, atol=1e-10)
 
 
+def test_no_images_stay_none():
+    x = jnp.zeros((0, 3, 4, 6))
+    y, gradient = jax.value_and_grad(lambda x: GroupNorm(2, affine=False).apply({}, x).sum())(x)
+    assert (y, gradient.shape) == (0, x.shape)
+
+
 def test_scale_and_bias_follow(x64):
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 6))
     params = {"scale": jnp.arange(6.0), "bias": jnp.arange(6.0) - 2}

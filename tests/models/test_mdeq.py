@@ -18,7 +18,7 @@ from variables import make_images, make_variables
 from mdeq_jax.config import Config
 from mdeq_jax.implicit import JacobianFree, Phantom
 from mdeq_jax.models import ModelConfig, create_model
-from mdeq_jax.solvers import Broyden, Picard
+from mdeq_jax.solvers import Anderson, Broyden, Picard
 
 FOUR = {"blocks_per_branch": (1,) * 4, "big_kernels": (0,) * 4, "expansion": 5, "num_groups": 8}
 CIFAR_LARGE = ModelConfig(
@@ -150,6 +150,27 @@ def test_images_that_do_not_fit(images, message):
     model, variables = setting()
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(model.apply, variables, images)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"solver": Broyden(max_steps=3)},
+        {"solver": Broyden(max_steps=3, stop_scope="batch")},
+        {"solver": Anderson(max_steps=3)},
+        {"solver": Picard(max_steps=3)},
+        {"unrolled": 2},
+    ],
+)
+def test_no_images_have_no_logits(task, how):
+    model = create_model(dataclasses.replace(SMALL, task=task))
+    variables = model.init(jax.random.key(0), IMAGES)
+    apply = functools.partial(model.apply, variables, **how)
+    (logits, info), (some, _) = apply(IMAGES[:0]), jax.eval_shape(apply, IMAGES)
+    assert logits.shape == (0, *some.shape[1:])
+    assert [z.shape for z in info.z] == [(0, 8, 8, 4), (0, 4, 4, 8)]
+    assert info.solver.steps.shape == info.solver.converged.shape == (0,)
 
 
 @pytest.mark.parametrize("unrolled", [-1, 2.0, True])

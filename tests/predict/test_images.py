@@ -26,6 +26,17 @@ def test_a_folder_with_all_below_in_order(tmp_path):
     assert found["b/10"] == tmp_path / "b/10.jpg"
 
 
+def test_what_systems_add_is_not_predicted(tmp_path):
+    hidden = (".thumbs/x.png", "b/.thumbs/deep/x.png", "__MACOSX/._a.png", "b/._1.png")
+    make_files(tmp_path, "a.png", "b/1.webp", "c.png/1.jpg", *hidden)
+    assert list(find_images([str(tmp_path)], Path("out"))) == ["a", "b/1", "c.png/1"]
+
+
+def test_a_folder_that_is_itself_hidden(tmp_path):
+    make_files(tmp_path, ".cache/a.png")
+    assert list(find_images([str(tmp_path / ".cache")], Path("out"))) == ["a"]
+
+
 def test_images_by_name(tmp_path):
     make_files(tmp_path, "b/2.png", "x/1.data", "c/3.png")
     sources = [str(tmp_path / "b/2.png"), str(tmp_path / "x/1.data"), str(tmp_path / "c")]

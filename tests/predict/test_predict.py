@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from folders import grey_png
 from sklearn.datasets import load_sample_images
 
 from benchmarks.camera_pan import camera_pan
@@ -168,11 +169,15 @@ def test_a_broken_image_loses_nothing(folder):
     (folder / "broken").mkdir()
     (folder / "broken/a.jpg").write_bytes(whole[:500])
     (folder / "broken/b.jpg").write_bytes(whole)
+    (folder / "broken/c.png").write_bytes(grey_png(60_000, 60_000, rows=1))
+    (folder / "broken/d.png").symlink_to("nowhere")
     done = predict(folder, "cls", f"--input={folder / 'broken'}", output="top")
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert "1 of 2 images could not be read" in last
+    assert "3 of 4 images could not be read" in last
     assert "a.jpg is not an image, or breaks off; copy or save it again." in last
+    assert "c.png is damaged, or has more than" in last
+    assert "d.png cannot be read" in last
     assert "Traceback" not in done.stderr
     (row,) = rows_of(folder / "top/top5.csv")
     assert row["image"] == "b"
