@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.solvers import Iteration, Solver, SolverResult, State, iterate
 from mdeq_jax.solvers.common import check_solver, norm, require_int, require_share, scale
+from mdeq_jax.solvers.solve import solve_closed
 
 
 class ForwardProblem(NamedTuple):
@@ -36,8 +37,14 @@ class ForwardProblem(NamedTuple):
     outer_gradient: Callable[[State, PyTree], State] | None = None
     outer_args: PyTree = None
 
+    def solve(self) -> SolverResult:
+        """Solve it by its own solver."""
+        return solve_closed(
+            self.f, self.z0, self.args, self.solver, self.tol, self.step_limit, self.sample_at
+        )
+
     def iterate(self, solver: Solver) -> Iteration:
-        """Solve it by a solver, its own or another in its place."""
+        """Solve it by another solver, and return also where that stood when it ended."""
         return iterate(
             self.f,
             self.z0,
@@ -98,7 +105,7 @@ class Adjoint(abc.ABC):
 
         Unless a subclass has other wishes, that is nothing.
         """
-        return problem.iterate(problem.solver).result, None
+        return problem.solve(), None
 
     @abc.abstractmethod
     def solve(

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
 from mdeq_jax.implicit.phantom import Phantom
-from mdeq_jax.solvers import Broyden, Solver, SolverResult, State, solve
-from mdeq_jax.solvers.common import check_map, check_state, vary_together
+from mdeq_jax.solvers import Broyden, Solver, SolverResult, State
+from mdeq_jax.solvers.captures import without_captures
+from mdeq_jax.solvers.common import check_map, expanded, norm, vary_together
+from mdeq_jax.solvers.solve import as_state, solve_closed
 
 
 def equilibrium(
@@ -78,27 +79,28 @@ def equilibrium(
     solver = Broyden() if solver is None else solver
     adjoint = Exact(solver) if adjoint is None else adjoint
     _check_adjoint(adjoint)
-    z0 = jax.tree.map(jnp.asarray, z0)
-    check_state(z0)
+    z0 = as_state(z0)
     _check_args(args)
     fz0 = f(z0, args)
     check_map(z0, fz0)
     z0 = vary_together(z0, like=fz0)
-    whole, everything = _without_captures(f, z0, args)
+    whole, everything = without_captures(f, z0, args)
     outer, outer_args = None, None
     if outer_gradient is not None:
-        check_map(z0, jax.eval_shape(outer_gradient, z0), "outer_gradient")
-        outer, outer_args = _without_captures(lambda z, _: outer_gradient(z), z0, None)
+        outer, outer_args = without_captures(
+            lambda z, _: outer_gradient(z), z0, None, name="outer_gradient"
+        )
     limits = (tol, step_limit)
-    probe_shape = (jax.tree.leaves(z0)[0].shape[0], 2)
-    probe = jnp.zeros(probe_shape) if adjoint_probe is None else adjoint_probe
-    if probe.shape != probe_shape:
-        raise ValueError(f"adjoint_probe has shape {probe.shape}; it must have {probe_shape}.")
+    probe = expanded(jnp.zeros_like(norm(z0)), 2)
+    if adjoint_probe is not None:
+        if adjoint_probe.shape != probe.shape:
+            raise ValueError(
+                f"adjoint_probe has shape {adjoint_probe.shape}; it must have {probe.shape}."
+            )
+        probe = probe.astype(adjoint_probe.dtype) + adjoint_probe
     if isinstance(adjoint, Phantom):
         fixed_z0, fixed_args = lax.stop_gradient((z0, everything))
-        result = solve(
-            whole, fixed_z0, fixed_args, solver, tol=tol, step_limit=step_limit, sample_at=sample_at
-        )
+        result = solve_closed(whole, fixed_z0, fixed_args, solver, tol, step_limit, sample_at)
         return _with_state(result, adjoint.unroll(whole, result.z, everything))
     probe = vary_together(probe, like=fz0)
     static = _Static(whole, outer, solver, adjoint, sample_at)
@@ -125,27 +127,6 @@ def _check_args(args: PyTree) -> None:
                 f"args{jax.tree_util.keystr(path)} is {leaf!r}, which is no array; let f close over"
                 " it instead."
             ) from None
-
-
-def _without_captures(
-    f: Callable[[State, Any], State], z: State, args: PyTree
-) -> tuple[Callable[[State, PyTree], State], PyTree]:
-    """Return f as a function of z and one pytree that holds args and all that f closes over.
-
-    `jax.closure_convert` would leave integers, booleans and keys captured, which a backward pass
-    cannot reach from under another transformation, and remember an f whose captures changed since.
-    """
-    closed = jax.make_jaxpr(lambda z, args: f(z, args))(z, args)
-    captured = closed.consts
-    hollow = closed.replace(consts=[None] * len(captured))  # `whole` outlives the tracers
-    structure = jax.tree.structure(z)
-
-    def whole(z: State, everything: tuple[PyTree, list]) -> State:
-        args, captured = everything
-        leaves = jaxpr_as_fun(hollow.replace(consts=captured))(*jax.tree.leaves((z, args)))
-        return jax.tree.unflatten(structure, leaves)
-
-    return whole, (args, captured)
 
 
 def _with_state(result: SolverResult, z: State) -> tuple[State, SolverResult]:

@@ -40,7 +40,6 @@ class Layout(NamedTuple):
       right: (n,) row of r.
       secant: (max_steps + 1,) row of the step that would follow from the secant update alone.
       step: (max_steps + 1,) row of the step that is taken; the same row where there is no OPA.
-      count: (max_steps + 1,) number of factors of B_k.
     """
 
     rows: int
@@ -48,12 +47,11 @@ class Layout(NamedTuple):
     right: Int[Array, " n"]
     secant: Int[Array, " k"]
     step: Int[Array, " k"]
-    count: Int[Array, " k"]
 
 
 def layout(max_steps: int, every: int) -> Layout:
     """Return the layout of a solve of up to max_steps steps with OPA at each `every`-th."""
-    left, right, secant, step, count, rows = [], [], [0], [0], [0], 1
+    left, right, secant, step, rows = [], [], [0], [0], 1
     for k in range(1, max_steps + 1):
         secant.append(rows)
         left.append(rows)
@@ -63,9 +61,8 @@ def layout(max_steps: int, every: int) -> Layout:
             right.append(rows + 2)
             rows += 3
         step.append(rows)
-        count.append(len(left))
         rows += 1
-    return Layout(rows, *(jnp.asarray(x, jnp.int32) for x in (left, right, secant, step, count)))
+    return Layout(rows, *(jnp.asarray(x, jnp.int32) for x in (left, right, secant, step)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,7 +115,7 @@ class OuterAwareBroyden(Solver):
         """Return the iterate after a full quasi-Newton step, and the rows with what was learned."""
         plan = self.plan
         last = memory.read(plan.step[k - 1])
-        before = self._estimate(memory, jnp.where(k > 0, plan.count[k - 1], 0), like=g)
+        before = self._estimate(memory, jnp.maximum(self._factors(k - 1), 0), like=g)
         step = before.apply(g)
         c = jnp.where(k > 0, inner(last, step) * reciprocal(inner(last, last)), 0)
         step = scale(reciprocal(1 - c), step)
@@ -132,12 +129,16 @@ class OuterAwareBroyden(Solver):
 
     def inverse(self, memory: Rows, steps: Int[Array, " B"]) -> InverseEstimate:
         """Return −B⁻¹ of each sample after so many steps."""
-        return InverseEstimate(memory, self.plan.left, self.plan.right, self.plan.count[steps])
+        return InverseEstimate(memory, self.plan.left, self.plan.right, self._factors(steps))
+
+    def _factors(self, k: Int[Array, "..."]) -> Int[Array, "..."]:
+        """Return the number of factors of B_k: one for each step, one more for each `every`-th."""
+        return k + k // self.every
 
     def _learn(self, memory: Rows, z: State, step: State, k: Int[Array, ""]) -> tuple[Rows, State]:
         """Return the memory with one more factor, and the step that follows from it."""
         plan = self.plan
-        new = plan.count[k] - 1
+        new = self._factors(k) - 1
         estimate = self._estimate(memory, new, like=step)
         g = self.gradient(z)
         g = scale(reciprocal(norm(g)), g)  # squares of squares, below, would leave float32

@@ -5,12 +5,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from mdeq_jax.solvers.common import (
     Solver,
     State,
-    inner,
+    expanded,
+    norm,
     require,
     require_int,
     require_number,
@@ -67,9 +69,8 @@ class Anderson(Solver):
 
     def init(self, z: State, g: State) -> Window:
         """Return an empty window."""
-        empty, squared = Rows.empty(self.window, g), inner(g, g)
-        gram = jnp.zeros((len(squared), self.window, self.window), squared.dtype)
-        return Window(empty, empty, gram)
+        empty = Rows.empty(self.window, g)
+        return Window(empty, empty, expanded(jnp.zeros_like(norm(g)), self.window, self.window))
 
     def propose(
         self, memory: Window, z: State, g: State, k: Int[Array, ""]
@@ -80,7 +81,8 @@ class Anderson(Solver):
         mixed = memory.mixed.write(slot, plain)
         residuals = memory.residuals.write(slot, g)
         products = residuals.inner_products(g)
-        gram = memory.gram.at[:, slot].set(products).at[:, :, slot].set(products)
+        put = lax.dynamic_update_index_in_dim
+        gram = put(put(memory.gram, products, slot, axis=1), products, slot, axis=2)
         alpha = self._mixture(gram, filled=jnp.arange(self.window) <= k)
         usable = jnp.isfinite(alpha).all(axis=-1)
         mixture = mixed.weighted_sum(alpha)
@@ -95,6 +97,6 @@ class Anderson(Solver):
         # Empty slots become unit equations with right-hand side 0, and so get no weight.
         eye = jnp.eye(self.window, dtype=gram.dtype)
         system = gram * (filled[:, None] & filled) + eye * jnp.where(filled, ridge, 1)[..., None]
-        right = jnp.broadcast_to(filled.astype(gram.dtype), diagonal.shape)
+        right = jnp.where(filled, jnp.ones_like(diagonal), 0)
         alpha = jnp.linalg.solve(system, right[..., None])[..., 0]
         return alpha / alpha.sum(axis=-1, keepdims=True)

@@ -43,8 +43,9 @@ from mdeq_jax.solvers.rows import Rows
 # roundings: in float32, where much cancels in a step, an error of some per cent loses convergence.
 _MOST_ROUNDINGS = 1e3
 
-# Most rows of a block. Histories up to this long, the usual ones, are one block.
-_LARGEST_BLOCK = 64
+# Rows of a block. A history of up to twice as many is one block: reading a part of a history takes
+# a copy of it, which costs more than reading some rows that are not filled.
+_BLOCK = 64
 
 
 class History(NamedTuple):
@@ -67,10 +68,10 @@ class History(NamedTuple):
     @classmethod
     def empty(cls, rows: int, g: State) -> "History":
         """Return room for at least this many steps, of states like g."""
-        blocks = -(-rows // _LARGEST_BLOCK)
-        block = -(-rows // blocks)
-        square = expanded(jnp.zeros_like(norm(g)), blocks * block, block)
-        return cls(Rows.empty(blocks * block, g), square, square, square[..., 0])
+        block = rows if rows <= 2 * _BLOCK else _BLOCK
+        rows = -(-rows // block) * block
+        square = expanded(jnp.zeros_like(norm(g)), rows, block)
+        return cls(Rows.empty(rows, g), square, square, square[..., 0])
 
     def block(self, i: Int[Array, ""]) -> "History":
         """Return the history of the rows of block i alone."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from mdeq_jax.solvers.captures import without_captures
 from mdeq_jax.solvers.common import (
     Memory,
     Solver,
@@ -20,6 +21,7 @@ from mdeq_jax.solvers.common import (
     to_working_dtype,
     vary_together,
 )
+from mdeq_jax.solvers.folding import foldable
 from mdeq_jax.solvers.samples import (
     Samples,
     check_samples,
@@ -78,7 +80,35 @@ def solve(
       >>> r.steps.tolist(), r.converged.tolist()
       ([4, 2], [True, True])
     """
-    return iterate(f, z0, args, solver, tol=tol, step_limit=step_limit, sample_at=sample_at).result
+    z0 = as_state(z0)
+    check_solver(solver)
+    whole, everything = without_captures(lambda z, _: f(z, args), z0, None)
+    return solve_closed(whole, z0, everything, solver, tol, step_limit, sample_at)
+
+
+def solve_closed(
+    f: Callable[[State, PyTree], State],
+    z0: State,
+    args: PyTree,
+    solver: Solver,
+    tol: Float[Array, ""] | float | None = None,
+    step_limit: Int[Array, ""] | int | None = None,
+    sample_at: tuple[int, ...] = (),
+) -> SolverResult:
+    """Return what `solve` does, with its arguments, of an f that closes over no traced array."""
+
+    def found(f: Callable, z0: State, args: PyTree, tol: Any, step_limit: Any) -> SolverResult:
+        options = {"tol": tol, "step_limit": step_limit, "sample_at": sample_at}
+        return iterate(f, z0, args, solver, **options).result
+
+    return foldable(found, f, solver)(z0, args, tol, step_limit)
+
+
+def as_state(z: PyTree) -> State:
+    """Return z with its leaves as arrays; raises ValueError unless it is a state."""
+    z = jax.tree.map(jnp.asarray, z)
+    check_state(z)
+    return z
 
 
 class Iteration(NamedTuple):
@@ -123,10 +153,12 @@ def iterate(
     step_limit: Int[Array, ""] | int | None = None,
     sample_at: tuple[int, ...] = (),
 ) -> Iteration:
-    """Return what `solve` does, with its arguments, and where the solver stood when it ended."""
+    """Return what `solve` does, with its arguments, and where the solver stood when it ended.
+
+    Both `tol` and `step_limit` may be (B,) too, a number for each sample.
+    """
     check_solver(solver)
-    z0 = jax.tree.map(jnp.asarray, z0)
-    check_state(z0)
+    z0 = as_state(z0)
     fz0 = f(z0, args)
     check_map(z0, fz0)
     check_samples(sample_at, solver.max_steps)
@@ -149,14 +181,14 @@ def iterate(
         better = c.active & (now.residual < c.best_residual)
         best = select(better, here, c.best)
         best_step = jnp.where(better, c.k + 1, c.best_step)
-        trace = c.trace.at[c.k].set(now.residual)
+        trace = lax.dynamic_update_index_in_dim(c.trace, now.residual, c.k, 0)
         stop = (now.residual <= tol) | rule.is_pointless(now, trace, c.k, best_step, tol)
         return _Carry(
             k=c.k + 1,
             z=z,
             g=g,
             memory=memory,
-            active=c.active & ~stop,
+            active=c.active & ~stop & (c.k + 1 < limit),
             steps=c.steps + c.active,
             best=best,
             best_residual=jnp.where(better, now.residual, c.best_residual),
@@ -174,18 +206,18 @@ def iterate(
         z=z,
         g=g,
         memory=solver.init(z, g),
-        active=~found & jnp.isfinite(at_start.size),
-        steps=jnp.zeros(first.shape, jnp.int32),
+        active=~found & jnp.isfinite(at_start.size) & (limit > 0),
+        steps=jnp.zeros_like(first, jnp.int32),
         best=z0,
         # Unless it has converged, the start does not compete with the iterates.
         best_residual=jnp.where(found, first, jnp.inf),
-        best_step=jnp.zeros(first.shape, jnp.int32),
-        trace=jnp.zeros((solver.max_steps, *first.shape), first.dtype),
+        best_step=jnp.zeros_like(first, jnp.int32),
+        trace=jnp.broadcast_to(jnp.zeros_like(first), (solver.max_steps, *first.shape)),
         states=no_samples(z0, sample_at),
     )
     # Each device counts its own steps, so under shard_map the whole carry varies.
     start = vary_together(start, like=g)
-    end = lax.while_loop(lambda c: (c.k < limit) & c.active.any(), advance, start)
+    end = lax.while_loop(lambda c: c.active.any(), advance, start)
     taken = jnp.arange(solver.max_steps)[:, None] < end.steps
     lowest = jnp.where(end.best_step == 0, first, end.best_residual)
     result = SolverResult(

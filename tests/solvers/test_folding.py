@@ -1,0 +1,87 @@
+"""`vmap` of a solve: the same results as one batch, at the cost of one batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import maps
+import numpy as np
+import pytest
+from maps import assert_same, every_solver
+
+from mdeq_jax.solvers import Broyden, Picard, solve
+
+
+def batches():
+    """Affine problems of three batches of four samples."""
+    (matrix, offset), _ = maps.random_affine(size=12)
+    return matrix.reshape(3, 4, 6, 6), offset.reshape(3, 4, 6)
+
+
+@every_solver
+def test_batches_are_one_batch(x64, kind):
+    matrix, offset = batches()
+    solver, z0 = kind(max_steps=12, tol=1e-6), jnp.zeros((4, 6))
+
+    def of_batch(matrix, offset):  # what f closes over is mapped too
+        f = lambda z, offset: maps.affine(z, (matrix, offset))  # noqa: E731
+        return solve(f, z0, offset, solver, sample_at=(2, 5))
+
+    mapped = jax.jit(jax.vmap(of_batch))(matrix, offset)
+    for i in range(3):
+        assert_same(jax.tree.map(lambda x, i=i: x[i], mapped), of_batch(matrix[i], offset[i]))
+
+
+def test_mapped_limits_and_axes(x64):
+    """Another tolerance and step limit for each batch, the start and the matrices shared."""
+    matrix, offset = batches()
+    tol, limit = jnp.array([1e-2, 1e-4, 1e-6]), jnp.array([9, 3, 0])
+
+    def of_batch(offset, tol, limit):
+        z0 = jnp.zeros((4, 6))
+        args = (matrix[0], offset)
+        return solve(maps.affine, z0, args, Broyden(), tol=tol, step_limit=limit)
+
+    mapped = jax.jit(jax.vmap(of_batch, in_axes=(2, 0, 0), out_axes=1))(
+        jnp.moveaxis(offset, 0, 2), tol, limit
+    )
+    for i in range(3):
+        alone = of_batch(offset[i], tol[i], limit[i])
+        assert_same(jax.tree.map(lambda x, i=i: x[:, i], mapped), alone)
+    assert mapped.steps.max(axis=0).tolist() == [int(mapped.steps[:, 0].max()), 3, 0]
+
+
+def test_axes_within_axes(x64):
+    matrix, offset = batches()
+    of_sample = lambda a, b: solve(maps.affine, jnp.zeros((1, 6)), (a[None], b[None]), Broyden())  # noqa: E731
+    mapped = jax.jit(jax.vmap(jax.vmap(of_sample)))(matrix, offset)
+    flat = solve(
+        maps.affine,
+        jnp.zeros((12, 6)),
+        jax.tree.map(lambda x: x.reshape(12, *x.shape[2:]), (matrix, offset)),
+        Broyden(),
+    )
+    np.testing.assert_allclose(mapped.z.reshape(12, 6), flat.z)
+    np.testing.assert_array_equal(mapped.steps.ravel(), flat.steps)
+
+
+@pytest.mark.parametrize("mode", ["rel", "abs"])
+def test_batches_that_stop_as_a_whole_stay_apart(x64, mode):
+    matrix, offset = batches()
+    matrix = matrix * jnp.array([0.2, 0.6, 1.0])[:, None, None, None]
+    solver = Picard(max_steps=60, tol=1e-4, stop_mode=mode, stop_scope="batch")
+    of_batch = functools.partial(solve, maps.affine, jnp.zeros((4, 6)), solver=solver)
+    mapped = jax.jit(jax.vmap(of_batch))((matrix, offset))
+    for i in range(3):
+        np.testing.assert_array_equal(mapped.steps[i], of_batch((matrix[i], offset[i])).steps)
+    assert len(np.unique(mapped.steps)) == 3
+
+
+@every_solver
+def test_no_step_rewrites_the_memory(kind):
+    """A mapped loop would scatter into each memory, and select between old and new ones."""
+    solver = kind(max_steps=40)
+    of_sample = lambda b: solve(lambda z, b: jnp.cos(z) * b, jnp.zeros((1, 50)), b, solver)  # noqa: E731
+    text = jax.jit(jax.vmap(of_sample)).lower(jnp.ones((8, 1, 50))).as_text()
+    assert "stablehlo.while" in text
+    assert "stablehlo.scatter" not in text
