@@ -57,16 +57,29 @@ _LEAVES = {
     "g": "weight_g",  # (O,), there (O, 1, 1, 1)
 }
 
-# In front of all names: of DataParallel, and of the segmentation trainer's model with its loss.
-_PREFIXES = ("module.", "model.")
+# Modules around the whole model: DataParallel, the segmentation trainer's model with its loss, and
+# torch.compile.
+_PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
+# Modules around a part of the model: DataParallel and torch.compile.
+_WRAPPER = re.compile(r"(?<=\.)(module|_orig_mod)\.")
+# torch.nn.utils.parametrizations.weight_norm has original0 for g, and original1 for v.
+_PARAMETRIZATION = re.compile(r"\bparametrizations\.(\w+)\.original([01])$")
 # TorchDEQ's name of the cell, and the originals'.
 _RENAMED = {"full_stage.": "fullstage."}
 _IGNORED = {
     "*.num_batches_tracked": "counters of BatchNorm, which nothing depends on",
+    "n_averaged": "the counter of AveragedModel, which nothing depends on",
     "fullstage_copy.*": "copies of the cell in the 2020 layout",
     "deq.func.*": "copies of the cell in the 2020 layout",
     "deq.func_copy.*": "copies of the cell in the 2020 layout",
     "loss.*": "class weights of the segmentation trainer's loss",
+}
+# The first word of every row above.
+_PARTS = {
+    row.split(".")[0]
+    for table in (_BODY, *_HEADS.values())
+    for row in table.split()
+    if "/" not in row
 }
 _IGNORED_OF_ONE_BRANCH = {"fullstage.post_fuse_layers.*": "not used by a model of one branch"}
 
@@ -77,13 +90,24 @@ class _Row(NamedTuple):
 
 
 def canonical_name(name: str) -> str:
-    """Return a name of any layout as the originals' models have it."""
-    while name.startswith(_PREFIXES):
-        name = name.split(".", 1)[1]
+    """Return a name of any layout as the originals' models have it.
+
+    Wrappers inside a name are removed from the names of an MDEQ's parts alone: in another model,
+    "module" may be the name of a layer.
+
+    Examples:
+      >>> canonical_name("module._orig_mod.full_stage._orig_mod.branches.0")
+      'fullstage.branches.0'
+      >>> canonical_name("conv1.parametrizations.weight.original0")
+      'conv1.weight_g'
+    """
+    name = _PREFIX.sub("", name)
     for start, renamed in _RENAMED.items():
         if name.startswith(start):
             name = renamed + name.removeprefix(start)
-    return name
+    if name.split(".")[0] in _PARTS:
+        name = _WRAPPER.sub("", name)
+    return _PARAMETRIZATION.sub(lambda m: f"{m[1]}_{'gv'[int(m[2])]}", name)
 
 
 def why_ignored(name: str, config: ModelConfig) -> str | None:

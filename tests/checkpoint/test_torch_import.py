@@ -108,8 +108,40 @@ def test_other_architectures(tmp_path, fields, format):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
 
 
+def compiled(name):
+    """A name as torch.compile, of the cell and of the model, and a parametrization have it."""
+    for leaf, stored in (("weight_g", "original0"), ("weight_v", "original1")):
+        name = name.replace(leaf, f"parametrizations.weight.{stored}")
+    return "module._orig_mod." + name.replace("fullstage.", "fullstage._orig_mod.")
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+@pytest.mark.parametrize("format", WRITERS)
+def test_a_training_checkpoint_of_a_compiled_model(tmp_path, format, weight_norm):
+    state = random_state(SMALL, jnp.bfloat16)
+    config = dataclasses.replace(SMALL, weight_norm=weight_norm)
+    plain = WRITERS[format](tmp_path / "plain", state)
+    value = {"epoch": 3, "state_dict": {compiled(name): a for name, a in state.items()}}
+    found = mx.import_torch(WRITERS[format](tmp_path / "compiled", value), config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    jax.tree.map(np.testing.assert_array_equal, found, mx.import_torch(plain, config))
+
+
+def test_halves_of_both_kinds(tmp_path):
+    state = random_state(SMALL, jnp.bfloat16)
+    state["classifier.bias"] = state["classifier.bias"].astype(np.float16)
+    variables = mx.import_torch(WRITERS["zip"](tmp_path / "file", state), SMALL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+
+
 @pytest.mark.parametrize(
-    ("stored", "imported"), [("float16", "float32"), ("float32", "float32"), ("float64",) * 2]
+    ("stored", "imported"),
+    [
+        ("float16", "float32"),
+        (jnp.bfloat16, "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ],
 )
 def test_types(tmp_path, stored, imported):
     state = random_state(SMALL, stored)

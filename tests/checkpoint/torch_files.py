@@ -16,6 +16,7 @@ from mdeq_jax.models import ModelConfig, create_model
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STORAGES = {
+    "bfloat16": "BFloat16",
     "float16": "Half",
     "float32": "Float",
     "float64": "Double",
