@@ -133,6 +133,10 @@ def test_a_whole_number_is_a_fine_float():
             r"extra_heads is \('depth',\) \(tuple\); .*a list of 'classification' or 'scales'",
         ),
         ({"train": {"log_every": 0}}, r"config\.train\.log_every is 0"),
+        (
+            {"init_from_allow_missing": "params/*"},
+            r"init_from_allow_missing is 'params/\*' \(str\); it must be a list of str",
+        ),
         ({"seed": -1}, r"config\.seed is -1"),
         ({"seed": 2**32}, r"config\.seed is 4294967296; it must be below"),
     ],
@@ -194,6 +198,7 @@ def test_sampled_states_are_evenly_spaced(states, max_steps, sample_at):
         ("data.root", "2024", "2024"),
         ("data.root", "None", None),
         ("init_from", "runs/a", "runs/a"),
+        ("init_from_allow_missing", "('params/cell/*',)", ("params/cell/*",)),
         ("adjoint.name", "None", "None"),
         ("train.epochs", "many", "many"),
     ],

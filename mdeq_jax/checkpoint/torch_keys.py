@@ -46,6 +46,15 @@ last_layer.3                                    head/pixel_classifier
 """,
 }
 
+
+def _parts(table: str) -> set[str]:
+    return {re.split(r"\W", row)[0] for row in table.split("\n") if row}
+
+
+# First words of PyTorch names, by task.
+HEAD_PARTS = {task: _parts(table) for task, table in _HEADS.items()}
+_PARTS = _parts(_BODY).union(*HEAD_PARTS.values())
+
 # What a layer holds: ours, PyTorch's.
 _LEAVES = {
     "kernel": "weight",  # (h, w, I, O) of a convolution, there (O, I, h, w); else the transpose
@@ -73,13 +82,6 @@ _IGNORED = {
     "deq.func.*": "copies of the cell in the 2020 layout",
     "deq.func_copy.*": "copies of the cell in the 2020 layout",
     "loss.*": "class weights of the segmentation trainer's loss",
-}
-# The first word of every row above.
-_PARTS = {
-    row.split(".")[0]
-    for table in (_BODY, *_HEADS.values())
-    for row in table.split()
-    if "/" not in row
 }
 _IGNORED_OF_ONE_BRANCH = {"fullstage.post_fuse_layers.*": "not used by a model of one branch"}
 
@@ -131,6 +133,19 @@ def torch_name(path: Sequence[str], task: str) -> str:
     raise ValueError(f"{'/'.join(path)} has no PyTorch name.")
 
 
+def array_name(path: Sequence[str], task: str) -> str:
+    """Return the PyTorch name of one of our arrays, or its own path where PyTorch has none.
+
+    Args:
+      path: keys from the collection on, as ("params", "cell", "branches_0_blocks_0", "conv1", "g").
+      task: of the model, as in `ModelConfig`.
+    """
+    try:
+        return torch_name(path[1:], task)
+    except ValueError:
+        return "/".join(path)
+
+
 def torch_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape that PyTorch has one of our arrays in."""
     if path[-1] == "g":
@@ -143,6 +158,20 @@ def from_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
     if path[-1] == "g":
         return array.reshape(-1)
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def our_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that we have a PyTorch array in; the inverse of `torch_shape`."""
+    if path[-1] == "g":
+        return shape[:1]
+    return (*shape[2:], *shape[1::-1])
+
+
+def to_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
+    """Return our array at `path` as PyTorch has it; the inverse of `from_torch`."""
+    if path[-1] == "g":
+        return array.reshape(-1, 1, 1, 1)
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
 def _rows(table: str) -> list[_Row]:

@@ -67,7 +67,11 @@ class Config:
         Rounding leaves a relative residual of 2e-3 to 1e-2, by the model: a tolerance below 1e-2
         spends steps on nothing.
       init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
-        fit; None starts from random ones.
+        fit; None starts from random ones. What keeps its initial value is printed. An array of the
+        cell that would keep it is an error.
+      init_from_allow_missing: arrays of the cell that may keep their initial values although
+        `init_from` is given. Each entry is a path, such as "params/cell/post_fuse_layers_*", or a
+        PyTorch name, such as "fullstage.post_fuse_layers.*"; ``*`` stands for any part.
       seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
     """
 
@@ -83,6 +87,7 @@ class Config:
     inference: InferenceConfig = InferenceConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     init_from: str | None = None
+    init_from_allow_missing: tuple[str, ...] = ()
     seed: int = 0
 
     @property

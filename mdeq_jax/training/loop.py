@@ -175,7 +175,12 @@ class _Run:
         return step
 
     def _start_from(self, source: str) -> None:
-        variables, left = start_from(self.state.variables, source, self.config.model)
+        variables, left = start_from(
+            self.state.variables,
+            source,
+            self.config.model,
+            allow_missing=self.config.init_from_allow_missing,
+        )
         self.state = dataclasses.replace(self.state, **replicate(variables, self.mesh))
         if is_main():
             print(f"started from {source}; left at their initial values:", file=sys.stderr)

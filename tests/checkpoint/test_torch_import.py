@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_files import FIXTURES, WRITERS, load_config, random_state
+from torch_files import FIXTURES, WRITERS, fold, load_config, random_state
 
 import mdeq_jax as mx
 from mdeq_jax.checkpoint import torch_import
@@ -151,17 +151,6 @@ def test_types(tmp_path, stored, imported):
     np.testing.assert_array_equal(bias, state["classifier.bias"])
 
 
-def fold(state):
-    """The state dict with each g and v folded into its weight, as a model saved for inference."""
-    folded = {name: a for name, a in state.items() if not name.endswith(("_g", "_v"))}
-    for name, g in state.items():
-        if name.endswith("_g"):
-            v = state[f"{name.removesuffix('_g')}_v"]
-            norm = np.sqrt((v**2).sum((1, 2, 3), keepdims=True))
-            folded[name.removesuffix("_g")] = g * v / norm
-    return folded
-
-
 def assert_close(found, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, expected)
 
@@ -287,6 +276,33 @@ def test_a_classifier_of_other_classes(tmp_path):
     variables = mx.import_torch(path, other, drop=head, allow_missing=head)
     assert variables["params"]["head"]["classifier"]["kernel"].shape == (16, 3)
     assert (variables["params"]["head"]["classifier"]["kernel"] != 0).all()
+
+
+@pytest.mark.parametrize("argument", ["allow_missing", "drop"])
+def test_one_string_is_no_list_of_names(tmp_path, argument):
+    path = WRITERS["zip"](tmp_path / "file", {})
+    message = rf"{argument} is 'classifier\.\*'; it must be a list of names: {argument}=\['class"
+    with pytest.raises(ValueError, match=message):
+        mx.import_torch(path, SMALL, **{argument: "classifier.*"})
+    with pytest.raises(ValueError, match=rf"{argument} is \(3,\); every entry must be a name"):
+        mx.import_torch(path, SMALL, **{argument: [3]})
+
+
+HEAD = ["classifier.*", "downsamp_modules.*", "final_layer.*", "incre_modules.*"]
+
+
+@pytest.mark.parametrize("lacking", [HEAD, HEAD[:1], HEAD[2:3]])
+def test_a_file_without_parts_of_its_head(tmp_path, lacking):
+    parts = tuple(pattern.removesuffix("*") for pattern in lacking)
+    state = {n: a for n, a in random_state(SMALL).items() if not n.startswith(parts)}
+    path = WRITERS["zip"](tmp_path / "file", state)
+    remedy = re.escape(f"name what may be missing: allow_missing={lacking}")
+    with pytest.raises(ValueError, match=f"cannot be told.*{remedy}"):
+        mx.import_torch(path, SMALL)
+    with pytest.raises(ValueError, match=f"config in place of --infer.*{remedy}"):
+        torch_import.infer_config(path, {})
+    variables = mx.import_torch(path, SMALL, allow_missing=lacking)
+    assert shapes(variables) == shapes(structure(SMALL))
 
 
 def test_an_array_of_whole_numbers(tmp_path):

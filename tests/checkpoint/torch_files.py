@@ -44,6 +44,17 @@ def random_state(config, dtype=np.float32):
     return state
 
 
+def fold(state):
+    """The state dict with each g and v folded into its weight, as a model saved for inference."""
+    folded = {name: a for name, a in state.items() if not name.endswith(("_g", "_v"))}
+    for name, g in state.items():
+        if name.endswith("_g"):
+            v = state[f"{name.removesuffix('_g')}_v"]
+            norm = np.sqrt((v**2).sum((1, 2, 3), keepdims=True))
+            folded[name.removesuffix("_g")] = g * v / norm
+    return folded
+
+
 class Raw(bytes):
     """Opcodes to stand in a pickle as they are."""
 

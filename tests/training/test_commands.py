@@ -175,6 +175,19 @@ def test_another_models_weights_to_start_from(trained, scratch):
     assert "params/cell" not in err
 
 
+def test_weights_that_do_not_fill_the_cell(trained, scratch):
+    workdir, _ = trained
+    again = {"init_from": str(workdir), "model__expansion": "2", "train__steps": "1"}
+    arguments = ("train.py", scratch, f"--workdir={scratch / 'unfilled'}")
+    code, out, err = run(*arguments, **again)
+    assert (code, out) == (2, "")
+    assert f"{workdir}, which is config.init_from, does not fill the cell of this model:" in err
+    assert "params/cell/branches_0_blocks_0/conv1/v ((3, 3, 8, 8) there, (3, 3, 8, 16) here)" in err
+    assert "Traceback" not in err
+    code, _, err = run(*arguments, **again, init_from_allow_missing="('params/cell/*',)")
+    assert code == 0, err
+
+
 ALSO = functools.partial(pytest.param, marks=pytest.mark.slow)  # met where the one above it is
 
 
