@@ -26,7 +26,7 @@ from mdeq_jax.sections import from_mapping, to_config_dict, with_values
 from mdeq_jax.solvers.common import require, require_int
 
 __all__ = [
-    "PRESENTATION_KEYS",
+    "MAY_CHANGE_ON_RESUME",
     "AdjointConfig",
     "Config",
     "CorrectionConfig",
@@ -152,9 +152,11 @@ class Config:
                 )
 
 
-PRESENTATION_KEYS = (
+MAY_CHANGE_ON_RESUME = (
     "data.dir",
+    "data.root",
     "data.eval_batch_size",
+    "data.eval_image_size",
     "data.workers",
     "data.threads",
     "data.max_bad_records",
@@ -162,10 +164,19 @@ PRESENTATION_KEYS = (
     "train.eval_every",
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
+    "train.on_nonfinite",
     "train.max_skipped",
     "train.spectral_radius_iterations",
+    "inference",
+    "init_from",
+    "init_from_allow_missing",
 )
-"""Keys that change nothing of what is trained, and so may differ when a run is resumed."""
+"""Keys, and sections of keys, that may have other values when a run is resumed.
+
+They say where files lie, how data are read, what is logged and saved, how the model is evaluated,
+what a fresh run starts from, and what becomes of a step whose loss is not finite. None of them
+changes any other training step.
+"""
 
 
 def default_config() -> ConfigDict:

@@ -123,6 +123,17 @@ def test_a_workdir_of_another_config(trained, scratch):
     assert "Traceback" not in err
 
 
+def test_a_run_whose_files_have_moved_is_resumed(trained, scratch):
+    workdir, final = trained
+    moved = {"data__dir": f"{scratch}/data/", "data__root": "elsewhere/", "init_from": "moved.pkl"}
+    arguments = ("train.py", scratch, f"--workdir={workdir}")
+    code, out, err = run(*arguments, train__steps="60", train__on_nonfinite="skip", **moved)
+    assert code == 0, err
+    assert last_json(out)["resumed_from_step"] == 60
+    assert last_json(out)["params_sha256"] == final["params_sha256"]
+    assert "resumed at step 60; config.init_from is not read again" in err
+
+
 def test_a_checkpoint_of_another_architecture(trained, scratch):
     workdir, _ = trained
     code, _, err = run("eval.py", scratch, f"--checkpoint={workdir}", model__expansion="2")
