@@ -53,8 +53,7 @@ def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, 
     Args:
       config: of the run.
       workdir: folder for checkpoints, metrics and pictures. If it holds a checkpoint of the same
-        config, training goes on from there as if it had never stopped. Keys in
-        `MAY_CHANGE_ON_RESUME` may have other values than in that config.
+        config, up to `MAY_CHANGE_ON_RESUME`, training goes on as if it had never stopped.
       profile: whether to record a trace of a few steps in its folder `profile`.
 
     Returns:
