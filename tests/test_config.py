@@ -8,7 +8,7 @@ import pytest
 from mdeq_jax import Anderson, Broyden, Exact, JacobianFree, Neumann, Phantom, Picard, Shine
 from mdeq_jax.checkpoint.workdir import config_differences
 from mdeq_jax.config import (
-    PRESENTATION_KEYS,
+    MAY_CHANGE_ON_RESUME,
     AdjointConfig,
     Config,
     CorrectionConfig,
@@ -133,6 +133,10 @@ def test_a_whole_number_is_a_fine_float():
             r"extra_heads is \('depth',\) \(tuple\); .*a list of 'classification' or 'scales'",
         ),
         ({"train": {"log_every": 0}}, r"config\.train\.log_every is 0"),
+        (
+            {"init_from_allow_missing": "params/*"},
+            r"init_from_allow_missing is 'params/\*' \(str\); it must be a list of str",
+        ),
         ({"seed": -1}, r"config\.seed is -1"),
         ({"seed": 2**32}, r"config\.seed is 4294967296; it must be below"),
     ],
@@ -194,6 +198,7 @@ def test_sampled_states_are_evenly_spaced(states, max_steps, sample_at):
         ("data.root", "2024", "2024"),
         ("data.root", "None", None),
         ("init_from", "runs/a", "runs/a"),
+        ("init_from_allow_missing", "('params/cell/*',)", ("params/cell/*",)),
         ("adjoint.name", "None", "None"),
         ("train.epochs", "many", "many"),
     ],
@@ -234,14 +239,58 @@ def test_changed_values_leave_the_others_and_the_original():
     assert original["model"]["dropout"] == 0.5
 
 
-def test_files_in_another_root_are_another_run():
-    here, there = ({"data": {"root": root}} for root in ("a", "b"))
-    assert config_differences(here, there, PRESENTATION_KEYS)
-    elsewhere = {"data": {"dir": "b"}}
-    assert not config_differences({"data": {"dir": "a"}}, elsewhere, PRESENTATION_KEYS)
+@pytest.mark.parametrize(
+    ("key", "stored", "current"),
+    [
+        ("data.root", "node1/data", "node2/data"),
+        ("data.root", "data", "data/"),
+        ("data.root", None, "data"),
+        ("data.dir", "a", "b"),
+        ("data.workers", 0, 8),
+        ("train.on_nonfinite", "stop", "skip"),
+        ("train.log_every", 20, 1),
+        ("inference.scales", [1.0], [0.5, 1.0]),
+        ("init_from", "node1/weights.pkl", "node2/weights.pkl"),
+        ("init_from_allow_missing", None, []),
+    ],
+)
+def test_a_run_may_be_resumed_with_another(key, stored, current):
+    here, there = (with_values({}, {key: value}) for value in (stored, current))
+    assert config_differences(here, there, ())
+    assert not config_differences(here, there, MAY_CHANGE_ON_RESUME)
 
 
-def test_the_keys_that_may_differ_exist():
-    for key in PRESENTATION_KEYS:
-        section, name = key.split(".")
-        assert hasattr(getattr(Config(), section), name)
+SOLVER = "name max_steps tol stop_mode stop_scope memory window ridge ridge_mode mixing damping"
+# What changes the training steps: a new key belongs here or in MAY_CHANGE_ON_RESUME.
+MATHEMATICS = {
+    "model": "task num_classes branch_channels blocks_per_branch big_kernels expansion num_groups "
+    "downsample_times injection weight_norm block_gn_affine fuse_gn_affine post_gn_affine "
+    "head_channels final_channels final_conv_kernel extra_heads dropout",
+    "solver.forward": SOLVER,
+    "solver.backward": SOLVER,
+    "adjoint": "name steps damping refine fallback opa_every",
+    "correction": "states gamma",
+    "loss": "class_weights ohem ohem_threshold ohem_min_kept classification_weight scale_weight",
+    "data": "name batch_size image_size augment colour_jitter",
+    "optim": "name learning_rate schedule learning_rate_floor step_epochs step_factor weight_decay "
+    "momentum nesterov clip_norm",
+    "jacobian": "probability weight pretrain_weight increment_steps stop_epoch step_jitter",
+    "train": "epochs epoch_fraction steps pretrain_steps num_layers accumulate_steps",
+}
+
+
+def test_every_key_either_belongs_to_the_mathematics_or_may_change_on_resume():
+    fixed = {
+        f"{section}.{name}" for section, names in MATHEMATICS.items() for name in names.split()
+    }
+    fixed |= {"dtype", "seed"}
+    known = list(keys(Config()))
+    leaves = {key for key in known if not any(other.startswith(f"{key}.") for other in known)}
+    free = {
+        key
+        for key in leaves
+        if any(f"{key}.".startswith(f"{allowed}.") for allowed in MAY_CHANGE_ON_RESUME)
+    }
+    assert free == leaves - fixed
+    assert fixed <= leaves
+    assert set(MAY_CHANGE_ON_RESUME) <= set(known)

@@ -2,16 +2,29 @@
 
 import dataclasses
 import os
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from flax import traverse_util
+from jaxtyping import PyTree
 
 from mdeq_jax.checkpoint.orbax_io import load_checkpoint
-from mdeq_jax.checkpoint.torch_import import import_torch, infer_config
+from mdeq_jax.checkpoint.torch_arrays import (
+    Wanted,
+    arrays_of,
+    matching,
+    read_arrays,
+    wanted_arrays,
+)
+from mdeq_jax.checkpoint.torch_fold import fold_weight_norm
+from mdeq_jax.checkpoint.torch_keys import from_torch, our_shape
+from mdeq_jax.checkpoint.torch_reader import LazyArray
 from mdeq_jax.config import Config, finalize
 from mdeq_jax.models import MDEQ, ModelConfig, create_model
+
+_CELL = "params/cell/"
 
 
 class Trained(NamedTuple):
@@ -70,45 +83,95 @@ def load_trained(
 
 
 def start_from(
-    variables: PyTree, source: str | os.PathLike[str], config: ModelConfig
+    variables: PyTree,
+    source: str | os.PathLike[str],
+    config: ModelConfig,
+    *,
+    allow_missing: Iterable[str] = (),
 ) -> tuple[PyTree, list[str]]:
     """Put the weights of another model into a new one, wherever name and shape agree.
 
-    As `MODEL.PRETRAINED` of the originals: a segmentation model starts from a classifier's cell.
+    Weight norm is converted between g and v and a folded kernel as the new model has it. The source
+    need not be a whole model: a file without its head will do. A segmentation model starts from a
+    classifier's cell in this way, as by `MODEL.PRETRAINED` of the originals.
 
     Args:
       variables: of the new model.
-      source: a checkpoint folder as of `load`, or a PyTorch file as of `import_torch`.
-      config: architecture of the new model, for messages.
+      source: a checkpoint folder (a workdir, its ``best/``, or one step's folder), or a file by
+        `torch.save`, of a state dict or of a training checkpoint.
+      config: architecture of the new model.
+      allow_missing: list of names of arrays, with ``*`` for any part, that may keep their initial
+        values although they are the cell's. A name is the array's path, such as
+        params/cell/branches_0_blocks_0/conv1/v, or its PyTorch name.
 
     Returns:
-      The variables, and the names of those that kept their initial values, each with the reason.
+      The variables, and the paths of those that kept their initial values, each with the reason.
 
     Raises:
-      ValueError: as `load` or `import_torch`; or nothing fits.
+      ValueError: the source cannot be read, nothing in it fits, an array of the cell would keep its
+        initial value and `allow_missing` does not name it, or `allow_missing` is a string and not a
+        list.
     """
-    if os.path.isfile(source):
-        found = import_torch(source, infer_config(source, {}))
-    else:
-        found = load_trained(source).variables
-    theirs = dict(jax.tree.leaves_with_path(found))
-    left = []
-
-    def take(path: tuple, own: Array) -> Array:
-        found = theirs.get(path)
-        if found is not None and found.shape == own.shape:
-            return jnp.asarray(found, own.dtype)
-        reason = "not there" if found is None else f"{found.shape} there, {own.shape} here"
-        left.append(f"{jax.tree_util.keystr(path, simple=True, separator='/')} ({reason})")
-        return own
-
-    started = jax.tree.map_with_path(take, variables)
-    if len(left) == len(jax.tree.leaves(variables)):
+    own: dict[Any, Any] = traverse_util.flatten_dict(variables)
+    wanted = wanted_arrays(own, config.task)
+    found = fold_weight_norm(_arrays_in(source), wanted)
+    misfits = {name: why for name, w in wanted.items() if (why := _misfit(found.get(name), w))}
+    if len(misfits) == len(wanted):
         raise ValueError(
             f"nothing in {os.fspath(source)} fits this model; set config.init_from to weights of a "
             f"model of the same widths, {config.branch_channels}, or leave it out."
         )
-    return started, left
+    left = {"/".join(wanted[name].path): (name, why) for name, why in misfits.items()}
+    _require_cell(left, os.fspath(source), allow_missing)
+    for name in wanted.keys() - misfits:
+        path = wanted[name].path
+        own[path] = jnp.asarray(from_torch(path, found[name].read()), own[path].dtype)
+    return traverse_util.unflatten_dict(own), [f"{path} ({left[path][1]})" for path in sorted(left)]
+
+
+def _arrays_in(source: str | os.PathLike[str]) -> dict[str, LazyArray]:
+    """Return the arrays of a PyTorch file or of a checkpoint of ours, by PyTorch name."""
+    if os.path.isfile(source):
+        return read_arrays(source)
+    trained = load_trained(source)
+    return arrays_of(trained.variables, trained.config.model.task)
+
+
+def _misfit(found: LazyArray | None, wanted: Wanted) -> str | None:
+    """Return why an array cannot be taken, or None if it can."""
+    if found is None:
+        return "not there"
+    if found.shape != wanted.shape:
+        there, here = (our_shape(wanted.path, shape) for shape in (found.shape, wanted.shape))
+        return f"{there} there, {here} here"
+    return None if jnp.issubdtype(found.dtype, jnp.floating) else f"{found.dtype} there"
+
+
+def _require_cell(
+    left: Mapping[str, tuple[str, str]], source: str, allow_missing: Iterable[str]
+) -> None:
+    """Raise ValueError where arrays of the cell keep initial values that nobody has allowed.
+
+    Args:
+      left: PyTorch name, and reason, of what keeps its initial value, by path.
+      source: where the weights come from.
+      allow_missing: patterns of paths or PyTorch names.
+    """
+    names = [name for path, (name, _) in left.items() for name in (path, name)]
+    allowed = matching(names, "allow_missing", allow_missing)
+    lines = [
+        f"\n  {path} ({why})"
+        for path, (name, why) in sorted(left.items())
+        if path.startswith(_CELL) and not {path, name} & allowed
+    ]
+    if lines:
+        raise ValueError(
+            f"{source}, which is config.init_from, does not fill the cell of this model:"
+            + "".join(lines)
+            + "\nSet config.model to the architecture of those weights. To train these arrays from "
+            "their initial values, allow it by name: "
+            f"--config.init_from_allow_missing=\"('{_CELL}*',)\""
+        )
 
 
 def _require_same_architecture(stored: ModelConfig, expected: ModelConfig, where: str) -> None:

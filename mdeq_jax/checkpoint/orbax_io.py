@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from mdeq_jax.checkpoint.names import require_names
 from mdeq_jax.checkpoint.workdir import config_differences, require_writable, set_aside
 
 LATEST, BEST = "checkpoints", "best"
@@ -64,15 +65,17 @@ class Checkpointer:
           may_differ: dotted keys, each standing for all below it, that may differ from the stored.
 
         Raises:
-          ValueError: a folder that cannot be written, or one that holds another config's run.
+          ValueError: a folder that cannot be written, or one that holds another config's run; or
+            `may_differ` is a string and not a list.
         """
+        allowed = require_names("may_differ", may_differ)
         root = epath.Path(workdir).absolute()
         folders = {name: root / name for name in (LATEST, BEST)}
         for folder in (root, *folders.values()):
             require_writable(folder)
         self._config = json.loads(json.dumps(config))
         for folder in folders.values():
-            _require_same_run(folder, self._config, tuple(may_differ))
+            _require_same_run(folder, self._config, allowed)
         self._latest = _manager(folders[LATEST], keep=2)
         self._best = _manager(folders[BEST], keep=1)
 

@@ -10,11 +10,11 @@ nothing in the file is executed.
 
 import argparse
 import dataclasses
-import fnmatch
+import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,22 +24,20 @@ from flax import traverse_util
 from jaxtyping import PyTree
 
 from mdeq_jax.checkpoint.orbax_io import write_checkpoint
+from mdeq_jax.checkpoint.torch_arrays import (
+    Arrays,
+    Wanted,
+    matching,
+    read_arrays,
+    wanted_arrays,
+)
 from mdeq_jax.checkpoint.torch_fold import fold_weight_norm
 from mdeq_jax.checkpoint.torch_infer import Inferred, infer, possible_fields
-from mdeq_jax.checkpoint.torch_keys import (
-    canonical_name,
-    from_torch,
-    torch_name,
-    torch_shape,
-    why_ignored,
-)
-from mdeq_jax.checkpoint.torch_reader import LazyArray, read_state_dict
+from mdeq_jax.checkpoint.torch_keys import from_torch, why_ignored
 from mdeq_jax.checkpoint.workdir import new_folder
 from mdeq_jax.config import Config, finalize, load_config
 from mdeq_jax.models import ModelConfig, create_model
 from mdeq_jax.sections import read_value
-
-Arrays = Mapping[str, LazyArray]
 
 
 class Imported(NamedTuple):
@@ -47,13 +45,6 @@ class Imported(NamedTuple):
 
     variables: PyTree
     report: list[str]
-
-
-class _Wanted(NamedTuple):
-    """One of our arrays: its path, its collection first, and the shape PyTorch has it in."""
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
 
 
 def import_torch(
@@ -68,16 +59,17 @@ def import_torch(
     Args:
       path: a file by `torch.save`, of a state dict or of a training checkpoint.
       config: the architecture.
-      allow_missing: PyTorch names, with ``*`` for any part, that may be missing in the file; these
-        arrays get initial values.
-      drop: likewise, what is not to be read from the file.
+      allow_missing: list of PyTorch names, with ``*`` for any part, that may be missing in the
+        file. These arrays get initial values.
+      drop: list of PyTorch names, with ``*`` for any part, that are not read from the file.
 
     Returns:
       {"params": ..., "batch_stats": ...} of numpy arrays, float32, or float64 if the file is.
 
     Raises:
-      ValueError: the file cannot be read or asks for more than tensors and containers; or its
-        names and shapes are not those of the architecture: each is listed.
+      ValueError: the file cannot be read or asks for more than tensors and containers; its names
+        and shapes are not those of the architecture: each is listed; or `allow_missing` or `drop`
+        is a string and not a list.
 
     Examples:
       >>> import jax
@@ -93,7 +85,7 @@ def infer_config(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> Mo
     """Return the architecture that the names and shapes in a PyTorch file tell of.
 
     Args:
-      path: as of `import_torch`.
+      path: a file by `torch.save`, of a state dict or of a training checkpoint.
       assumed: fields of `ModelConfig` for what a file does not tell: num_groups, dropout, and
         downsample_times where the stem's strides leave no trace.
 
@@ -101,20 +93,6 @@ def infer_config(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> Mo
       ValueError: as `import_torch`; or the file contradicts `assumed`.
     """
     return _inferred(path, assumed).config
-
-
-def read_arrays(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
-    """Return a file's arrays by the names that the originals' models have, whatever the layout.
-
-    Raises:
-      ValueError: as `read_state_dict`; or two arrays have one name.
-    """
-    arrays: dict[str, LazyArray] = {}
-    for name, array in read_state_dict(path).items():
-        if canonical_name(name) in arrays:
-            raise ValueError(f"{os.fspath(path)}: {canonical_name(name)} is in it twice.")
-        arrays[canonical_name(name)] = array
-    return arrays
 
 
 def import_with_report(
@@ -127,11 +105,11 @@ def import_with_report(
     """Return what `import_torch` does, with its arguments, and where it comes from."""
     found = read_arrays(path)
     ignored = {name: why for name in found if (why := why_ignored(name, config))}
-    dropped = _matching(found, drop)
+    dropped = matching(found, "drop", drop)
     kept = {name: a for name, a in found.items() if name not in ignored and name not in dropped}
-    wanted = _wanted(config)
+    wanted = wanted_arrays(jax.eval_shape(_initializer(config)), config.task)
     arrays = fold_weight_norm(kept, wanted)
-    initial = _matching(wanted.keys() - arrays.keys(), allow_missing)
+    initial = matching(wanted.keys() - arrays.keys(), "allow_missing", allow_missing)
     problems = _problems(arrays, {n: w for n, w in wanted.items() if n not in initial})
     if problems:
         problems += _explanations(_shapes(kept), config)
@@ -147,19 +125,6 @@ def import_with_report(
     return Imported(variables, report)
 
 
-def _matching(names: Collection[str], patterns: Iterable[str]) -> set[str]:
-    rules = [canonical_name(pattern) for pattern in patterns]
-    return {name for name in names if any(fnmatch.fnmatchcase(name, rule) for rule in rules)}
-
-
-def _wanted(config: ModelConfig) -> dict[str, _Wanted]:
-    flat = jax.eval_shape(_initializer(config))
-    return {
-        torch_name(path[1:], config.task): _Wanted(path, torch_shape(path[1:], array.shape))
-        for path, array in flat.items()
-    }
-
-
 def _initializer(config: ModelConfig) -> Callable[[], dict[tuple[str, ...], Any]]:
     """Return a function to the model's initial variables by path."""
     side = config.size_divisor
@@ -168,7 +133,7 @@ def _initializer(config: ModelConfig) -> Callable[[], dict[tuple[str, ...], Any]
     return lambda: traverse_util.flatten_dict(model.init(jax.random.key(0), images))
 
 
-def _problems(arrays: Arrays, wanted: Mapping[str, _Wanted]) -> list[str]:
+def _problems(arrays: Arrays, wanted: Mapping[str, Wanted]) -> list[str]:
     missing, extra = wanted.keys() - arrays.keys(), arrays.keys() - wanted.keys()
     problems = [f"missing: {name} {wanted[name].shape}" for name in sorted(missing)]
     problems += [f"extra: {name} {arrays[name].shape}" for name in sorted(extra)]
@@ -176,7 +141,7 @@ def _problems(arrays: Arrays, wanted: Mapping[str, _Wanted]) -> list[str]:
         shape, dtype, _ = arrays[name]
         if shape != wanted[name].shape:
             problems.append(f"shape: {name} is {shape}, by the config {wanted[name].shape}")
-        if not np.issubdtype(dtype, np.floating):
+        if not jnp.issubdtype(dtype, jnp.floating):  # NumPy's own does not know bfloat16
             problems.append(f"type: {name} is {dtype}; it must be floating point")
     return problems
 
@@ -204,9 +169,10 @@ def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) ->
     ]
 
 
-def _convert(arrays: Arrays, wanted: Mapping[str, _Wanted], config: ModelConfig) -> PyTree:
+def _convert(arrays: Arrays, wanted: Mapping[str, Wanted], config: ModelConfig) -> PyTree:
     taken = [array.dtype for name, array in arrays.items() if name in wanted]
-    dtype = np.result_type(np.float32, *taken)
+    # Two by two: NumPy finds no common type of float16 and bfloat16.
+    dtype = functools.reduce(np.promote_types, taken, np.dtype(np.float32))
     flat = {
         target.path: np.ascontiguousarray(from_torch(target.path, arrays[name].read()), dtype)
         for name, target in wanted.items()

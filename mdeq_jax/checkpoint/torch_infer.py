@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mdeq_jax.checkpoint.torch_keys import HEAD_PARTS
 from mdeq_jax.models import ModelConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -150,8 +151,20 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     shape = shapes.get(name)
     if shape is None or len(shape) != dimensions or 0 in shape:
         problem = "is missing" if shape is None else f"has the shape {shape}"
-        raise ValueError(f"its architecture cannot be told: {name} {problem}.")
+        lacking = ", ".join(f"'{part}.*'" for part in _lacking(shapes, name.split(".")[0]))
+        raise ValueError(
+            f"its architecture cannot be told: {name} {problem}. Give the architecture by a config "
+            "(--config in place of --infer), and name what may be missing: "
+            f"allow_missing=[{lacking}], on the command line --allow-missing."
+        )
     return shape
+
+
+def _lacking(shapes: Shapes, part: str) -> list[str]:
+    """Return a part of the model, and the parts of the same head of which a file has no array."""
+    there = {name.split(".")[0] for name in shapes}
+    head = next((parts for parts in HEAD_PARTS.values() if part in parts), set())
+    return sorted({part} | (head - there))
 
 
 def _fitting_groups(widths: tuple[int, ...], most: int) -> int:

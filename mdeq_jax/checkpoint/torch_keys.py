@@ -46,6 +46,15 @@ last_layer.3                                    head/pixel_classifier
 """,
 }
 
+
+def _parts(table: str) -> set[str]:
+    return {re.split(r"\W", row)[0] for row in table.split("\n") if row}
+
+
+# First words of PyTorch names, by task.
+HEAD_PARTS = {task: _parts(table) for task, table in _HEADS.items()}
+_PARTS = _parts(_BODY).union(*HEAD_PARTS.values())
+
 # What a layer holds: ours, PyTorch's.
 _LEAVES = {
     "kernel": "weight",  # (h, w, I, O) of a convolution, there (O, I, h, w); else the transpose
@@ -57,12 +66,18 @@ _LEAVES = {
     "g": "weight_g",  # (O,), there (O, 1, 1, 1)
 }
 
-# In front of all names: of DataParallel, and of the segmentation trainer's model with its loss.
-_PREFIXES = ("module.", "model.")
+# Modules around the whole model: DataParallel, the segmentation trainer's model with its loss, and
+# torch.compile.
+_PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
+# Modules around a part of the model: DataParallel and torch.compile.
+_WRAPPER = re.compile(r"(?<=\.)(module|_orig_mod)\.")
+# torch.nn.utils.parametrizations.weight_norm has original0 for g, and original1 for v.
+_PARAMETRIZATION = re.compile(r"\bparametrizations\.(\w+)\.original([01])$")
 # TorchDEQ's name of the cell, and the originals'.
 _RENAMED = {"full_stage.": "fullstage."}
 _IGNORED = {
     "*.num_batches_tracked": "counters of BatchNorm, which nothing depends on",
+    "n_averaged": "the counter of AveragedModel, which nothing depends on",
     "fullstage_copy.*": "copies of the cell in the 2020 layout",
     "deq.func.*": "copies of the cell in the 2020 layout",
     "deq.func_copy.*": "copies of the cell in the 2020 layout",
@@ -77,13 +92,24 @@ class _Row(NamedTuple):
 
 
 def canonical_name(name: str) -> str:
-    """Return a name of any layout as the originals' models have it."""
-    while name.startswith(_PREFIXES):
-        name = name.split(".", 1)[1]
+    """Return a name of any layout as the originals' models have it.
+
+    Wrappers inside a name are removed from the names of an MDEQ's parts alone: in another model,
+    "module" may be the name of a layer.
+
+    Examples:
+      >>> canonical_name("module._orig_mod.full_stage._orig_mod.branches.0")
+      'fullstage.branches.0'
+      >>> canonical_name("conv1.parametrizations.weight.original0")
+      'conv1.weight_g'
+    """
+    name = _PREFIX.sub("", name)
     for start, renamed in _RENAMED.items():
         if name.startswith(start):
             name = renamed + name.removeprefix(start)
-    return name
+    if name.split(".")[0] in _PARTS:
+        name = _WRAPPER.sub("", name)
+    return _PARAMETRIZATION.sub(lambda m: f"{m[1]}_{'gv'[int(m[2])]}", name)
 
 
 def why_ignored(name: str, config: ModelConfig) -> str | None:
@@ -107,6 +133,19 @@ def torch_name(path: Sequence[str], task: str) -> str:
     raise ValueError(f"{'/'.join(path)} has no PyTorch name.")
 
 
+def array_name(path: Sequence[str], task: str) -> str:
+    """Return the PyTorch name of one of our arrays, or its own path where PyTorch has none.
+
+    Args:
+      path: keys from the collection on, as ("params", "cell", "branches_0_blocks_0", "conv1", "g").
+      task: of the model, as in `ModelConfig`.
+    """
+    try:
+        return torch_name(path[1:], task)
+    except ValueError:
+        return "/".join(path)
+
+
 def torch_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape that PyTorch has one of our arrays in."""
     if path[-1] == "g":
@@ -119,6 +158,20 @@ def from_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
     if path[-1] == "g":
         return array.reshape(-1)
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def our_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that we have a PyTorch array in; the inverse of `torch_shape`."""
+    if path[-1] == "g":
+        return shape[:1]
+    return (*shape[2:], *shape[1::-1])
+
+
+def to_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
+    """Return our array at `path` as PyTorch has it; the inverse of `from_torch`."""
+    if path[-1] == "g":
+        return array.reshape(-1, 1, 1, 1)
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
 
 
 def _rows(table: str) -> list[_Row]:

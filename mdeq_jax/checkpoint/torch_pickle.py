@@ -10,6 +10,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -196,6 +197,7 @@ def _skip(*_: Any) -> None:
 
 
 _DTYPES = {
+    "BFloat16": jnp.bfloat16,
     "Half": np.float16,
     "Float": np.float32,
     "Double": np.float64,

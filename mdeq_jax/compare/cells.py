@@ -16,7 +16,7 @@ from mdeq_jax.compare.examine import latency, silenced_scales
 from mdeq_jax.compare.measure import Cost, Measurement, measure
 from mdeq_jax.compare.settings import Cell
 from mdeq_jax.compare.train_baseline import train_baseline
-from mdeq_jax.config import PRESENTATION_KEYS
+from mdeq_jax.config import MAY_CHANGE_ON_RESUME
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
 
@@ -129,8 +129,15 @@ def write_result(cell: Cell, workdir: Path, result: Result) -> None:
     os.replace(partial, path)
 
 
-# Latency is that of an evaluation batch.
-_MAY_DIFFER = tuple(f"config.{key}" for key in PRESENTATION_KEYS if key != "data.eval_batch_size")
+# A resumed run may have other values of these, but its measurements would not be the same.
+_MEASURED = (
+    "data.eval_batch_size",
+    "data.eval_image_size",
+    "inference",
+    "init_from",
+    "init_from_allow_missing",
+)
+_MAY_DIFFER = tuple(f"config.{key}" for key in MAY_CHANGE_ON_RESUME if key not in _MEASURED)
 
 
 def _run(cell: Cell) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from mdeq_jax.sections import from_mapping, to_config_dict, with_values
 from mdeq_jax.solvers.common import require, require_int
 
 __all__ = [
-    "PRESENTATION_KEYS",
+    "MAY_CHANGE_ON_RESUME",
     "AdjointConfig",
     "Config",
     "CorrectionConfig",
@@ -67,7 +67,11 @@ class Config:
         Rounding leaves a relative residual of 2e-3 to 1e-2, by the model: a tolerance below 1e-2
         spends steps on nothing.
       init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
-        fit; None starts from random ones.
+        fit; None starts from random ones. What keeps its initial value is printed. An array of the
+        cell that would keep it is an error.
+      init_from_allow_missing: arrays of the cell that may keep their initial values although
+        `init_from` is given. Each entry is a path, such as "params/cell/post_fuse_layers_*", or a
+        PyTorch name, such as "fullstage.post_fuse_layers.*"; ``*`` stands for any part.
       seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
     """
 
@@ -83,6 +87,7 @@ class Config:
     inference: InferenceConfig = InferenceConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     init_from: str | None = None
+    init_from_allow_missing: tuple[str, ...] = ()
     seed: int = 0
 
     @property
@@ -147,9 +152,11 @@ class Config:
                 )
 
 
-PRESENTATION_KEYS = (
+MAY_CHANGE_ON_RESUME = (
     "data.dir",
+    "data.root",
     "data.eval_batch_size",
+    "data.eval_image_size",
     "data.workers",
     "data.threads",
     "data.max_bad_records",
@@ -157,10 +164,19 @@ PRESENTATION_KEYS = (
     "train.eval_every",
     "train.checkpoint_seconds",
     "train.checkpoint_steps",
+    "train.on_nonfinite",
     "train.max_skipped",
     "train.spectral_radius_iterations",
+    "inference",
+    "init_from",
+    "init_from_allow_missing",
 )
-"""Keys that change nothing of what is trained, and so may differ when a run is resumed."""
+"""Keys, and sections of keys, that may have other values when a run is resumed.
+
+They say where files lie, how data are read, what is logged and saved, how the model is evaluated,
+what a fresh run starts from, and what becomes of a step whose loss is not finite. None of them
+changes any other training step.
+"""
 
 
 def default_config() -> ConfigDict:

@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from mdeq_jax import data
 from mdeq_jax.checkpoint.load import start_from
 from mdeq_jax.checkpoint.orbax_io import Checkpointer
-from mdeq_jax.config import PRESENTATION_KEYS, Config
+from mdeq_jax.config import MAY_CHANGE_ON_RESUME, Config
 from mdeq_jax.hosts import in_any_process, is_main
 from mdeq_jax.models import create_model
 from mdeq_jax.training.evaluation import evaluate, require_fit, solver_traces
@@ -53,7 +53,7 @@ def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, 
     Args:
       config: of the run.
       workdir: folder for checkpoints, metrics and pictures. If it holds a checkpoint of the same
-        config, training goes on from there as if it had never stopped.
+        config, up to `MAY_CHANGE_ON_RESUME`, training goes on as if it had never stopped.
       profile: whether to record a trace of a few steps in its folder `profile`.
 
     Returns:
@@ -79,7 +79,7 @@ def train(config: Config, workdir: Path, *, profile: bool = False) -> dict[str, 
         process_count=jax.process_count(),
     )
     with Checkpointer(
-        str(workdir), dataclasses.asdict(config), may_differ=PRESENTATION_KEYS
+        str(workdir), dataclasses.asdict(config), may_differ=MAY_CHANGE_ON_RESUME
     ) as checkpointer:
         task = make_task(config, dataset.class_names)
         run = _Run(config, workdir, checkpointer, batches, info, task, dataset.normalise)
@@ -172,10 +172,17 @@ class _Run:
                 self._start_from(self.config.init_from)
             return 0
         step, self.state = restored
+        if self.config.init_from is not None and is_main():
+            print(f"resumed at step {step}; config.init_from is not read again", file=sys.stderr)
         return step
 
     def _start_from(self, source: str) -> None:
-        variables, left = start_from(self.state.variables, source, self.config.model)
+        variables, left = start_from(
+            self.state.variables,
+            source,
+            self.config.model,
+            allow_missing=self.config.init_from_allow_missing,
+        )
         self.state = dataclasses.replace(self.state, **replicate(variables, self.mesh))
         if is_main():
             print(f"started from {source}; left at their initial values:", file=sys.stderr)

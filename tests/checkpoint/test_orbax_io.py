@@ -345,6 +345,11 @@ def test_keys_that_may_differ(own_run):
     assert "train.steps:" not in str(error.value)
 
 
+def test_one_string_is_no_list_of_keys(own_run):
+    with pytest.raises(ValueError, match=r"may_differ is 'seed'; it must be a list of names"):
+        Checkpointer(own_run, CONFIG, may_differ="seed")
+
+
 def test_tuples_equal_the_lists_json_makes_of_them(own_run):
     Checkpointer(own_run, {**CONFIG, "model": {"channels": (8, 16), "groups": 4}}).close()
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_files import FIXTURES, WRITERS, load_config, random_state
+from torch_files import FIXTURES, WRITERS, fold, load_config, random_state
 
 import mdeq_jax as mx
 from mdeq_jax.checkpoint import torch_import
@@ -108,8 +108,40 @@ def test_other_architectures(tmp_path, fields, format):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
 
 
+def compiled(name):
+    """A name as torch.compile, of the cell and of the model, and a parametrization have it."""
+    for leaf, stored in (("weight_g", "original0"), ("weight_v", "original1")):
+        name = name.replace(leaf, f"parametrizations.weight.{stored}")
+    return "module._orig_mod." + name.replace("fullstage.", "fullstage._orig_mod.")
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+@pytest.mark.parametrize("format", WRITERS)
+def test_a_training_checkpoint_of_a_compiled_model(tmp_path, format, weight_norm):
+    state = random_state(SMALL, jnp.bfloat16)
+    config = dataclasses.replace(SMALL, weight_norm=weight_norm)
+    plain = WRITERS[format](tmp_path / "plain", state)
+    value = {"epoch": 3, "state_dict": {compiled(name): a for name, a in state.items()}}
+    found = mx.import_torch(WRITERS[format](tmp_path / "compiled", value), config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    jax.tree.map(np.testing.assert_array_equal, found, mx.import_torch(plain, config))
+
+
+def test_halves_of_both_kinds(tmp_path):
+    state = random_state(SMALL, jnp.bfloat16)
+    state["classifier.bias"] = state["classifier.bias"].astype(np.float16)
+    variables = mx.import_torch(WRITERS["zip"](tmp_path / "file", state), SMALL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+
+
 @pytest.mark.parametrize(
-    ("stored", "imported"), [("float16", "float32"), ("float32", "float32"), ("float64",) * 2]
+    ("stored", "imported"),
+    [
+        ("float16", "float32"),
+        (jnp.bfloat16, "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ],
 )
 def test_types(tmp_path, stored, imported):
     state = random_state(SMALL, stored)
@@ -117,17 +149,6 @@ def test_types(tmp_path, stored, imported):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(imported)}
     bias = variables["params"]["head"]["classifier"]["bias"]
     np.testing.assert_array_equal(bias, state["classifier.bias"])
-
-
-def fold(state):
-    """The state dict with each g and v folded into its weight, as a model saved for inference."""
-    folded = {name: a for name, a in state.items() if not name.endswith(("_g", "_v"))}
-    for name, g in state.items():
-        if name.endswith("_g"):
-            v = state[f"{name.removesuffix('_g')}_v"]
-            norm = np.sqrt((v**2).sum((1, 2, 3), keepdims=True))
-            folded[name.removesuffix("_g")] = g * v / norm
-    return folded
 
 
 def assert_close(found, expected):
@@ -255,6 +276,33 @@ def test_a_classifier_of_other_classes(tmp_path):
     variables = mx.import_torch(path, other, drop=head, allow_missing=head)
     assert variables["params"]["head"]["classifier"]["kernel"].shape == (16, 3)
     assert (variables["params"]["head"]["classifier"]["kernel"] != 0).all()
+
+
+@pytest.mark.parametrize("argument", ["allow_missing", "drop"])
+def test_one_string_is_no_list_of_names(tmp_path, argument):
+    path = WRITERS["zip"](tmp_path / "file", {})
+    message = rf"{argument} is 'classifier\.\*'; it must be a list of names: {argument}=\['class"
+    with pytest.raises(ValueError, match=message):
+        mx.import_torch(path, SMALL, **{argument: "classifier.*"})
+    with pytest.raises(ValueError, match=rf"{argument} is \(3,\); every entry must be a name"):
+        mx.import_torch(path, SMALL, **{argument: [3]})
+
+
+HEAD = ["classifier.*", "downsamp_modules.*", "final_layer.*", "incre_modules.*"]
+
+
+@pytest.mark.parametrize("lacking", [HEAD, HEAD[:1], HEAD[2:3]])
+def test_a_file_without_parts_of_its_head(tmp_path, lacking):
+    parts = tuple(pattern.removesuffix("*") for pattern in lacking)
+    state = {n: a for n, a in random_state(SMALL).items() if not n.startswith(parts)}
+    path = WRITERS["zip"](tmp_path / "file", state)
+    remedy = re.escape(f"name what may be missing: allow_missing={lacking}")
+    with pytest.raises(ValueError, match=f"cannot be told.*{remedy}"):
+        mx.import_torch(path, SMALL)
+    with pytest.raises(ValueError, match=f"config in place of --infer.*{remedy}"):
+        torch_import.infer_config(path, {})
+    variables = mx.import_torch(path, SMALL, allow_missing=lacking)
+    assert shapes(variables) == shapes(structure(SMALL))
 
 
 def test_an_array_of_whole_numbers(tmp_path):

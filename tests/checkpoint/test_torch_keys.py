@@ -82,14 +82,56 @@ def test_shapes(leaf, ours, theirs):
 
 
 @pytest.mark.parametrize(
-    "layout", ["{}", "module.{}", "model.{}", "module.model.{}", "model.module.{}"]
+    "layout",
+    [
+        "{}",
+        "module.{}",
+        "model.{}",
+        "module.model.{}",
+        "model.module.{}",
+        "_orig_mod.{}",
+        "module._orig_mod.{}",
+        "_orig_mod.module.model.{}",
+    ],
 )
 @pytest.mark.parametrize("cell", ["fullstage", "full_stage"])
 def test_layouts(layout, cell):
     assert canonical_name(layout.format(f"{cell}.branches.0")) == "fullstage.branches.0"
 
 
-def test_a_prefix_is_one_at_the_beginning_only():
+@pytest.mark.parametrize(
+    ("wrapped", "plain"),
+    [
+        ("full_stage._orig_mod.branches.0", "fullstage.branches.0"),
+        ("_orig_mod.fullstage._orig_mod.branches.0", "fullstage.branches.0"),
+        ("fullstage.module._orig_mod.branches.0", "fullstage.branches.0"),
+        (
+            "fullstage.branches.0.blocks.1._orig_mod.gn1.bias",
+            "fullstage.branches.0.blocks.1.gn1.bias",
+        ),
+        ("incre_modules.0._orig_mod.0.bn1.bias", "incre_modules.0.0.bn1.bias"),
+        ("module.classifier._orig_mod.weight", "classifier.weight"),
+        ("last_layer.module.3.bias", "last_layer.3.bias"),
+    ],
+)
+def test_parts_that_are_wrapped(wrapped, plain):
+    assert canonical_name(wrapped) == plain
+
+
+@pytest.mark.parametrize("wrapper", ["", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(("number", "name"), [(0, "g"), (1, "v")])
+def test_weight_norm_as_a_parametrization(wrapper, number, name):
+    layer = "fullstage.branches.0.blocks.0.conv1."
+    stored = f"{layer}{wrapper}parametrizations.weight.original{number}"
+    assert canonical_name(stored) == f"{layer}weight_{name}"
+
+
+def test_another_parametrization_is_not_weight_norm():
+    name = "fullstage.branches.0.blocks.0.conv1.parametrizations.weight.original"
+    assert canonical_name(name) == name
+
+
+def test_of_other_names_a_prefix_is_removed_at_the_beginning_only():
     assert canonical_name("head.module.full_stage.weight") == "head.module.full_stage.weight"
 
 
@@ -101,6 +143,7 @@ def test_a_prefix_is_one_at_the_beginning_only():
         ("deq.func.branches.0.blocks.0.conv1.weight_g", True),
         ("deq.func_copy.branches.0.blocks.0.conv1.weight_g", True),
         ("loss.criterion.weight", True),
+        ("n_averaged", True),
         ("fullstage.branches.0.blocks.0.conv1.weight_g", False),
         ("fullstage.post_fuse_layers.0.conv.weight_g", False),
         ("deq.weight", False),

@@ -8,6 +8,7 @@ import tracemalloc
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from torch_files import FIXTURES, WRITERS, Raw, pickled, random_state, tensor, whole
@@ -47,7 +48,9 @@ def test_the_arrays_of_real_files(name):
 
 
 @both_formats
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "uint8", "bool"])
+@pytest.mark.parametrize(
+    "dtype", [jnp.bfloat16, "float16", "float32", "float64", "int64", "uint8", "bool"]
+)
 def test_types_and_shapes(tmp_path, write, dtype):
     state = {
         "matrix": np.arange(6).reshape(2, 3).astype(dtype),

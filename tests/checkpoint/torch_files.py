@@ -16,6 +16,7 @@ from mdeq_jax.models import ModelConfig, create_model
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 STORAGES = {
+    "bfloat16": "BFloat16",
     "float16": "Half",
     "float32": "Float",
     "float64": "Double",
@@ -41,6 +42,17 @@ def random_state(config, dtype=np.float32):
         about_one = path[-1] in ("g", "scale", "var")
         state[torch_name(path, config.task)] = (values + about_one).astype(dtype)
     return state
+
+
+def fold(state):
+    """The state dict with each g and v folded into its weight, as a model saved for inference."""
+    folded = {name: a for name, a in state.items() if not name.endswith(("_g", "_v"))}
+    for name, g in state.items():
+        if name.endswith("_g"):
+            v = state[f"{name.removesuffix('_g')}_v"]
+            norm = np.sqrt((v**2).sum((1, 2, 3), keepdims=True))
+            folded[name.removesuffix("_g")] = g * v / norm
+    return folded
 
 
 class Raw(bytes):

@@ -79,11 +79,12 @@ def test_a_second_run_trains_nothing(trainings, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "there", "here"), [("seed", 0, 1), ("data.eval_batch_size", 120, 7)]
+    ("key", "there", "here"),
+    [("seed", 0, 1), ("data.eval_batch_size", 120, 7), ("init_from", None, "weights.pkl")],
 )
 def test_another_config_is_not_silently_reused(trainings, tmp_path, key, there, here):
     run(tmp_path)
-    with pytest.raises(ValueError, match=rf"{key}: {there} there, {here} here\. Use another"):
+    with pytest.raises(ValueError, match=rf"{key}: {there!r} there, {here!r} here\. Use another"):
         run(tmp_path, **{key.replace(".", "__"): here})
 
 

@@ -123,6 +123,17 @@ def test_a_workdir_of_another_config(trained, scratch):
     assert "Traceback" not in err
 
 
+def test_a_run_whose_files_have_moved_is_resumed(trained, scratch):
+    workdir, final = trained
+    moved = {"data__dir": f"{scratch}/data/", "data__root": "elsewhere/", "init_from": "moved.pkl"}
+    arguments = ("train.py", scratch, f"--workdir={workdir}")
+    code, out, err = run(*arguments, train__steps="60", train__on_nonfinite="skip", **moved)
+    assert code == 0, err
+    assert last_json(out)["resumed_from_step"] == 60
+    assert last_json(out)["params_sha256"] == final["params_sha256"]
+    assert "resumed at step 60; config.init_from is not read again" in err
+
+
 def test_a_checkpoint_of_another_architecture(trained, scratch):
     workdir, _ = trained
     code, _, err = run("eval.py", scratch, f"--checkpoint={workdir}", model__expansion="2")
@@ -173,6 +184,19 @@ def test_another_models_weights_to_start_from(trained, scratch):
     assert last_json(out)["resumed_from_step"] == 0
     assert "params/head/classifier/kernel ((16, 10) there, (24, 10) here)" in err
     assert "params/cell" not in err
+
+
+def test_weights_that_do_not_fill_the_cell(trained, scratch):
+    workdir, _ = trained
+    again = {"init_from": str(workdir), "model__expansion": "2", "train__steps": "1"}
+    arguments = ("train.py", scratch, f"--workdir={scratch / 'unfilled'}")
+    code, out, err = run(*arguments, **again)
+    assert (code, out) == (2, "")
+    assert f"{workdir}, which is config.init_from, does not fill the cell of this model:" in err
+    assert "params/cell/branches_0_blocks_0/conv1/v ((3, 3, 8, 8) there, (3, 3, 8, 16) here)" in err
+    assert "Traceback" not in err
+    code, _, err = run(*arguments, **again, init_from_allow_missing="('params/cell/*',)")
+    assert code == 0, err
 
 
 ALSO = functools.partial(pytest.param, marks=pytest.mark.slow)  # met where the one above it is

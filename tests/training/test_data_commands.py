@@ -41,8 +41,9 @@ def write_folder(root):
                 (folder / f"{number}.jpg").write_bytes(content)
 
 
-def check_commands(scratch, config, examples, **overrides):
+def check_commands(scratch, config, examples, resumed_with=None, **overrides):
     """Train 20 steps, likewise with a signal and other workers in between, and evaluate."""
+    resumed_with = {"data__workers": "1"} | (resumed_with or {})
     overrides = SHORT | overrides
     code, out, err = run(
         "train.py", scratch, f"--workdir={scratch / 'a'}", config=config, **overrides
@@ -60,7 +61,7 @@ def check_commands(scratch, config, examples, **overrides):
         time.sleep(0.01)
     process.terminate()
     assert last_json(process.communicate(timeout=120)[0])["interrupted"]
-    code, out, err = run(*disturbed, config=config, **overrides, data__workers="1")
+    code, out, err = run(*disturbed, config=config, **overrides | resumed_with)
     assert code == 0, err
     again = last_json(out)
     assert 5 <= again["resumed_from_step"] < 20
@@ -99,7 +100,9 @@ def test_imagenet2012_from_its_archives(tmp_path):
 def test_a_folder(tmp_path):
     write_folder(tmp_path / "own")
     own = {"data__name": "folder", "data__root": str(tmp_path / "own"), "model__num_classes": "3"}
-    overrides = check_commands(tmp_path, "imagenet_small", 30, **own)
+    (tmp_path / "moved").symlink_to(tmp_path / "own")
+    moved = {"data__root": f"{tmp_path / 'moved'}/"}
+    overrides = check_commands(tmp_path, "imagenet_small", 30, resumed_with=moved, **own)
     flags = (f"--checkpoint={tmp_path / 'a'}", f"--input={tmp_path / 'own/val'}")
     code, out, err = run(
         "mdeq_jax/predict/__main__.py",
