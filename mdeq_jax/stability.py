@@ -114,7 +114,8 @@ def spectral_radius(
     _, growths = lax.scan(grow, vary_together(_normal(key, z, 0), like=z), length=iterations)
     # While a complex pair turns v, the growth of one step swings about its mean, and the first
     # steps still show the smaller eigenvalues: weights that vanish at both ends leave little of it.
-    weights = jnp.sin(jnp.pi * (jnp.arange(iterations) + 0.5) / iterations) ** 2
+    middles = (jnp.arange(iterations, dtype=growths.dtype) + 0.5) / iterations
+    weights = jnp.sin(jnp.pi * middles) ** 2
     return jnp.exp(jnp.average(jnp.log(growths), axis=0, weights=weights))
 
 
@@ -172,7 +173,7 @@ def _pullback(
 def _normal(key: PRNGKeyArray, like: State, first: Int[Array, ""] | int) -> State:
     """Draw from N(0, I), each sample by a key of its own: the batch's with its number folded in."""
     leaves, structure = jax.tree.flatten(like)
-    numbers = first + jnp.arange(len(leaves[0]))
+    numbers = first + jnp.arange(leaves[0].shape[0])
 
     def draw(key: PRNGKeyArray, x: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)

@@ -154,7 +154,7 @@ class Exact(Adjoint):
         kept: Any = None,
     ) -> Cotangent:
         """Return the solution of u = pullback(u) + g."""
-        solver, size = self.solver, jnp.ones(())
+        solver, size = self.solver, jnp.ones_like(norm(g))
         if solver.stop_scope == "sample":
             solver = dataclasses.replace(solver, stop_mode="abs")
             size = lax.stop_gradient(norm(g))

@@ -95,8 +95,10 @@ class Anderson(Solver):
         diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
         ridge = self.ridge * (diagonal if self.ridge_mode == "relative" else 1)
         # Empty slots become unit equations with right-hand side 0, and so get no weight.
-        eye = jnp.eye(self.window, dtype=gram.dtype)
-        system = gram * (filled[:, None] & filled) + eye * jnp.where(filled, ridge, 1)[..., None]
+        filled = filled[None]
+        extra = jnp.where(filled, ridge * jnp.ones_like(diagonal), 1)
+        system = jnp.where(filled[..., None] & filled[:, None], gram, 0)
+        system += jnp.eye(self.window, dtype=gram.dtype)[None] * extra[..., None]
         right = jnp.where(filled, jnp.ones_like(diagonal), 0)
         alpha = jnp.linalg.solve(system, right[..., None])[..., 0]
         return alpha / alpha.sum(axis=-1, keepdims=True)

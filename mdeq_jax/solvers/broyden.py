@@ -218,6 +218,6 @@ def _new_row(
     """
     shifted = jnp.pad(gram[:, 1:], ((0, 0), (0, 1)))
     at_row = (jnp.arange(gram.shape[-1]) == row)[None]
-    new = _matvec(coefficients.mT, shifted) + at_row
+    new = _matvec(coefficients.mT, shifted) + at_row.astype(gram.dtype)
     squared = jnp.where(at_row, gram, 0).sum(axis=1, keepdims=True)
     return jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))

@@ -85,14 +85,14 @@ class Rows:
 
     def _state(self, flat: list[Float[Array, "B _"]]) -> State:
         leaves = [
-            x[:, : math.prod(shape)].reshape(len(x), *shape)
+            x[:, : math.prod(shape)].reshape(x.shape[0], *shape)
             for x, shape in zip(flat, self.shapes, strict=True)
         ]
         return jax.tree.unflatten(self.structure, leaves)
 
 
 def _flat(leaf: Float[Array, "B ..."]) -> Float[Array, "B D"]:
-    return leaf.reshape(len(leaf), math.prod(leaf.shape[1:]))
+    return leaf.reshape(leaf.shape[0], math.prod(leaf.shape[1:]))
 
 
 def _padded(leaf: Float[Array, "B ..."]) -> Float[Array, "B _"]:

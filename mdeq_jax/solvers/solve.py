@@ -163,8 +163,9 @@ def iterate(
     check_map(z0, fz0)
     check_samples(sample_at, solver.max_steps)
     dtypes = jax.tree.map(lambda x: x.dtype, z0)
-    tol = solver.tol if tol is None else tol
-    limit = solver.max_steps if step_limit is None else jnp.minimum(step_limit, solver.max_steps)
+    limit = solver.max_steps
+    if step_limit is not None:
+        limit = jnp.minimum(jnp.asarray(step_limit, jnp.int32), limit)
 
     def seen(z: State) -> State:
         return jax.tree.map(lambda x, dtype: x.astype(dtype), z, dtypes)
@@ -189,7 +190,7 @@ def iterate(
             g=g,
             memory=memory,
             active=c.active & ~stop & (c.k + 1 < limit),
-            steps=c.steps + c.active,
+            steps=c.steps + c.active.astype(jnp.int32),
             best=best,
             best_residual=jnp.where(better, now.residual, c.best_residual),
             best_step=best_step,
@@ -200,7 +201,9 @@ def iterate(
     z = to_working_dtype(z0)
     g = gap(fz0, z0)
     rule, at_start = StopRule.begin(solver, z, g)
-    first, found = at_start.residual, at_start.residual <= tol
+    first = at_start.residual
+    tol = jnp.asarray(solver.tol if tol is None else tol, first.dtype)
+    found = first <= tol
     start = _Carry(
         k=jnp.zeros((), jnp.int32),
         z=z,
@@ -218,7 +221,7 @@ def iterate(
     # Each device counts its own steps, so under shard_map the whole carry varies.
     start = vary_together(start, like=g)
     end = lax.while_loop(lambda c: c.active.any(), advance, start)
-    taken = jnp.arange(solver.max_steps)[:, None] < end.steps
+    taken = jnp.arange(solver.max_steps)[:, None] < end.steps[None]
     lowest = jnp.where(end.best_step == 0, first, end.best_residual)
     result = SolverResult(
         z=end.best,
@@ -226,7 +229,7 @@ def iterate(
         best_step=end.best_step,
         residual=lowest,
         converged=lowest <= tol,
-        trace=jnp.where(taken, end.trace, lowest),
+        trace=jnp.where(taken, end.trace, lowest[None]),
         states=complete_samples(end.states, end.best, end.k, sample_at),
     )
     return Iteration(result, end.memory, end.z, end.g, end.k)
