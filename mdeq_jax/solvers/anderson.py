@@ -83,7 +83,7 @@ class Anderson(Solver):
         products = residuals.inner_products(g)
         put = lax.dynamic_update_index_in_dim
         gram = put(put(memory.gram, products, slot, axis=1), products, slot, axis=2)
-        alpha = self._mixture(gram, filled=jnp.arange(self.window) <= k)
+        alpha = self._mixture(gram, filled=jnp.arange(self.window, dtype=k.dtype) <= k)
         usable = jnp.isfinite(alpha).all(axis=-1)
         mixture = mixed.weighted_sum(alpha)
         return select(usable, mixture, plain), Window(mixed, residuals, gram)

@@ -153,7 +153,8 @@ def _through(
 
     `carried` is the coefficient of the row before the block, which multiplies the first row.
     """
-    filled = (jnp.arange(block.gram.shape[-1]) < count)[None]
+    row = jnp.arange(block.gram.shape[-1], dtype=jnp.result_type(count))
+    filled = (row < count)[None]
     products = jnp.where(filled, block.steps.inner_products(v), 0)
     corrected = products + jnp.where(filled, carried[:, None] * block.gram[:, :, 0], 0)
     c = _matvec(block.coefficients, corrected)
@@ -176,7 +177,7 @@ def _append_step(
     """
     size = memory.gram.shape[-1]
     full, count = n // size, n % size
-    row = jnp.arange(size)[None]
+    row = jnp.arange(size, dtype=n.dtype)[None]
     steps = memory.steps.write(n, step)
     squared = inner(step, step)
     least = jnp.sqrt(squared)
@@ -217,7 +218,7 @@ def _new_row(
     restart, meet only the zeros that gram has there.
     """
     shifted = jnp.pad(gram[:, 1:], ((0, 0), (0, 1)))
-    at_row = (jnp.arange(gram.shape[-1]) == row)[None]
+    at_row = (jnp.arange(gram.shape[-1], dtype=row.dtype) == row)[None]
     new = _matvec(coefficients.mT, shifted) + at_row.astype(gram.dtype)
     squared = jnp.where(at_row, gram, 0).sum(axis=1, keepdims=True)
     return jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))

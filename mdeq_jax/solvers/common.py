@@ -150,7 +150,22 @@ def check_solver(solver: Any) -> None:
 
 def to_working_dtype(tree: State) -> State:
     """Cast 16-bit leaves to float32 and leave wider ones alone."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+    def widen(x: Array) -> Array:
+        return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+    return jax.tree.map(widen, tree)
+
+
+def total(terms: list[Float[Array, "B ..."]]) -> Float[Array, "B ..."]:
+    """Sum of what the leaves of a state contribute, in the widest of their dtypes."""
+    return functools.reduce(jnp.add, in_widest_dtype(terms))
+
+
+def in_widest_dtype(terms: list[Float[Array, "B ..."]]) -> list[Float[Array, "B ..."]]:
+    """Cast arrays of mixed dtypes to the widest of them."""
+    widest = max((x.dtype for x in terms), key=lambda dtype: jnp.finfo(dtype).bits)
+    return [x.astype(widest) for x in terms]
 
 
 def per_sample(values: Float[Array, " B"], leaf: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
@@ -168,7 +183,8 @@ def scale(values: Float[Array, " B"], tree: State) -> State:
     """Multiply each sample by its own number, which may be out of the range of a 16-bit leaf."""
 
     def times(x: Array) -> Array:
-        return (per_sample(values, x) * to_working_dtype(x)).astype(x.dtype)
+        wide, factor = in_widest_dtype([to_working_dtype(x), per_sample(values, x)])
+        return (factor * wide).astype(x.dtype)
 
     return jax.tree.map(times, tree)
 
@@ -185,7 +201,7 @@ def inner(a: State, b: State) -> Float[Array, " B"]:
         to_working_dtype(a),
         to_working_dtype(b),
     )
-    return functools.reduce(jnp.add, jax.tree.leaves(terms))
+    return total(jax.tree.leaves(terms))
 
 
 def norm(tree: State) -> Float[Array, " B"]:
@@ -219,7 +235,7 @@ def _largest_entry(tree: State) -> Float[Array, " B"]:
         jnp.max(jnp.abs(x), axis=tuple(range(1, x.ndim)), initial=0)
         for x in jax.tree.leaves(to_working_dtype(tree))
     ]
-    return functools.reduce(jnp.maximum, terms)
+    return functools.reduce(jnp.maximum, in_widest_dtype(terms))
 
 
 def reciprocal(x: Float[Array, " B"]) -> Float[Array, " B"]:

@@ -1,7 +1,6 @@
 """Rows: a fixed number of states kept together, which solvers remember the past in."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mdeq_jax.solvers.common import State
+from mdeq_jax.solvers.common import State, total
 
 # Not the 10 bits of mantissa that GPUs and TPUs would multiply by.
 _PRECISION = lax.Precision.HIGHEST
@@ -73,7 +72,7 @@ class Rows:
             jnp.einsum("bd,brd->br", _padded(v), x, precision=_PRECISION)
             for x, v in zip(self.leaves, jax.tree.leaves(state), strict=True)
         ]
-        return functools.reduce(jnp.add, terms)
+        return total(terms)
 
     def weighted_sum(self, weights: Float[Array, "B rows"]) -> State:
         """Σ_i weights_i row_i of each sample."""

@@ -34,7 +34,7 @@ def take_sample(
     """Return the samples with `best` among them if one is due after this step."""
     if not sample_at:
         return None
-    due = jnp.asarray(sample_at) == step
+    due = jnp.asarray(sample_at, step.dtype) == step
 
     def write() -> Samples:
         i = due.argmax()
@@ -50,7 +50,7 @@ def complete_samples(
     """Return the samples with those that a solve of so many steps did not reach set to its end."""
     if not sample_at:
         return None
-    missed = jnp.asarray(sample_at) > steps
+    missed = jnp.asarray(sample_at, steps.dtype) > steps
 
     def fill(rows: Array, last: Array) -> Array:
         return jnp.where(missed.reshape(-1, *[1] * last.ndim), last, rows)

@@ -221,7 +221,7 @@ def iterate(
     # Each device counts its own steps, so under shard_map the whole carry varies.
     start = vary_together(start, like=g)
     end = lax.while_loop(lambda c: c.active.any(), advance, start)
-    taken = jnp.arange(solver.max_steps)[:, None] < end.steps[None]
+    taken = jnp.arange(solver.max_steps, dtype=jnp.int32)[:, None] < end.steps[None]
     lowest = jnp.where(end.best_step == 0, first, end.best_residual)
     result = SolverResult(
         z=end.best,

@@ -12,7 +12,7 @@ TIGHT = Picard(max_steps=200, tol=1e-13)  # compiles quickest
 
 def layer(z, args):
     """Tanh of z W + x U + b."""
-    return jnp.tanh(z @ args["weight"] + args["x"] @ args["inject"] + args["bias"])
+    return jnp.tanh(z @ args["weight"] + args["x"] @ args["inject"] + jnp.atleast_2d(args["bias"]))
 
 
 def random_args(size=3, dim=5, seed=0):
@@ -33,7 +33,7 @@ def start(args):
 def readout(args, **options):
     """A loss that no symmetry makes special: Σ sin(c z*), c = 1, 2, ..."""
     z, _ = equilibrium(layer, start(args), args, **({"solver": TIGHT} | options))
-    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
+    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1, dtype=z.dtype).reshape(z.shape)))
 
 
 def force(args):

@@ -54,7 +54,7 @@ def test_gradient_through_args_closure_and_input(x64):
             return layer(z, {**args, **handed})
 
         z, _ = equilibrium(f, start(args), handed, solver=TIGHT)
-        return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
+        return jnp.sum(jnp.sin(z * jnp.arange(1.0, z.size + 1).reshape(z.shape)))
 
     by_args = jax.jit(jax.grad(readout))(args)
     by_closure = jax.jit(jax.grad(closed))(args)
@@ -101,7 +101,7 @@ def test_args_get_gradients_where_the_start_is_the_fixed_point(x64):
         z, r = equilibrium(
             lambda z, bias: z @ turn + bias, z0, bias, solver=solver, adjoint=adjoint
         )
-        return jnp.sum(z * jnp.array([1.0, 2])), r
+        return jnp.sum(z * jnp.array([[1.0, 2]])), r
 
     (by_turn, by_bias), r = jax.jit(jax.grad(loss, has_aux=True))((turn, bias))
     np.testing.assert_array_equal(r.z, z0)

@@ -43,13 +43,13 @@ AXES = (None, 0, 0, 0, 0)
 
 def cell_of_everything(z, args):
     weight, x, shift, mask, key = args
-    offset = 0.1 * (jax.random.key_data(key)[1] % 7)
+    offset = 0.1 * (jax.random.key_data(key)[1] % 7).astype(x.dtype)
     return jnp.tanh(jnp.where(mask, z @ weight, 0) + jnp.roll(x, shift, axis=-1) + offset)
 
 
 def handed(*args):
     z, _ = equilibrium(cell_of_everything, jnp.zeros_like(args[1]), args, solver=TIGHT)
-    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
+    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1, dtype=z.dtype).reshape(z.shape)))
 
 
 def captured(*args):
@@ -57,7 +57,7 @@ def captured(*args):
         return cell_of_everything(z, args)
 
     z, _ = equilibrium(f, jnp.zeros_like(args[1]), None, solver=TIGHT)
-    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1).reshape(z.shape)))
+    return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1, dtype=z.dtype).reshape(z.shape)))
 
 
 def test_tracers_of_every_dtype(x64):
@@ -116,7 +116,7 @@ def test_captures_that_change_between_calls(x64):
 
     class Cell:
         def f(self, z, x):
-            return jnp.tanh(z @ self.weight + x)
+            return jnp.tanh(z @ self.weight + x[None])
 
     cell, args = Cell(), random_args()
     for weight in (args["weight"], args["weight"].T):
@@ -160,14 +160,14 @@ def test_equilibrium_inside_an_equilibrium(x64):
     def nested(args, inner):
         def f(z, args):
             y, _ = equilibrium(f_inner, jnp.zeros_like(z), (z, inner), solver=TIGHT)
-            return layer(z, {**args, "bias": args["bias"] + 0.5 * y})
+            return layer(z, {**args, "bias": args["bias"][None] + 0.5 * y})
 
         return jnp.sum(equilibrium(f, start(args), args, solver=TIGHT)[0] ** 2)
 
     def joint(args, inner):
         def f(state, args):
             z, y = state
-            return layer(z, {**args, "bias": args["bias"] + 0.5 * y}), f_inner(y, (z, inner))
+            return layer(z, {**args, "bias": args["bias"][None] + 0.5 * y}), f_inner(y, (z, inner))
 
         return jnp.sum(equilibrium(f, (start(args),) * 2, args, solver=TIGHT)[0][0] ** 2)
 

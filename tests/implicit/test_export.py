@@ -1,0 +1,26 @@
+"""`jax.export` with a symbolic batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mdeq_jax.implicit import equilibrium
+from mdeq_jax.solvers import Anderson, Broyden, Picard
+
+# Without optimizations JAX cannot call what it exported for a symbolic shape.
+pytestmark = pytest.mark.usefixtures("optimized")
+
+
+@pytest.mark.parametrize("solver", [Picard(), Anderson(), Broyden(), Broyden(200)], ids=repr)
+def test_export_for_any_batch(solver):
+    def slope(x):
+        f = lambda z, x: jnp.tanh(0.3 * z + x)  # noqa: E731
+        energy = lambda x: (equilibrium(f, jnp.zeros_like(x), x, solver=solver)[0] ** 2).sum()  # noqa: E731
+        return jax.grad(energy)(x)
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(jax.jit(slope))(jax.ShapeDtypeStruct((batch, 6), jnp.float32))
+    for size in (1, 5):
+        x = jnp.linspace(-1, 1, size * 6).reshape(size, 6)
+        np.testing.assert_allclose(exported.call(x), slope(x), rtol=1e-5)
