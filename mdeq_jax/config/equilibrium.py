@@ -21,6 +21,8 @@ class SolverConfig:
       stop_mode: "rel" or "abs" residual.
       stop_scope: "sample", or "batch" as the originals stop.
       memory: Broyden's rows of history; None keeps all steps.
+      when_full: what Broyden does when its rows are full: "restart" forgets them all, "overwrite"
+        the oldest one.
       window: Anderson's window, at least 1.
       ridge: Anderson's regularisation, at least 0.
       ridge_mode: "relative" to the Gram matrix, or "absolute" as in the originals.
@@ -34,6 +36,7 @@ class SolverConfig:
     stop_mode: Literal["rel", "abs"] = "rel"
     stop_scope: Literal["sample", "batch"] = "sample"
     memory: int | None = None
+    when_full: Literal["restart", "overwrite"] = "restart"
     window: int = 6
     ridge: float = 1e-4
     ridge_mode: Literal["relative", "absolute"] = "relative"

@@ -19,7 +19,7 @@ take memory in proportion to the rows, not to their square.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,12 @@ from mdeq_jax.solvers.common import (
     inner,
     norm,
     reciprocal,
+    require,
     require_int,
     scale,
     vary_together,
 )
+from mdeq_jax.solvers.pairs import Pairs
 from mdeq_jax.solvers.rows import Rows
 
 # Products that follow from others are taken anew where the bound of their error is past this many
@@ -104,46 +106,62 @@ class Broyden(Solver):
     """Good Broyden's method, B₀ = −I, full steps, each sample with its own inverse Jacobian.
 
     Attributes:
-      memory: rows of history, at least 1; when they are full the method restarts with a plain
-        step. None keeps every step: `max_steps` rows. More rows than steps stay unused.
+      memory: rows of history, at least 1. None keeps every step: `max_steps` rows. More rows than
+        steps stay unused.
+      when_full: what happens when all rows are full. "restart" forgets them all and takes a plain
+        step. "overwrite" forgets the oldest row, as the original code does; a row then takes twice
+        the memory.
     """
 
     memory: int | None = None
+    when_full: Literal["restart", "overwrite"] = "restart"
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
         super().__post_init__()
         if self.memory is not None:
             require_int(self, "memory", minimum=1)
+        choices = ("restart", "overwrite")
+        require(self, "when_full", self.when_full in choices, "'restart' or 'overwrite'")
 
-    def init(self, z: State, g: State) -> History:
-        """Return an empty history."""
-        return History.empty(self.memory or self.max_steps, g)
+    def init(self, z: State, g: State) -> History | Pairs:
+        """Return an empty history, or no pairs."""
+        rows = self.memory or self.max_steps
+        overwrite = self.when_full == "overwrite" and rows < self.max_steps
+        return Pairs.empty(rows, g) if overwrite else History.empty(rows, g)
 
     def propose(
-        self, memory: History, z: State, g: State, k: Int[Array, ""]
-    ) -> tuple[State, History]:
-        """Return the iterate after a full quasi-Newton step, and the history with that step."""
-        n = k % (self.memory or self.max_steps)
-        size = memory.gram.shape[-1]
-        full, count = n // size, n % size
+        self, memory: History | Pairs, z: State, g: State, k: Int[Array, ""]
+    ) -> tuple[State, History | Pairs]:
+        """Return the iterate after a full quasi-Newton step, and the memory with that step."""
+        if isinstance(memory, Pairs):
+            step, memory = memory.next_step(g, k)
+        else:
+            n = k % (self.memory or self.max_steps)
+            step, memory = _next_step(memory, g, n)
+        return jax.tree.map(jnp.add, z, step), memory
 
-        def through_full(i: Int[Array, ""], carry: tuple[State, Array]) -> tuple[State, Array]:
-            passed = _through(memory.block(i), *carry, count=size)
-            return passed.v, passed.c[:, -1]
 
-        carry = g, vary_together(jnp.zeros_like(norm(g)), like=g)
-        if size < memory.gram.shape[1]:
-            carry = lax.fori_loop(0, full, through_full, carry)
-        block = memory.block(full)
-        passed = _through(block, *carry, count=count)
-        last = lax.dynamic_index_in_dim(passed.c, jnp.maximum(count - 1, 0), 1, keepdims=False)
-        length = reciprocal(1 - jnp.where(count > 0, last, carry[1]))
-        step = scale(length, passed.v)
-        of_rest = passed.products + _matvec(block.gram, passed.weights)
-        drift = jnp.abs(length) * jnp.sum(jnp.abs(passed.weights) * block.errors, axis=1)
-        history = _append_step(memory, n, step, length[:, None] * of_rest, drift)
-        return jax.tree.map(jnp.add, z, step), history
+def _next_step(memory: History, g: State, n: Int[Array, ""]) -> tuple[State, History]:
+    """Return step n, s = −B⁻¹g, and the history with it."""
+    size = memory.gram.shape[-1]
+    full, count = n // size, n % size
+
+    def through_full(i: Int[Array, ""], carry: tuple[State, Array]) -> tuple[State, Array]:
+        passed = _through(memory.block(i), *carry, count=size)
+        return passed.v, passed.c[:, -1]
+
+    carry = g, vary_together(jnp.zeros_like(norm(g)), like=g)
+    if size < memory.gram.shape[1]:
+        carry = lax.fori_loop(0, full, through_full, carry)
+    block = memory.block(full)
+    passed = _through(block, *carry, count=count)
+    last = lax.dynamic_index_in_dim(passed.c, jnp.maximum(count - 1, 0), 1, keepdims=False)
+    length = reciprocal(1 - jnp.where(count > 0, last, carry[1]))
+    step = scale(length, passed.v)
+    of_rest = passed.products + _matvec(block.gram, passed.weights)
+    drift = jnp.abs(length) * jnp.sum(jnp.abs(passed.weights) * block.errors, axis=1)
+    return step, _append_step(memory, n, step, length[:, None] * of_rest, drift)
 
 
 def _through(

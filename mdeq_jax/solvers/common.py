@@ -42,7 +42,7 @@ class SolverResult(NamedTuple):
     converged: Bool[Array, " B"]
     trace: Float[Array, "max_steps B"]
     states: PyTree[Float[Array, "n B ..."]] | None = None
-    best_step: Int[Array, " B"] | None = None
+    best_step: Int[Array, " B"] = None  # pyright: ignore[reportAssignmentType]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -183,7 +183,8 @@ def iterate(
         best = select(better, here, c.best)
         best_step = jnp.where(better, c.k + 1, c.best_step)
         trace = lax.dynamic_update_index_in_dim(c.trace, now.residual, c.k, 0)
-        stop = (now.residual <= tol) | rule.is_pointless(now, trace, c.k, best_step, tol)
+        stop = now.residual <= tolerance
+        stop |= rule.is_pointless(now, trace, c.k, best_step, tolerance)
         return _Carry(
             k=c.k + 1,
             z=z,
@@ -202,8 +203,8 @@ def iterate(
     g = gap(fz0, z0)
     rule, at_start = StopRule.begin(solver, z, g)
     first = at_start.residual
-    tol = jnp.asarray(solver.tol if tol is None else tol, first.dtype)
-    found = first <= tol
+    tolerance = jnp.asarray(solver.tol if tol is None else tol, first.dtype)
+    found = first <= tolerance
     start = _Carry(
         k=jnp.zeros((), jnp.int32),
         z=z,
@@ -228,7 +229,7 @@ def iterate(
         steps=end.steps,
         best_step=end.best_step,
         residual=lowest,
-        converged=lowest <= tol,
+        converged=lowest <= tolerance,
         trace=jnp.where(taken, end.trace, lowest[None]),
         states=complete_samples(end.states, end.best, end.k, sample_at),
     )

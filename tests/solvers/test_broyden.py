@@ -93,6 +93,42 @@ def test_a_step_works_on_what_is_filled():
     assert flops(3000) < 1.5 * flops(300)
 
 
+def dense_broyden_of_pairs(f, z, steps, rows):
+    """Iterates of good Broyden for one sample whose inverse is −I and the last pairs (u, v)."""
+    iterates, g, pairs = [z], f(z) - z, []
+    for _ in range(steps):
+        inverse = -np.eye(len(z)) + sum(np.outer(u, v) for u, v in pairs)
+        s = -inverse @ g
+        z = z + s
+        g, before = f(z) - z, g
+        v, y = s @ inverse, g - before
+        pairs = [*pairs, ((s - inverse @ y) / (v @ y), v)][-rows:]
+        iterates.append(z)
+    return np.stack(iterates)
+
+
+@pytest.mark.parametrize("memory", [1, 3, 20])
+def test_a_full_memory_may_forget_its_oldest_pair(x64, memory):
+    z0, (weight, x) = maps.random_tanh_layer()
+    solver = Broyden(max_steps=12, memory=memory, when_full="overwrite")
+    iterates = maps.propose_iterates(maps.tanh_layer, z0, (weight, x), solver, 12)
+    for b in range(3):
+        expected = dense_broyden_of_pairs(
+            lambda z, b=b: np.tanh(z @ weight + x[b]), z0[b], 12, rows=memory
+        )
+        np.testing.assert_allclose(iterates[:, b], expected[1:], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("when_full", ["restart", "overwrite"])
+def test_few_rows_solve_as_well(when_full):
+    args, fixed_points = maps.random_affine(size=8, dim=20, radius=0.9)
+    args = jax.tree.map(lambda x: x.astype(jnp.float32), args)
+    z0 = jnp.zeros((8, 20))
+    r = maps.run(maps.affine, z0, args, Broyden(60, 1e-4, memory=5, when_full=when_full))
+    assert r.converged.all()
+    np.testing.assert_allclose(r.z, fixed_points, atol=1e-2)
+
+
 def test_a_linear_problem_ends_within_twice_its_dimension(x64):
     """Gay, "Some convergence properties of Broyden's method", SIAM J. Numer. Anal. 1979."""
     args, fixed_points = maps.random_affine(dim=4, radius=3.0)

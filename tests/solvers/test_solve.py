@@ -183,6 +183,7 @@ def test_bad_state_or_map(z0, f, message):
         (Broyden, "stop_scope", "device"),
         (Broyden, "memory", 0),
         (Broyden, "memory", 1.5),
+        (Broyden, "when_full", "forget"),
         (Anderson, "window", 0),
         (Anderson, "ridge", -1.0),
         (Anderson, "ridge", "0"),
