@@ -31,6 +31,10 @@ def equilibrium(
 ) -> tuple[State, SolverResult]:
     """Return z* = f(z*, args), differentiable in args and in what f closes over.
 
+    The first axis of z0 is the batch. An array of shape (n,) is n samples of one number each: give
+    a single problem in n unknowns as ``z0[None]``, with an f that maps (1, n) to (1, n). Call it
+    under `jax.jit`: outside, each call compiles anew, because what f closes over may have changed.
+
     With ℓ a loss of z* and g = ∂ℓ/∂z*, dℓ/dargs = u ∂f/∂args where u = u ∂f/∂z + g at z*. Memory
     does not grow with the number of steps but by what the solver itself remembers. Works under
     `jit`, `vmap`, `shard_map` and `grad` of any order (reverse mode; there is no forward mode).

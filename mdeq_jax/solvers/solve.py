@@ -42,7 +42,11 @@ def solve(
     step_limit: Int[Array, ""] | int | None = None,
     sample_at: tuple[int, ...] = (),
 ) -> SolverResult:
-    """Find z with z = f(z, args), for each sample of a batch on its own.
+    """Find z = f(z, args) for each sample of a batch; the first axis of z0 is the batch.
+
+    An array of shape (n,) is n samples of one number each: give a single problem in n unknowns as
+    ``z0[None]``, with an f that maps (1, n) to (1, n). Call it under `jax.jit`: outside, each call
+    compiles anew, because what f closes over may have changed since the last one.
 
     A step is one update of the state and one evaluation of f there; the evaluation at z0 is extra.
     A sample stops when its residual is at most `tol`, at the step limit, or when going on is
@@ -61,7 +65,8 @@ def solve(
         the best iterate; of a sample that has stopped, what it returns.
 
     Returns:
-      A `SolverResult`. A sample that did not converge says so there; nothing is raised.
+      A `SolverResult`. A sample that did not converge says so there; nothing is raised. What it
+      returns is its best iterate; the start is that only where no step has a finite residual.
 
     Raises:
       ValueError: solver is none, z0 is no state, f(z0) has another structure, shape or dtype, or
