@@ -260,7 +260,8 @@ def test_a_run_may_be_resumed_with_another(key, stored, current):
     assert not config_differences(here, there, MAY_CHANGE_ON_RESUME)
 
 
-SOLVER = "name max_steps tol stop_mode stop_scope memory when_full window ridge ridge_mode mixing damping"
+SOLVER = "name max_steps tol stop_mode stop_scope memory when_full window ridge ridge_mode mixing "
+SOLVER += "damping"
 # What changes the training steps: a new key belongs here or in MAY_CHANGE_ON_RESUME.
 MATHEMATICS = {
     "model": "task num_classes branch_channels blocks_per_branch big_kernels expansion num_groups "

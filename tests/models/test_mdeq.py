@@ -206,6 +206,18 @@ def test_traced_tolerance_and_limit_and_a_warm_start(trained):
     assert (solver_of(tight.z, 1e-3, 40).steps == 0).all()
 
 
+@pytest.mark.parametrize("kind", [Picard, Anderson, Broyden])
+def test_a_short_evaluation_of_an_untrained_model_depends_on_the_image(kind):
+    """Relative residuals are 1 at the start and may stay above for some steps."""
+    model = create_model(SMALL)
+    variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
+    apply = jax.jit(lambda limit: model.apply(variables, IMAGES, solver=kind(), step_limit=limit))
+    for limit in (1, 2, 4):
+        logits, info = apply(limit)
+        assert (info.solver.best_step > 0).all()
+        assert len(np.unique(np.asarray(logits), axis=0)) == len(IMAGES)
+
+
 def test_unrolled_is_that_many_applications_from_the_start():
     model, variables = setting()
     logits, info = jax.jit(functools.partial(model.apply, unrolled=3))(variables, IMAGES)
