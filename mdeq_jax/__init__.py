@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mdeq_jax.checkpoint.load import load as load
     from mdeq_jax.checkpoint.torch_import import import_torch as import_torch
+    from mdeq_jax.implicit import DEQ as DEQ
     from mdeq_jax.implicit import Adjoint as Adjoint
     from mdeq_jax.implicit import Cotangent as Cotangent
     from mdeq_jax.implicit import Exact as Exact
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from mdeq_jax.implicit import Neumann as Neumann
     from mdeq_jax.implicit import Phantom as Phantom
     from mdeq_jax.implicit import Shine as Shine
+    from mdeq_jax.implicit import Solution as Solution
+    from mdeq_jax.implicit import Unrolled as Unrolled
     from mdeq_jax.implicit import equilibrium as equilibrium
     from mdeq_jax.models import ModelConfig as ModelConfig
     from mdeq_jax.models import create_model as create_model
@@ -42,6 +45,7 @@ _HOME = {
     "SolverResult": "solvers",
     "solve": "solvers",
     "Adjoint": "implicit",
+    "DEQ": "implicit",
     "Cotangent": "implicit",
     "Exact": "implicit",
     "ForwardProblem": "implicit",
@@ -49,6 +53,8 @@ _HOME = {
     "Neumann": "implicit",
     "Phantom": "implicit",
     "Shine": "implicit",
+    "Solution": "implicit",
+    "Unrolled": "implicit",
     "equilibrium": "implicit",
     "gradient_error": "stability",
     "jacobian_loss": "stability",

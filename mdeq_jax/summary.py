@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from mdeq_jax import cli
 from mdeq_jax.config import Config
+from mdeq_jax.implicit import Unrolled
 from mdeq_jax.models import MDEQ, create_model
 from mdeq_jax.models.layers import Conv
 from mdeq_jax.training.memory import tree_bytes
@@ -123,7 +124,9 @@ def _trace(model: MDEQ, variables: Any, image: jax.ShapeDtypeStruct) -> tuple[di
         return y
 
     with nn.intercept_methods(count):
-        _, info = jax.eval_shape(functools.partial(model.apply, unrolled=1), variables, image)
+        _, info = jax.eval_shape(
+            functools.partial(model.apply, adjoint=Unrolled(1)), variables, image
+        )
     multiply_adds = collections.Counter()
     for path, number in by_module.items():
         multiply_adds[_part(path)] += number

@@ -8,11 +8,14 @@ from mdeq_jax.implicit.adjoints import (
     JacobianFree,
     Neumann,
 )
+from mdeq_jax.implicit.deq import DEQ, Solution
 from mdeq_jax.implicit.equilibrium import equilibrium
 from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.implicit.shine import Shine
+from mdeq_jax.implicit.unrolled import Unrolled
 
 __all__ = [
+    "DEQ",
     "Adjoint",
     "Cotangent",
     "Exact",
@@ -21,5 +24,7 @@ __all__ = [
     "Neumann",
     "Phantom",
     "Shine",
+    "Solution",
+    "Unrolled",
     "equilibrium",
 ]

@@ -6,7 +6,6 @@ something cheaper in its place; `equilibrium` does the rest. `Shine`, which lear
 solve, has a file of its own.
 """
 
-import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -73,11 +72,13 @@ class Cotangent(NamedTuple):
     trace: Float[Array, "max_steps B"]
 
 
-class Adjoint(abc.ABC):
-    """The protocol of an adjoint of your own.
+class Adjoint:
+    """Where the gradient of an equilibrium comes from, and the protocol of one of your own.
 
-    A subclass is a frozen dataclass, decorated with `jax.tree_util.register_static`. What `solve`
-    does has to be differentiable by JAX if second derivatives are wanted.
+    A subclass is a frozen dataclass, decorated with `jax.tree_util.register_static`. It implements
+    `solve`, and inherits a forward pass that is not differentiated; or it implements `find`, the
+    whole way from the start to a state that JAX can differentiate, as `Phantom` and `Unrolled` do.
+    What `solve` does has to be differentiable by JAX if second derivatives are wanted.
 
     Examples:
       The first two terms of the adjoint equation's series, g + g J:
@@ -100,6 +101,22 @@ class Adjoint(abc.ABC):
       3.0
     """
 
+    def find(
+        self,
+        problem: ForwardProblem,
+        implicit: Callable[[ForwardProblem, "Adjoint"], tuple[State, SolverResult]],
+    ) -> tuple[State, SolverResult]:
+        """Return the state that is the equilibrium, differentiable, and the `SolverResult`.
+
+        Unless a subclass has another way, that is the state of `solve_forward`, whose cotangent is
+        what `solve` makes of the incoming one.
+
+        Args:
+          problem: the forward solve.
+          implicit: the implicit function of a problem and an adjoint.
+        """
+        return implicit(problem, self)
+
     def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, Any]:
         """Solve for the equilibrium, and return beside it what `solve` needs to know of that.
 
@@ -107,7 +124,6 @@ class Adjoint(abc.ABC):
         """
         return problem.solve(), None
 
-    @abc.abstractmethod
     def solve(
         self,
         pullback: Callable[[State], State],
@@ -123,6 +139,7 @@ class Adjoint(abc.ABC):
           equilibrium: `mdeq_jax.equilibrium`, for adjoints that are a fixed point themselves.
           kept: what `solve_forward` returned beside the result.
         """
+        raise NotImplementedError(f"{type(self).__name__} implements neither solve nor find")
 
 
 @jax.tree_util.register_static

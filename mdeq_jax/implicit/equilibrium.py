@@ -9,11 +9,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
-from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.solvers import Broyden, Solver, SolverResult, State
 from mdeq_jax.solvers.captures import without_captures
 from mdeq_jax.solvers.common import check_map, expanded, norm, vary_together
-from mdeq_jax.solvers.solve import as_state, solve_closed
+from mdeq_jax.solvers.solve import as_state
 
 
 def equilibrium(
@@ -22,7 +21,7 @@ def equilibrium(
     args: PyTree,
     *,
     solver: Solver | None = None,
-    adjoint: Adjoint | Phantom | None = None,
+    adjoint: Adjoint | None = None,
     tol: Float[Array, ""] | float | None = None,
     step_limit: Int[Array, ""] | int | None = None,
     adjoint_probe: Float[Array, "B 2"] | None = None,
@@ -45,7 +44,7 @@ def equilibrium(
       args: any pytree of arrays; what f is differentiated by.
       solver: of the forward solve; `Broyden()` by default.
       adjoint: where the gradient comes from: `Exact(solver)` by default, `Neumann`,
-        `JacobianFree`, `Shine`, `Phantom`, or an `Adjoint` of your own.
+        `JacobianFree`, `Shine`, `Phantom`, `Unrolled`, or an `Adjoint` of your own.
       tol: replaces solver.tol in the forward solve; may be traced.
       step_limit: bounds the forward solve below solver.max_steps; may be traced.
       adjoint_probe: zeros (B, 2). Its cotangent is no derivative but the adjoint solve's (steps,
@@ -56,7 +55,8 @@ def equilibrium(
 
     Returns:
       The equilibrium and the `SolverResult` of the forward solve; what is differentiable is the
-      equilibrium, in both places. Under `Phantom` it is the state after the damped steps.
+      equilibrium, in both places. Under `Phantom` it is the state after the damped steps, under
+      `Unrolled` the state after all applications.
 
     Raises:
       ValueError: as `solve`; adjoint is none, or does not go with the solver; args holds what is
@@ -94,7 +94,6 @@ def equilibrium(
         outer, outer_args = without_captures(
             lambda z, _: outer_gradient(z), z0, None, name="outer_gradient"
         )
-    limits = (tol, step_limit)
     probe = expanded(jnp.zeros_like(norm(z0)), 2)
     if adjoint_probe is not None:
         if adjoint_probe.shape != probe.shape:
@@ -102,20 +101,24 @@ def equilibrium(
                 f"adjoint_probe has shape {adjoint_probe.shape}; it must have {probe.shape}."
             )
         probe = probe.astype(adjoint_probe.dtype) + adjoint_probe
-    if isinstance(adjoint, Phantom):
-        fixed_z0, fixed_args = lax.stop_gradient((z0, everything))
-        result = solve_closed(whole, fixed_z0, fixed_args, solver, tol, step_limit, sample_at)
-        return _with_state(result, adjoint.unroll(whole, result.z, everything))
     probe = vary_together(probe, like=fz0)
-    static = _Static(whole, outer, solver, adjoint, sample_at)
-    z, (result, _) = _equilibrium(
-        static, z0, everything, limits, probe, lax.stop_gradient(outer_args)
+
+    def implicit(problem: ForwardProblem, adjoint: Adjoint) -> tuple[State, SolverResult]:
+        f, z0, args, solver, tol, step_limit, sample_at, outer, outer_args = problem
+        static = _Static(f, outer, solver, adjoint, sample_at)
+        limits, outer_args = (tol, step_limit), lax.stop_gradient(outer_args)
+        z, (result, _) = _equilibrium(static, z0, args, limits, probe, outer_args)
+        return z, result
+
+    problem = ForwardProblem(
+        whole, z0, everything, solver, tol, step_limit, sample_at, outer, outer_args
     )
-    return _with_state(result, z)
+    z, result = adjoint.find(problem, implicit)
+    return z, result._replace(z=z)
 
 
 def _check_adjoint(adjoint: Any) -> None:
-    if not isinstance(adjoint, Adjoint | Phantom):
+    if not isinstance(adjoint, Adjoint):
         raise ValueError(
             f"adjoint is {adjoint!r}; it must be an instance, such as JacobianFree() or "
             "Exact(Broyden(max_steps=30))."
@@ -131,10 +134,6 @@ def _check_args(args: PyTree) -> None:
                 f"args{jax.tree_util.keystr(path)} is {leaf!r}, which is no array; let f close over"
                 " it instead."
             ) from None
-
-
-def _with_state(result: SolverResult, z: State) -> tuple[State, SolverResult]:
-    return z, result._replace(z=z)
 
 
 class _Static(NamedTuple):

@@ -5,15 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax import lax
 from jaxtyping import PyTree
 
-from mdeq_jax.solvers import State
+from mdeq_jax.implicit.adjoints import Adjoint, ForwardProblem
+from mdeq_jax.solvers import SolverResult, State
 from mdeq_jax.solvers.common import require_int, require_share
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Phantom:
+class Phantom(Adjoint):
     """Ordinary backpropagation through z ← (1 − τ) z + τ f(z), `steps` times, from z* held fixed.
 
     Source: Geng et al., "On Training Implicit Models", NeurIPS 2021, unrolling-based phantom
@@ -45,6 +47,16 @@ class Phantom:
         """Check the options; raises ValueError."""
         require_int(self, "steps", minimum=1)
         require_share(self, "damping")
+
+    def find(
+        self,
+        problem: ForwardProblem,
+        implicit: Callable[[ForwardProblem, Adjoint], tuple[State, SolverResult]],
+    ) -> tuple[State, SolverResult]:
+        """Return the state after the damped steps from the solved one."""
+        fixed = problem._replace(**lax.stop_gradient({"z0": problem.z0, "args": problem.args}))
+        result = fixed.solve()
+        return self.unroll(problem.f, result.z, problem.args), result
 
     def unroll(self, f: Callable[[State, Any], State], z: State, args: PyTree) -> State:
         """Return the state after the damped steps from z, differentiable in args."""

@@ -1,23 +1,22 @@
 """The model: stem, equilibrium of the cell, head."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.implicit import Adjoint, Phantom, equilibrium
+from mdeq_jax.implicit import DEQ, Adjoint
+from mdeq_jax.implicit.unrolled import unroll
 from mdeq_jax.models import weight_norm
 from mdeq_jax.models.cell import Masks, MDEQCell, State, dropout_masks, init_cell
 from mdeq_jax.models.config import ModelConfig
 from mdeq_jax.models.heads import HEADS, make_extra_heads
 from mdeq_jax.models.stem import LowerInjections, Stem
-from mdeq_jax.solvers import Solver, SolverResult
+from mdeq_jax.solvers import Broyden, Solver, SolverResult
 from mdeq_jax.solvers.common import vary_together
-from mdeq_jax.solvers.stopping import relative_residual
 
 # Of the task's head; where there are extra heads, of each by its name, the task's by the task's.
 Logits = Float[Array, "B *pixels num_classes"] | dict[str, Float[Array, "B *pixels num_classes"]]
@@ -94,16 +93,14 @@ class MDEQ(nn.Module):
         self,
         images: Float[Array, "B H W 3"],
         *,
+        deq: DEQ | None = None,
         solver: Solver | None = None,
-        adjoint: Adjoint | Phantom | None = None,
+        adjoint: Adjoint | None = None,
         z0: State | None = None,
         tol: Float[Array, ""] | float | None = None,
         step_limit: Int[Array, ""] | int | None = None,
-        unrolled: int | None = None,
         train: bool = False,
         adjoint_probe: Float[Array, "B 2"] | None = None,
-        sample_at: tuple[int, ...] = (),
-        phantom: Phantom | None = None,
         outer_gradient: Callable[[State], State] | None = None,
     ) -> tuple[Logits, ModelInfo]:
         """Return logits, as of `predict`, and how they came about.
@@ -112,48 +109,38 @@ class MDEQ(nn.Module):
 
         Args:
           images: floating point, normalised; sides divisible by config.size_divisor.
-          solver: of the forward solve; `Broyden()` by default.
-          adjoint: of the backward pass; `Exact(solver)` by default.
+          deq: how the equilibrium is found and differentiated, and which states on the way are
+            sampled for losses there (fixed-point correction).
+          solver: in place of `deq`, its solver; `Broyden()` by default.
+          adjoint: in place of `deq`, its adjoint; `Exact(solver)` by default.
           z0: where the solve starts, as `ModelInfo.z`; zeros by default.
           tol: replaces solver.tol; may be traced.
           step_limit: bounds the solve below solver.max_steps; may be traced.
-          unrolled: number of tied applications of the cell with ordinary backpropagation that take
-            the place of the solve; what concerns the solve is then not used.
           train: whether BatchNorm goes by the batch, which needs ``mutable=["batch_stats"]``, and
             dropout is on, which needs ``rngs={"dropout": key}``.
           adjoint_probe: as of `equilibrium`.
-          sample_at: numbers of steps as of `solve`; the states sampled after them go through
-            `phantom`, for losses on the way (fixed-point correction).
-          phantom: `Phantom()` by default.
           outer_gradient: as of `equilibrium`.
 
         Raises:
-          ValueError: images, z0 or unrolled do not fit; at trace time.
+          ValueError: images or z0 do not fit, or deq is given beside solver or adjoint; at trace
+            time.
         """
+        deq = _layer(deq, solver, adjoint)
         f, start, args = self.problem(images, z0=z0, train=train)
         self.sow("intermediates", "cell_args", args)
-        if self.is_initializing():
-            unrolled = 0
-        if unrolled is not None:
-            z, result = unroll(f, start, args, unrolled)
-        else:
-            z, result = equilibrium(
-                f,
-                start,
-                args,
-                solver=solver,
-                adjoint=adjoint,
-                tol=tol,
-                step_limit=step_limit,
-                adjoint_probe=adjoint_probe,
-                sample_at=sample_at,
-                outer_gradient=outer_gradient,
-            )
-        unroll_on = (phantom or Phantom()).unroll
-        sampled = tuple(
-            unroll_on(f, lax.stop_gradient(state), args) for state in _unstack(result.states)
+        if self.is_initializing():  # the cell's parameters need no application of it
+            return self.predict(start, train=train), ModelInfo(unroll(f, start, args, 0), start)
+        solution = deq(
+            f,
+            start,
+            args,
+            tol=tol,
+            step_limit=step_limit,
+            adjoint_probe=adjoint_probe,
+            outer_gradient=outer_gradient,
         )
-        return self.predict(z, train=train), ModelInfo(result, z, sampled)
+        info = ModelInfo(solution.result, solution.z, solution.sampled)
+        return self.predict(solution.z, train=train), info
 
     def problem(
         self, images: Float[Array, "B H W 3"], *, z0: State | None = None, train: bool = False
@@ -234,43 +221,15 @@ def _in_dtype(tree: PyTree, dtype: str | None) -> PyTree:
     return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
-def unroll(
-    f: Callable[[State, Any], State], z0: State, args: PyTree, steps: int
-) -> tuple[State, SolverResult]:
-    """Apply f `steps` times, differentiable by ordinary backpropagation.
-
-    Returns:
-      z_K, K = steps, and a result whose trace holds ‖z_{k+1} − z_k‖ / ‖z_{k+1}‖ for k < K: the
-      residual of the state *before* each application, which costs no further one. `residual` is
-      its last entry, and `converged` False.
-
-    Raises:
-      ValueError: steps is not a whole number of at least 0.
-    """
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
-        raise ValueError(f"unrolled is {steps!r}; it must be a whole number of at least 0.")
-    z, trace = z0, []
-    for _ in range(steps):
-        fz = f(z, args)
-        gap = jax.tree.map(jnp.subtract, fz, z)
-        trace.append(relative_residual(*lax.stop_gradient((gap, z))))
-        z = fz
-    batch = z0[0].shape[0]
-    last = trace[-1] if trace else jnp.full(batch, jnp.inf)
-    result = SolverResult(
-        z=z,
-        steps=jnp.full(batch, steps, jnp.int32),
-        residual=last,
-        converged=jnp.zeros(batch, bool),
-        trace=jnp.stack(trace) if trace else jnp.zeros((0, batch)),
-        best_step=jnp.full(batch, steps, jnp.int32),
-    )
-    return z, result
-
-
-def _unstack(states: PyTree[Float[Array, "n B ..."]] | None) -> list[State]:
-    count = 0 if states is None else len(jax.tree.leaves(states)[0])
-    return [jax.tree.map(lambda x, i=i: x[i], states) for i in range(count)]
+def _layer(deq: DEQ | None, solver: Solver | None, adjoint: Adjoint | None) -> DEQ:
+    if deq is None:
+        return DEQ(Broyden() if solver is None else solver, adjoint)
+    if solver is not None or adjoint is not None:
+        raise ValueError(
+            f"deq is {deq}, beside solver {solver} and adjoint {adjoint}; give deq alone, which "
+            "has both."
+        )
+    return deq
 
 
 def _check_images(config: ModelConfig, images: Array) -> None:

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.config import Config
+from mdeq_jax.implicit import DEQ, Unrolled
 from mdeq_jax.models import MDEQ, ModelInfo
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import State
@@ -59,9 +60,8 @@ def make_objective(
       unrolled: applications of the cell in place of the solve, or None.
     """
     task, axis_name = make_task(config), model.axis_name
-    solver, adjoint = forward_solver(config), config.adjoint.build(config.solver.backward.build())
+    deq = training_layer(config, unrolled)
     cell = cell_function(model.config, model.dtype)
-    sample_at = config.correction.sample_at(config.solver.forward.max_steps)
 
     def objective(
         params: PyTree,
@@ -77,14 +77,10 @@ def make_objective(
         (logits, info), updated = model.apply(
             variables,
             batch["image"],
-            solver=solver,
-            adjoint=adjoint,
+            deq=deq,
             step_limit=draw.step_limit,
-            unrolled=unrolled,
             train=True,
             adjoint_probe=probe,
-            sample_at=sample_at,
-            phantom=config.adjoint.phantom(),
             outer_gradient=outer_gradient,
             rngs={"dropout": draw.key},
             mutable=["batch_stats", "intermediates"],
@@ -112,6 +108,18 @@ def make_objective(
         return sum(terms.values(), loss), Outcome(metrics, updated["batch_stats"], info)
 
     return objective
+
+
+def training_layer(config: Config, unrolled: int | None) -> DEQ:
+    """Return the equilibrium layer of training steps, or `unrolled` applications of the cell."""
+    return DEQ(
+        forward_solver(config),
+        config.adjoint.build(config.solver.backward.build())
+        if unrolled is None
+        else Unrolled(unrolled),
+        sample_at=config.correction.sample_at(config.solver.forward.max_steps),
+        phantom=config.adjoint.phantom(),
+    )
 
 
 def correction_term(gamma: float, losses: Float[Array, " n"]) -> Float[Array, ""]:

@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from mdeq_jax.config import Config, DataConfig
+from mdeq_jax.implicit import DEQ, Unrolled
 from mdeq_jax.models import MDEQ
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import SolverResult
@@ -173,13 +174,12 @@ def make_forward(
     Args: as of `make_train_step`.
     """
     solver = config.solver.forward.build()
+    deq = DEQ(solver) if unrolled is None else DEQ(solver, Unrolled(unrolled))
     cell = cell_function(model.config, model.dtype)
     iterations = config.train.spectral_radius_iterations
 
     def forward(variables: PyTree, images: Float[Array, "B H W 3"]) -> tuple[Array, Metrics]:
-        output: Any = model.apply(
-            variables, images, solver=solver, unrolled=unrolled, mutable=["intermediates"]
-        )
+        output: Any = model.apply(variables, images, deq=deq, mutable=["intermediates"])
         (logits, info), sown = output
         statistics = solver_statistics(info.solver)
         if iterations > 0:

@@ -16,7 +16,7 @@ from torch_weights import load_config, load_figures, load_variables, nhwc
 from variables import make_images, make_variables
 
 from mdeq_jax.config import Config
-from mdeq_jax.implicit import JacobianFree, Phantom
+from mdeq_jax.implicit import DEQ, JacobianFree, Phantom, Unrolled
 from mdeq_jax.models import ModelConfig, create_model
 from mdeq_jax.solvers import Anderson, Broyden, Picard
 
@@ -160,7 +160,7 @@ def test_images_that_do_not_fit(images, message):
         {"solver": Broyden(max_steps=3, stop_scope="batch")},
         {"solver": Anderson(max_steps=3)},
         {"solver": Picard(max_steps=3)},
-        {"unrolled": 2},
+        {"adjoint": Unrolled(2)},
     ],
 )
 def test_no_images_have_no_logits(task, how):
@@ -173,11 +173,11 @@ def test_no_images_have_no_logits(task, how):
     assert info.solver.steps.shape == info.solver.converged.shape == (0,)
 
 
-@pytest.mark.parametrize("unrolled", [-1, 2.0, True])
-def test_a_bad_number_of_unrolled_steps(unrolled):
+@pytest.mark.parametrize("part", [{"solver": Picard()}, {"adjoint": JacobianFree()}])
+def test_a_layer_beside_one_of_its_parts(part):
     model, variables = setting()
-    with pytest.raises(ValueError, match=f"unrolled is {unrolled}.*whole number"):
-        model.apply(variables, IMAGES, unrolled=unrolled)
+    with pytest.raises(ValueError, match=r"deq is DEQ\(.*give deq alone"):
+        model.apply(variables, IMAGES, deq=DEQ(), **part)
 
 
 def test_a_start_of_another_shape():
@@ -220,7 +220,7 @@ def test_a_short_evaluation_of_an_untrained_model_depends_on_the_image(kind):
 
 def test_unrolled_is_that_many_applications_from_the_start():
     model, variables = setting()
-    logits, info = jax.jit(functools.partial(model.apply, unrolled=3))(variables, IMAGES)
+    logits, info = jax.jit(functools.partial(model.apply, adjoint=Unrolled(3)))(variables, IMAGES)
     f, z, args = model.apply(variables, IMAGES, method="problem")
     f = jax.jit(f)
     states = [z, *(z := f(z, args) for _ in range(3))]
@@ -239,7 +239,7 @@ def test_unrolled_is_that_many_applications_from_the_start():
 def test_unrolled_gradient_is_ordinary_backpropagation(x64):
     images = make_images(1, 4, 4, 3, dtype=np.float64)
     model, variables = setting(ONE_BRANCH, images, np.float64)
-    loss = jax.jit(lambda images: model.apply(variables, images, unrolled=2)[0].var())
+    loss = jax.jit(lambda images: model.apply(variables, images, adjoint=Unrolled(2))[0].var())
     direction = images[..., ::-1]
     slope = jnp.vdot(jax.grad(loss)(images), direction)
     h = 1e-6
@@ -259,7 +259,7 @@ def test_adjoint_and_probe_are_passed_on(adjoint, steps):
 def test_training_mode_goes_by_the_batch_and_updates_its_statistics():
     model, variables = setting()
     rngs = {"dropout": jax.random.key(0)}
-    train = functools.partial(model.apply, unrolled=1, train=True, mutable=["batch_stats"])
+    train = functools.partial(model.apply, adjoint=Unrolled(1), train=True, mutable=["batch_stats"])
     (logits, _), updated = train(variables, IMAGES, rngs=rngs)
     assert jax.tree.structure(updated) == jax.tree.structure(
         {"batch_stats": variables["batch_stats"]}
@@ -272,7 +272,7 @@ def test_training_mode_goes_by_the_batch_and_updates_its_statistics():
     np.testing.assert_allclose(
         bn(updated), 0.9 * bn(variables) + 0.1 * y.mean((0, 1, 2)), rtol=1e-4, atol=1e-6
     )
-    evaluated, _ = model.apply(variables, IMAGES, unrolled=1)
+    evaluated, _ = model.apply(variables, IMAGES, adjoint=Unrolled(1))
     assert not np.allclose(logits, evaluated)
 
 
@@ -289,7 +289,7 @@ def test_sharded_training_reproduces_one_device(x64):
 
     def slopes(axis_name, solver, variables, images):
         model = create_model(config, axis_name)
-        how = {"unrolled": 1} if solver is None else {"solver": solver}
+        how = {"adjoint": Unrolled(1)} if solver is None else {"solver": solver}
 
         def loss(params):
             (logits, _), updated = model.apply(
@@ -349,7 +349,8 @@ def test_sampled_states_go_through_the_phantom():
     model, variables = setting(SMALL, IMAGES)
     solver = Picard(max_steps=6, tol=0.0)
     phantom = Phantom(2, 0.5)
-    _, info = model.apply(variables, IMAGES, solver=solver, sample_at=(2, 4), phantom=phantom)
+    deq = DEQ(solver, sample_at=(2, 4), phantom=phantom)
+    _, info = model.apply(variables, IMAGES, deq=deq)
     for i, steps in enumerate((2, 4)):
         options = {"solver": solver, "adjoint": phantom, "step_limit": steps}
         expected = model.apply(variables, IMAGES, **options)[1].z

@@ -13,6 +13,7 @@ from test_steps import initial_state, setup
 
 from mdeq_jax.config import DataConfig
 from mdeq_jax.data import find_dataset
+from mdeq_jax.implicit import Unrolled
 from mdeq_jax.models import create_model
 from mdeq_jax.training.evaluation import require_fit
 from mdeq_jax.training.losses import cross_entropy, segmentation_loss
@@ -55,7 +56,7 @@ def gradient(config):
 def test_logits_of_every_head():
     config = with_heads()
     model, images = create_model(config.model), make_batch(2)["image"]
-    logits, info = model.apply(float32_state(config).variables, images, unrolled=2)
+    logits, info = model.apply(float32_state(config).variables, images, adjoint=Unrolled(2))
     shapes = {"segmentation": (4, 4), "classification": (), "scale_0": (4, 4), "scale_1": (2, 2)}
     assert {name: x.shape for name, x in logits.items()} == {
         name: (2, *grid, 4) for name, grid in shapes.items()
@@ -169,7 +170,9 @@ def test_evaluation_reports_both_tasks(inference):
     assert not any(name.startswith("scale") for name in totals[0])
 
     rows = np.array([0, 1, 3])
-    logits, _ = create_model(config.model).apply(state.variables, batch["image"][rows], unrolled=2)
+    logits, _ = create_model(config.model).apply(
+        state.variables, batch["image"][rows], adjoint=Unrolled(2)
+    )
     if not inference:
         right = logits["classification"].argmax(-1) == batch["image_label"][rows]
         assert totals[0]["classification_accuracy"] == pytest.approx(right.mean())

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType
 
 from mdeq_jax.config import finalize
-from mdeq_jax.implicit import Phantom
+from mdeq_jax.implicit import Phantom, Unrolled
 from mdeq_jax.models import create_model
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import Broyden
@@ -193,7 +193,7 @@ def test_the_gradient_that_opa_learns_is_that_of_the_loss(x64):
     floating = lambda x: x.astype(jnp.float64)  # noqa: E731
     variables = jax.tree.map(floating, initial_state(CONFIG).variables)
     batch = make_batch(4, np.float64)
-    z = model.apply(variables, batch["image"], unrolled=3)[1].z
+    z = model.apply(variables, batch["image"], adjoint=Unrolled(3))[1].z
     gradient = loss_gradient(model, variables, batch, Classification().loss)(z)
     direction = jax.tree.map(lambda x: np.random.default_rng(1).normal(size=x.shape), z)
 
