@@ -1,4 +1,4 @@
-"""The page for users of jaxopt and optimistix runs, and what it says of both sides holds."""
+"""The pages for users of other libraries: the code runs, and the names of both sides exist."""
 
 import operator
 import re
@@ -12,7 +12,8 @@ import pytest
 
 import mdeq_jax as mx
 
-PAGE = (Path(__file__).parents[2] / "docs" / "coming_from_jaxopt.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "coming_from_jaxopt.md").read_text()
 EXACT = np.linalg.solve(np.array([[0.5, -0.4], [0.3, 0.8]]), [1.0, 2.0])
 close = np.testing.assert_allclose
 
@@ -91,3 +92,12 @@ def test_their_names_exist(package):
     assert len(found) > 5
     for name in found:
         operator.attrgetter(name)(module)
+
+
+@pytest.mark.parametrize("page", ["coming_from.md", "coming_from_jaxopt.md", "originals.md"])
+def test_our_names_exist(page):
+    text = (DOCS / page).read_text()
+    for name in re.findall(r"`[^`\n]*\bmx\.(\w+)", text):
+        assert hasattr(mx, name), name
+    for name in re.findall(r"`(?:SolverResult|result)\.(\w+)`", text):
+        assert name in mx.SolverResult._fields, name
