@@ -1,4 +1,4 @@
-"""What to say when a device is out of memory: what a step takes, and what would lower it."""
+"""What to say when a device is out of memory, or when adjoint solves do not converge."""
 
 import contextlib
 import dataclasses
@@ -62,6 +62,21 @@ def prediction_advice(config: Config) -> str:
     height, width = config.data.eval_image_size or config.data.image_size
     what = f"The prediction of an image of {height}×{width}, and of others in proportion,"
     return _describe(what, one, 1, evaluation_memory, [_half_the_steps(config, ("forward",))])
+
+
+def adjoint_advice(config: Config) -> str:
+    """Return the settings that let adjoint solves converge, or that do without them."""
+    backward, jacobian = config.solver.backward, config.jacobian
+    steps, tol = backward.max_steps, backward.tol
+    probability, weight = max(jacobian.probability, 0.4), 2 * jacobian.weight or 1.0
+    return (
+        "Try one of these settings in another --workdir:\n"
+        f"  --config.solver.backward.max_steps={2 * steps} (it is {steps})\n"
+        f"  --config.solver.backward.tol={max(10 * tol, 1e-3):g} (it is {tol:g})\n"
+        f"  --config.jacobian.probability={probability:g} --config.jacobian.weight={weight:g}, "
+        "Jacobian regularisation, which shortens solves\n"
+        "  --config.adjoint.name=phantom, or another gradient that solves no adjoint equation"
+    )
 
 
 def _half_the_steps(config: Config, solvers: tuple[str, ...]) -> dict[str, Any]:

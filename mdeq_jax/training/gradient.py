@@ -35,9 +35,11 @@ def make_gradient(
 ) -> Callable[[PyTree, PyTree, Batch, Draw], Gradient]:
     """Return ``gradient(params, batch_stats, batch, draw)``, of what `make_objective` returns.
 
-    The metrics are those of the objective, adjoint_steps and adjoint_residual. Where the gradient
-    is the exact one, each sample solved by itself, they have gradient_error as well, an estimate of
-    its relative error. With config.train.accumulate_steps above 1 all are those of `accumulated`.
+    The metrics are those of the objective, adjoint_steps and adjoint_residual. The exact gradient
+    of a solved equilibrium adds adjoint_converged, the share of samples whose adjoint residual is
+    at most config.solver.backward.tol. If both solvers stop each sample by itself, it also adds
+    gradient_error, an estimate of the gradient's relative error. With config.train.accumulate_steps
+    above 1 all are those of `accumulated`.
 
     Args: as of `make_objective`.
     """
@@ -45,19 +47,21 @@ def make_gradient(
     by_sample = all(
         solver.stop_scope == "sample" for solver in (config.solver.forward, config.solver.backward)
     )
-    estimates_error = config.adjoint.name == "exact" and by_sample and unrolled is None
+    solves_adjoint = config.adjoint.name == "exact" and unrolled is None
 
     def gradient(params: PyTree, batch_stats: PyTree, batch: Batch, draw: Draw) -> Gradient:
         probe = vary_together(jnp.zeros((len(batch["label"]), 2)), like=batch["image"])
         value = jax.grad(objective, argnums=(0, 1), has_aux=True)
         (grads, adjoint), outcome = value(params, probe, batch_stats, batch, draw)
-        adjoint_steps, adjoint_residual = adjoint.mean(axis=0)
+        steps, residuals = adjoint.T
         metrics = {
             **outcome.metrics,
-            "adjoint_steps": adjoint_steps,
-            "adjoint_residual": adjoint_residual,
+            "adjoint_steps": steps.mean(),
+            "adjoint_residual": residuals.mean(),
         }
-        if estimates_error:
+        if solves_adjoint:
+            metrics["adjoint_converged"] = (residuals <= config.solver.backward.tol).mean()
+        if solves_adjoint and by_sample:
             stop_mode = config.solver.forward.stop_mode
             errors = gradient_error(outcome.info.solver, adjoint, stop_mode)
             metrics["gradient_error"] = errors.mean()

@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mdeq_jax.checkpoint.orbax_io import Checkpointer
 from mdeq_jax.config import MAY_CHANGE_ON_RESUME, Config
 from mdeq_jax.hosts import in_any_process, is_main
 from mdeq_jax.models import create_model
+from mdeq_jax.training.advice import adjoint_advice
 from mdeq_jax.training.evaluation import evaluate, require_fit, solver_traces
 from mdeq_jax.training.metrics import MetricBuffer, NoRecorder, Recorder
 from mdeq_jax.training.profiling import profiling
@@ -128,17 +129,11 @@ class _Run:
         model = create_model(config.model, axis_name=AXIS, dtype=config.compute_dtype)
         whole = config.train.total_steps(batches_per_epoch)
         optimizer = create_optimizer(config.optim, whole, steps_per_epoch)
-        self.train_step = functools.cache(
-            lambda unrolled: make_train_step(
-                model,
-                config,
-                optimizer,
-                self.mesh,
-                unrolled=unrolled,
-                steps_per_epoch=steps_per_epoch,
-            )
+        make_step = partial(make_train_step, model, config, optimizer, self.mesh)
+        self.train_step = cache(
+            lambda unrolled: make_step(unrolled=unrolled, steps_per_epoch=steps_per_epoch)
         )
-        self.eval_step = functools.cache(
+        self.eval_step = cache(
             lambda unrolled: make_eval_step(model, config, self.mesh, unrolled=unrolled)
         )
         self.state = replicate(
@@ -155,6 +150,7 @@ class _Run:
                 total_steps=self.total,
                 batch_size=config.data.batch_size,
                 score=task.train_score,
+                adjoint_advice=adjoint_advice(config),
             )
             if is_main()
             else NoRecorder()

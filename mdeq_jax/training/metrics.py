@@ -87,6 +87,7 @@ class Recorder:
         total_steps: int,
         batch_size: int,
         score: str = "accuracy",
+        adjoint_advice: str = "",
     ):
         """Open the files.
 
@@ -96,8 +97,10 @@ class Recorder:
           total_steps: for the progress line.
           batch_size: images of a step.
           score: name of the metric, a share, that the progress line shows beside the loss.
+          adjoint_advice: remedies for adjoint solves that do not converge; `train` shows them once.
         """
         self._total, self._batch_size, self._score = total_steps, batch_size, score
+        self._adjoint_advice, self._advised = adjoint_advice, False
         self._file = _reopen(workdir / "metrics.jsonl", resumed_from)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_from + 1)
         self._mark = (resumed_from, time.monotonic())
@@ -128,6 +131,7 @@ class Recorder:
             f"{metrics['adjoint_steps']:.1f} backward  residual {metrics['residual']:.1e}  "
             f"ETA {eta}"
         )
+        self._advise_on_adjoint(step, metrics)
 
     def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float = 0.0) -> None:
         """Record an evaluation, and show it without what is of single classes (``eval/A/B``).
@@ -140,6 +144,17 @@ class Recorder:
         overall = [name for name in metrics if name.count("/") < 2]
         shown = "  ".join(f"{name} {metrics[name]:.4g}" for name in overall)
         _show(f"step {step}/{self._total}  {shown}", keep=True)
+
+    def _advise_on_adjoint(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Warn, once per run, if most adjoint solves since the last record did not converge."""
+        share = metrics.get("adjoint_converged", 1.0)  # some gradients solve no adjoint equation
+        if share < 0.5 and not self._advised:
+            self._advised = True
+            _show(
+                f"warning: adjoint_converged is {share:.0%} at step {step}: most adjoint solves do "
+                f"not converge, and their gradients are inexact. {self._adjoint_advice}",
+                keep=True,
+            )
 
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
         self._file.write(to_json({"step": step, **values}) + "\n")

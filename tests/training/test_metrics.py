@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
 import time
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
 
+from mdeq_jax.config import Config, override
+from mdeq_jax.training.advice import adjoint_advice
 from mdeq_jax.training.metrics import MetricBuffer, NonFiniteError, Recorder, to_json
 
 GOOD = {"loss": jnp.float32(2.0), "grad_norm": jnp.float32(1.0)}
@@ -85,6 +88,50 @@ def test_evaluation_is_not_the_time_of_a_step(tmp_path, monkeypatch):
     recorder.close()
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["train/steps_per_s"] == 2.0
+
+
+def warnings(workdir, capsys, shares, advice=""):
+    """What is said while these shares of the adjoint solves converge, one interval after another.
+
+    A share of None is that of a gradient which solves no adjoint equation.
+    """
+    recorder = Recorder(workdir, 0, total_steps=100, batch_size=8, adjoint_advice=advice)
+    for step, share in enumerate(shares, start=1):
+        shown = SHOWN if share is None else SHOWN | {"adjoint_converged": share}
+        recorder.train(step, shown, "solve")
+    recorder.close()
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+
+
+def test_adjoint_solves_that_mostly_fail_are_told_once(tmp_path, capsys):
+    told = warnings(tmp_path, capsys, [None, 1.0, 0.25, 0.75, 0.0], advice="Take more steps.")
+    assert len(told) == 1
+    assert "adjoint_converged is 25% at step 3" in told[0]
+    assert told[0].endswith("Take more steps.")
+
+
+@pytest.mark.parametrize("share", [None, 0.5, 1.0])
+def test_adjoint_solves_that_mostly_converge_are_not_told(share, tmp_path, capsys):
+    assert warnings(tmp_path, capsys, [share] * 3) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"solver.backward.tol": 0.0},
+        {"jacobian.probability": 0.9, "jacobian.weight": 2.0},
+        {"adjoint.name": "exact", "solver.backward.max_steps": 1},
+    ],
+)
+def test_each_remedy_can_be_set_and_changes_the_config(overrides):
+    config = override(Config(), overrides)
+    lines = [line for line in adjoint_advice(config).splitlines() if "--config." in line]
+    assert len(lines) == 4
+    for line in lines:
+        remedy = re.findall(r"--config\.([\w.]+)=([\w.+-]+)", line)
+        changes = {key: json.loads(v) if v[0].isdigit() else v for key, v in remedy}
+        assert override(config, changes) != config
 
 
 def test_a_resumed_run_forgets_what_lay_past_its_checkpoint(tmp_path, capsys):

@@ -15,8 +15,9 @@ from mdeq_jax.models import create_model
 from mdeq_jax.models.mdeq import cell_function
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.stability import spectral_radius
+from mdeq_jax.training.gradient import make_gradient
 from mdeq_jax.training.losses import cross_entropy
-from mdeq_jax.training.objective import loss_gradient
+from mdeq_jax.training.objective import Draw, loss_gradient, make_objective
 from mdeq_jax.training.schedules import create_optimizer
 from mdeq_jax.training.state import TrainState, create_state
 from mdeq_jax.training.steps import (
@@ -117,10 +118,47 @@ def test_steps_learn_and_report():
         "residual",
         "adjoint_steps",
         "adjoint_residual",
+        "adjoint_converged",
         "gradient_error",
         "grad_norm",
     }
     assert metrics["adjoint_residual"] < metrics["gradient_error"]
+
+
+def gradient_of(config, unrolled=None):
+    """`make_gradient` of a config, and what it is called with in the first step."""
+    state, draw = initial_state(config), Draw(jax.random.key(0))
+    gradient = make_gradient(create_model(config.model), config, unrolled=unrolled)
+    return gradient, (state.params, state.batch_stats, make_batch(8), draw)
+
+
+def test_the_share_of_adjoint_solves_that_converge():
+    solver = {"forward": {"max_steps": 6}, "backward": {"max_steps": 3, "tol": 0.0}}
+    config = with_sections(solver=solver)
+    objective = make_objective(create_model(config.model), config, unrolled=None)
+    _, (params, *rest) = gradient_of(config)
+    by_probe = jax.jit(jax.grad(objective, argnums=1, has_aux=True))
+    residuals = np.sort(by_probe(params, jnp.zeros((8, 2)), *rest)[0][:, 1])
+    solver["backward"]["tol"] = float(residuals[2:4].mean())
+    gradient, inputs = gradient_of(with_sections(solver=solver))
+    assert jax.jit(gradient)(*inputs).metrics["adjoint_converged"] == 3 / 8
+
+
+@pytest.mark.parametrize(
+    ("adjoint", "unrolled"),
+    [
+        ({"name": "jacobian_free"}, None),
+        ({"name": "neumann"}, None),
+        ({"name": "phantom"}, None),
+        ({"name": "shine", "refine": 2}, None),
+        ({"name": "exact"}, 2),
+    ],
+)
+def test_a_gradient_without_an_adjoint_solve_has_no_share(adjoint, unrolled):
+    gradient, inputs = gradient_of(with_sections(adjoint=adjoint), unrolled)
+    metrics = jax.eval_shape(gradient, *inputs).metrics
+    assert "adjoint_steps" in metrics
+    assert "adjoint_converged" not in metrics
 
 
 @pytest.mark.slow
