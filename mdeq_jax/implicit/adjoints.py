@@ -16,24 +16,41 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.solvers import Iteration, Solver, SolverResult, State, iterate
-from mdeq_jax.solvers.common import check_solver, norm, require_int, require_share, scale
+from mdeq_jax.solvers.captures import ClosedMap
+from mdeq_jax.solvers.common import (
+    check_solver,
+    norm,
+    require_int,
+    require_share,
+    scale,
+    select,
+)
 from mdeq_jax.solvers.solve import solve_closed
 
 
 class ForwardProblem(NamedTuple):
-    """A forward solve, as an adjoint is asked to do it; arguments as of `mdeq_jax.equilibrium`.
+    """A forward solve, as an adjoint is asked to do it.
 
-    `f` and `outer_gradient` are functions of a state and of all that they depend on.
+    Attributes:
+      f: the map of a state and of all that it depends on.
+      z0: where the solve starts, leaves (B, ...).
+      args: what f depends on, beside the state.
+      solver: of the forward solve.
+      tol: replaces solver.tol; may be traced.
+      step_limit: bounds the solve below solver.max_steps; may be traced.
+      sample_at: rising numbers of steps after which a state is sampled.
+      outer_gradient: the gradient of the loss, of a state and of all that it depends on; or None.
+      outer_args: what outer_gradient depends on, beside the state.
     """
 
-    f: Callable[[State, PyTree], State]
+    f: ClosedMap
     z0: State
     args: PyTree
     solver: Solver
     tol: Float[Array, ""] | float | None = None
     step_limit: Int[Array, ""] | int | None = None
     sample_at: tuple[int, ...] = ()
-    outer_gradient: Callable[[State, PyTree], State] | None = None
+    outer_gradient: ClosedMap | None = None
     outer_args: PyTree = None
 
     def solve(self) -> SolverResult:
@@ -118,10 +135,7 @@ class Adjoint:
         return implicit(problem, self)
 
     def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, Any]:
-        """Solve for the equilibrium, and return beside it what `solve` needs to know of that.
-
-        Unless a subclass has other wishes, that is nothing.
-        """
+        """Return the result and whatever `solve` needs from the forward solve; None by default."""
         return problem.solve(), None
 
     def solve(
@@ -150,8 +164,9 @@ class Exact(Adjoint):
     Each sample is solved for u/‖g‖, so that its residual is relative to ‖g‖ whatever the solver's
     `stop_mode`: an absolute test would pass at once on the small gradients of a mean loss. With
     `stop_scope="batch"`, for parity with the originals, nothing is scaled and their test is used.
-    g = 0 gives u = 0 in 0 steps. A solve that does not converge gives its best iterate after the
-    start, at the least u = g. The solve is an `equilibrium`, so gradients of any order exist.
+    g = 0 gives u = 0 in 0 steps. A solve that does not converge gives the best of its iterates,
+    never the start; the first of them is g times the damping or mixing of the solver. Where no step
+    is finite, u is g. The solve is an `equilibrium`, so gradients of any order exist.
 
     Attributes:
       solver: the solver of the adjoint equation, with its own max_steps and tol.
@@ -183,6 +198,7 @@ class Exact(Adjoint):
 
         zero = jax.tree.map(jnp.zeros_like, g)
         u, result = equilibrium(f, zero, g, solver=solver, adjoint=self)
+        u = select((result.best_step > 0) | result.converged, u, g)
         return Cotangent(scale(size, u), result.steps, result.residual, result.trace)
 
 
@@ -250,6 +266,6 @@ class Neumann(Adjoint):
 
 
 def unsolved(u: State, g: State) -> Cotangent:
-    """Return u as of an adjoint that solves nothing, for the incoming g."""
+    """Return a `Cotangent` of u without statistics of a solver, for the incoming g."""
     nothing = jnp.zeros_like(norm(g))
     return Cotangent(u, nothing.astype(jnp.int32), nothing, nothing[None][:0])

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
 from mdeq_jax.solvers import Broyden, Solver, SolverResult, State
-from mdeq_jax.solvers.captures import without_captures
+from mdeq_jax.solvers.captures import ClosedMap, without_captures
 from mdeq_jax.solvers.common import check_map, expanded, norm, vary_together
 from mdeq_jax.solvers.solve import as_state
 
@@ -30,9 +30,9 @@ def equilibrium(
 ) -> tuple[State, SolverResult]:
     """Return z* = f(z*, args), differentiable in args and in what f closes over.
 
-    The first axis of z0 is the batch. An array of shape (n,) is n samples of one number each: give
-    a single problem in n unknowns as ``z0[None]``, with an f that maps (1, n) to (1, n). Call it
-    under `jax.jit`: outside, each call compiles anew, because what f closes over may have changed.
+    The first axis of z0 is the batch. A state of shape (n,) is n samples of one number each. Pass a
+    single problem in n unknowns as ``z0[None]``; f then maps (1, n) to (1, n). Call it under
+    `jax.jit`: outside, each call compiles anew, because what f closes over may have changed.
 
     With ℓ a loss of z* and g = ∂ℓ/∂z*, dℓ/dargs = u ∂f/∂args where u = u ∂f/∂z + g at z*. Memory
     does not grow with the number of steps but by what the solver itself remembers. Works under
@@ -49,7 +49,8 @@ def equilibrium(
       step_limit: bounds the forward solve below solver.max_steps; may be traced.
       adjoint_probe: zeros (B, 2). Its cotangent is no derivative but the adjoint solve's (steps,
         residual) of each sample: differentiate by it to see them.
-      sample_at: numbers of steps, as of `solve`; the sampled states are data, with no gradient.
+      sample_at: rising numbers of steps in [1, max_steps] after which `SolverResult.states` keeps
+        the best iterate; the sampled states are data, with no gradient.
       outer_gradient: z ↦ ∂ℓ/∂z of the loss, for `Shine(opa_every=...)`; each sample by itself, and
         only its direction matters. No gradient flows through it.
 
@@ -88,7 +89,7 @@ def equilibrium(
     fz0 = f(z0, args)
     check_map(z0, fz0)
     z0 = vary_together(z0, like=fz0)
-    whole, everything = without_captures(f, z0, args)
+    closed_f, operands = without_captures(f, z0, args)
     outer, outer_args = None, None
     if outer_gradient is not None:
         outer, outer_args = without_captures(
@@ -100,6 +101,7 @@ def equilibrium(
             raise ValueError(
                 f"adjoint_probe has shape {adjoint_probe.shape}; it must have {probe.shape}."
             )
+        # Adding zeros of the state's sharding gives the probe that sharding.
         probe = probe.astype(adjoint_probe.dtype) + adjoint_probe
     probe = vary_together(probe, like=fz0)
 
@@ -111,7 +113,7 @@ def equilibrium(
         return z, result
 
     problem = ForwardProblem(
-        whole, z0, everything, solver, tol, step_limit, sample_at, outer, outer_args
+        closed_f, z0, operands, solver, tol, step_limit, sample_at, outer, outer_args
     )
     z, result = adjoint.find(problem, implicit)
     return z, result._replace(z=z)
@@ -137,10 +139,10 @@ def _check_args(args: PyTree) -> None:
 
 
 class _Static(NamedTuple):
-    """What of an equilibrium is no array."""
+    """The static arguments of an equilibrium."""
 
-    f: Callable[[State, PyTree], State]
-    outer_gradient: Callable[[State, PyTree], State] | None
+    f: ClosedMap
+    outer_gradient: ClosedMap | None
     solver: Solver
     adjoint: Adjoint
     sample_at: tuple[int, ...]

@@ -132,7 +132,7 @@ class OuterAwareBroyden(Solver):
         return InverseEstimate(memory, self.plan.left, self.plan.right, self._factors(steps))
 
     def _factors(self, k: Int[Array, "..."]) -> Int[Array, "..."]:
-        """Return the number of factors of B_k: one for each step, one more for each `every`-th."""
+        """Return the number of factors of B_k, k + k // every."""
         return k + k // self.every
 
     def _learn(self, memory: Rows, z: State, step: State, k: Int[Array, ""]) -> tuple[Rows, State]:

@@ -54,8 +54,9 @@ class Phantom(Adjoint):
         implicit: Callable[[ForwardProblem, Adjoint], tuple[State, SolverResult]],
     ) -> tuple[State, SolverResult]:
         """Return the state after the damped steps from the solved one."""
-        fixed = problem._replace(**lax.stop_gradient({"z0": problem.z0, "args": problem.args}))
-        result = fixed.solve()
+        limits = {"tol": problem.tol, "step_limit": problem.step_limit}
+        fixed = lax.stop_gradient({"z0": problem.z0, "args": problem.args, **limits})
+        result = problem._replace(**fixed).solve()
         return self.unroll(problem.f, result.z, problem.args), result
 
     def unroll(self, f: Callable[[State, Any], State], z: State, args: PyTree) -> State:

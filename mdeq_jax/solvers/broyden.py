@@ -32,6 +32,7 @@ from mdeq_jax.solvers.common import (
     expanded,
     inner,
     norm,
+    quotient,
     reciprocal,
     require,
     require_int,
@@ -55,8 +56,8 @@ class History(NamedTuple):
 
     Attributes:
       steps: row n is step s_n.
-      coefficients: (B, rows, block), row j of a block's lower triangular matrix, which maps the
-        products s_iᵀv to c_j, for i in the block of j and v what the blocks before made of g.
+      coefficients: (B, rows, block), row j of a block's lower triangular matrix. It maps the
+        products s_iᵀv to c_j, for i in the block of j; v is g after the preceding blocks.
       gram: (B, rows, block), the products s_jᵀs_i, for i in the block of j.
       errors: (B, rows), entry n bounds the error of s_jᵀs_n, j < n, by ε ‖s_j‖ errors_n, where ε is
         the relative error of one inner product; at least ‖s_n‖.
@@ -84,11 +85,11 @@ class History(NamedTuple):
 
 
 class Passage(NamedTuple):
-    """What became of a vector on its way through a block.
+    """A vector after one block.
 
     Attributes:
-      v: the vector behind the block. What the last coefficient adds to it is missing, because that
-        is a multiple of the first row of the next block.
+      v: the vector. The term of the last coefficient is not added yet: it multiplies the first row
+        of the next block.
       c: (B, block), the coefficients.
       weights: (B, block), the weight of each row in what was added to the vector.
       products: (B, block), the products of each row with the vector in front of the block.
@@ -190,8 +191,8 @@ def _append_step(
 ) -> History:
     """Write step n = λ (v + Σ w_i s_i), given its products with the steps before it in its block.
 
-    Their error is bounded through that of s_jᵀv, with ‖v‖ ≤ ‖s_n/λ‖ + Σ |w_i| ‖s_i‖, and those of
-    s_jᵀs_i; `drift` is |λ| Σ |w_i| errors_i.
+    Their error is bounded through that of s_jᵀv, with ‖v‖ ≤ ‖s_n/λ‖ + Σ |w_i| ‖s_i‖, and the
+    errors of s_jᵀs_i; `drift` is |λ| Σ |w_i| errors_i.
     """
     size = memory.gram.shape[-1]
     full, count = n // size, n % size
@@ -239,4 +240,4 @@ def _new_row(
     at_row = (jnp.arange(gram.shape[-1], dtype=row.dtype) == row)[None]
     new = _matvec(coefficients.mT, shifted) + at_row.astype(gram.dtype)
     squared = jnp.where(at_row, gram, 0).sum(axis=1, keepdims=True)
-    return jnp.where(squared == 0, 0, new / jnp.where(squared == 0, 1, squared))
+    return quotient(new, squared)

@@ -238,6 +238,11 @@ def _largest_entry(tree: State) -> Float[Array, " B"]:
     return functools.reduce(jnp.maximum, in_widest_dtype(terms))
 
 
+def quotient(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Return a / b, and 0 where b is 0."""
+    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+
+
 def reciprocal(x: Float[Array, " B"]) -> Float[Array, " B"]:
     """Return 1/x, and 1 where x is 0: the update that would divide by it is left out."""
     return 1 / jnp.where(x == 0, 1, x)

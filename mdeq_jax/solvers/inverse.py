@@ -39,7 +39,7 @@ class InverseEstimate(NamedTuple):
         return _as(x, _product(self, to_working_dtype(x)))
 
     def apply_transposed(self, x: State) -> State:
-        """Return −B⁻ᵀ x, in other words xᵀ(−B⁻¹), likewise."""
+        """Return −B⁻ᵀ x, which is xᵀ(−B⁻¹), with structure and dtypes of x; differentiable in x."""
         return _as(x, _transposed_product(self, to_working_dtype(x)))
 
 

@@ -1,12 +1,12 @@
-"""Good Broyden's method from pairs (u, v), of which a new one can overwrite the oldest.
+"""Good Broyden's method from pairs (u, v); a new pair can overwrite the oldest.
 
 The inverse Jacobian is a sum, B⁻¹ = −I + Σ_i u_i v_iᵀ. A step s = −B⁻¹g and the change y of the
 residual that it brings add the pair
 
     vᵀ = sᵀB⁻¹,  u = (s − B⁻¹y) / (vᵀy)
 
-so that B⁻¹y = s. A sum may lose any of its terms, which the product of `broyden.py` may not, for
-twice the memory a row. Source: `broyden` in `lib/solvers.py`, locuslab/deq.
+so that B⁻¹y = s. A sum can drop any of its terms; the product in `broyden.py` cannot drop a factor.
+A pair takes twice the memory of a row there. Source: `broyden` in `lib/solvers.py`, locuslab/deq.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.solvers.common import State, inner, scale
+from mdeq_jax.solvers.common import State, inner, quotient, scale
 from mdeq_jax.solvers.rows import Rows
 
 
@@ -42,7 +42,7 @@ class Pairs(NamedTuple):
         return cls(empty, empty, jax.tree.map(jnp.zeros_like, g), g)
 
     def next_step(self, g: State, k: Int[Array, ""]) -> tuple[State, "Pairs"]:
-        """Return step k, s = −B⁻¹g, and the pairs with what the step before it has taught."""
+        """Return step k, s = −B⁻¹g, and the pairs, updated by the step before it."""
         rows = self.u.leaves[0].shape[1]
         filled = jnp.arange(rows, dtype=k.dtype) < k
         pairs = lax.cond(k > 0, lambda: self._learn(g, k - 1, rows), lambda: self)
@@ -50,13 +50,13 @@ class Pairs(NamedTuple):
         return step, pairs._replace(step=step, residual=g)
 
     def _learn(self, g: State, k: Int[Array, ""], rows: int) -> "Pairs":
-        """Return the pairs with the one that step k completes, in the oldest one's place."""
+        """Overwrite the oldest pair with the one that step k completes."""
         filled = jnp.arange(rows, dtype=k.dtype) < k
         y = jax.tree.map(jnp.subtract, g, self.residual)
         v = _product(self.v, self.u, self.step, filled)
         gap = jax.tree.map(jnp.subtract, self.step, _product(self.u, self.v, y, filled))
         curvature = inner(v, y)
-        u = scale(jnp.where(curvature == 0, 0, 1 / jnp.where(curvature == 0, 1, curvature)), gap)
+        u = scale(quotient(jnp.ones_like(curvature), curvature), gap)
         slot = k % rows
         return self._replace(u=self.u.write(slot, u), v=self.v.write(slot, v))
 

@@ -14,7 +14,7 @@ class Picard(Solver):
     """Damped fixed-point iteration z ← z + damping · (f(z) − z).
 
     Converges where the spectral radius of (1 − damping) I + damping J is below 1. It remembers
-    nothing: memory does not depend on `max_steps` but for the trace.
+    nothing: only the trace grows with `max_steps`.
 
     Attributes:
       damping: in (0, 1]; 1 is plain iteration.
@@ -28,7 +28,7 @@ class Picard(Solver):
         require_share(self, "damping")
 
     def init(self, z: State, g: State) -> tuple[()]:
-        """Return nothing, for nothing is remembered."""
+        """Return an empty memory."""
         return ()
 
     def propose(

@@ -49,10 +49,9 @@ class Rows:
         repeated = [jnp.repeat(_padded(x)[:, None], rows, axis=1) for x in leaves]
         return cls(repeated, tuple(x.shape[1:] for x in leaves), structure)
 
-    # By dynamic slices: gathers and scatters, which is what indexing with a traced number makes,
-    # copy all rows.
     def read(self, i: Int[Array, ""]) -> State:
         """Return the state in row i."""
+        # Indexing with a traced number would gather, which copies all rows.
         flat = [lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False) for x in self.leaves]
         return self._state(flat)
 
@@ -64,15 +63,17 @@ class Rows:
         ]
         return dataclasses.replace(self, leaves=leaves)
 
-    # Both read every row, also those not written yet: a matrix product over all of them takes less
-    # time than a loop over those that count. XLA on CPU takes less with the smaller operand first.
     def inner_products(self, state: State) -> Float[Array, "B rows"]:
-        """Inner product of a state with each row, over all leaves."""
-        terms = [
-            jnp.einsum("bd,brd->br", _padded(v), x, precision=_PRECISION)
-            for x, v in zip(self.leaves, jax.tree.leaves(state), strict=True)
-        ]
-        return total(terms)
+        """Inner product of a state with each row, also those not yet written, over all leaves."""
+
+        def products(x: Array, v: Array) -> Array:
+            if jax.typeof(x).sharding.spec[2:] != (None,):  # a contraction over shards is ambiguous
+                return jnp.sum(v[:, None] * x, axis=2)
+            # The smaller operand first: XLA on CPU takes less time so.
+            return jnp.einsum("bd,brd->br", v, x, precision=_PRECISION)
+
+        vectors = map(_padded, jax.tree.leaves(state))
+        return total([products(x, v) for x, v in zip(self.leaves, vectors, strict=True)])
 
     def weighted_sum(self, weights: Float[Array, "B rows"]) -> State:
         """Σ_i weights_i row_i of each sample."""

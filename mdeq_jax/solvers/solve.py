@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from mdeq_jax.solvers.captures import without_captures
+from mdeq_jax.solvers.captures import ClosedMap, without_captures
 from mdeq_jax.solvers.common import (
     Memory,
     Solver,
@@ -21,7 +21,7 @@ from mdeq_jax.solvers.common import (
     to_working_dtype,
     vary_together,
 )
-from mdeq_jax.solvers.folding import foldable
+from mdeq_jax.solvers.folding import solve_folded
 from mdeq_jax.solvers.samples import (
     Samples,
     check_samples,
@@ -44,9 +44,9 @@ def solve(
 ) -> SolverResult:
     """Find z = f(z, args) for each sample of a batch; the first axis of z0 is the batch.
 
-    An array of shape (n,) is n samples of one number each: give a single problem in n unknowns as
-    ``z0[None]``, with an f that maps (1, n) to (1, n). Call it under `jax.jit`: outside, each call
-    compiles anew, because what f closes over may have changed since the last one.
+    A state of shape (n,) is n samples of one number each. Pass a single problem in n unknowns as
+    ``z0[None]``; f then maps (1, n) to (1, n). Call it under `jax.jit`: outside, each call compiles
+    anew, because what f closes over may have changed since the last one.
 
     A step is one update of the state and one evaluation of f there; the evaluation at z0 is extra.
     A sample stops when its residual is at most `tol`, at the step limit, or when going on is
@@ -62,15 +62,16 @@ def solve(
       tol: replaces solver.tol; may be traced.
       step_limit: fewer steps than solver.max_steps, which bounds it; may be traced.
       sample_at: rising numbers of steps in [1, max_steps] after which `SolverResult.states` keeps
-        the best iterate; of a sample that has stopped, what it returns.
+        the best iterate. A sample that has stopped contributes the state that it returns.
 
     Returns:
-      A `SolverResult`. A sample that did not converge says so there; nothing is raised. What it
-      returns is its best iterate; the start is that only where no step has a finite residual.
+      A `SolverResult`. A sample that did not converge says so there; nothing is raised. Its z is
+      the iterate of the lowest residual. It is the start only if the start has converged or no step
+      has a finite residual.
 
     Raises:
-      ValueError: solver is none, z0 is no state, f(z0) has another structure, shape or dtype, or
-        sample_at is out of range; at trace time.
+      ValueError: solver is not a `Solver`, z0 is not a state, f(z0) has another structure, shape
+        or dtype, or sample_at is out of range; at trace time.
 
     Examples:
       Two samples, z = cos(z) and z = cos(z) / 10, each with its own number of steps:
@@ -87,12 +88,12 @@ def solve(
     """
     z0 = as_state(z0)
     check_solver(solver)
-    whole, everything = without_captures(lambda z, _: f(z, args), z0, None)
-    return solve_closed(whole, z0, everything, solver, tol, step_limit, sample_at)
+    closed_f, operands = without_captures(lambda z, _: f(z, args), z0, None)
+    return solve_closed(closed_f, z0, operands, solver, tol, step_limit, sample_at)
 
 
 def solve_closed(
-    f: Callable[[State, PyTree], State],
+    f: ClosedMap,
     z0: State,
     args: PyTree,
     solver: Solver,
@@ -100,13 +101,15 @@ def solve_closed(
     step_limit: Int[Array, ""] | int | None = None,
     sample_at: tuple[int, ...] = (),
 ) -> SolverResult:
-    """Return what `solve` does, with its arguments, of an f that closes over no traced array."""
+    """Solve like `solve`, for an f that closes over no array."""
 
-    def found(f: Callable, z0: State, args: PyTree, tol: Any, step_limit: Any) -> SolverResult:
+    def run(f: Callable, z0: State, args: PyTree, tol: Any, step_limit: Any) -> SolverResult:
         options = {"tol": tol, "step_limit": step_limit, "sample_at": sample_at}
         return iterate(f, z0, args, solver, **options).result
 
-    return foldable(found, f, solver)(z0, args, tol, step_limit)
+    if solver.stop_scope == "batch" or f.has_effects:
+        return run(f, z0, args, tol, step_limit)
+    return solve_folded(run, f, z0, args, tol, step_limit)
 
 
 def as_state(z: PyTree) -> State:
@@ -117,7 +120,7 @@ def as_state(z: PyTree) -> State:
 
 
 class Iteration(NamedTuple):
-    """A solve and where it stood when it ended, for what goes on from there.
+    """The result of a solve and the state of its loop, for code that continues it.
 
     Attributes:
       result: what `solve` returns.

@@ -1,7 +1,7 @@
 """The stop rule: the residual of an iterate, and when going on is pointless.
 
-Each sample is measured by itself, without any absolute constant: scaling f and z0 by a number
-scales the norms and changes no decision. With ``stop_scope="batch"`` the rule is the one of
+Each sample is measured by itself, without any absolute constant: the residuals of a problem in
+other units lead to the same decisions. With ``stop_scope="batch"`` the rule is the one of
 `lib/solvers.py`, locuslab/deq, for parity.
 """
 
@@ -12,15 +12,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.solvers.common import Solver, State, in_unit, inner, norm, unit_of
+from mdeq_jax.solvers.common import Solver, State, in_unit, inner, norm, quotient, unit_of
 
-# A residual has exploded at this many times the scale of its problem. The originals compare with
-# the first residual, by a number for each stop mode.
-_EXPLOSION, _ORIGINAL_EXPLOSION = 1e6, {"rel": 1e3, "abs": 1e6}
+# A residual has exploded at this many times the scale of its problem.
+_EXPLOSION = 1e6
+# The originals compare with the first residual; the factor depends on the stop mode.
+_ORIGINAL_EXPLOSION = {"rel": 1e3, "abs": 1e6}
 # A residual has stalled if, past this many steps and within reach of the tolerance, it has been
 # flat for as many steps.
 _STALL_STEPS, _STALL_RATIO, _STALL_REACH = 30, 1.3, 3.0
-# The largest relative residual of a sample: that of f(z) = 0.
+# A relative residual is capped here; f(z) = 0 has this value.
 _LARGEST_RELATIVE = 1e9
 
 
@@ -41,7 +42,7 @@ class StopRule(NamedTuple):
     """The stop rule of one solve.
 
     Attributes:
-      solver: for its stop_mode, its stop_scope and its max_steps.
+      solver: the solver, whose stop_mode, stop_scope and max_steps are used.
       unit: (B,) a power of two near the largest entry of z0 and f(z0). Norms are taken in this
         unit, so that squares neither overflow nor underflow.
       largest: (B,) the size above which a residual has exploded.
@@ -123,5 +124,4 @@ def relative_residual(g: State, z: State) -> Float[Array, " B"]:
 
 
 def _ratio(size: Float[Array, " B"], fz: Float[Array, " B"]) -> Float[Array, " B"]:
-    below = jnp.maximum(fz, size / _LARGEST_RELATIVE)
-    return size / jnp.where(below == 0, 1, below)
+    return quotient(size, jnp.maximum(fz, size / _LARGEST_RELATIVE))

@@ -161,6 +161,15 @@ def test_an_adjoint_that_does_not_converge_is_none_of_zero(kind, steps):
     assert np.linalg.norm(by_bias(jnp.asarray(z0 / 10)), axis=1).min() > 1e-3
 
 
+def test_an_adjoint_of_which_no_step_is_finite_gives_the_incoming_gradient():
+    """The pullback at the equilibrium overflows."""
+    huge = jnp.full((1, 2), 3e38)
+    pullback = lambda u: huge * (u + 1) * 10  # noqa: E731
+    g = jnp.array([[1.0, -2.0]])
+    cotangent = Exact(Picard()).solve(pullback, g, equilibrium)
+    np.testing.assert_allclose(cotangent.u, g, rtol=1e-6)
+
+
 def test_an_adjoint_that_leads_away_gives_at_least_the_incoming_gradient():
     """Of z = −1.5 z + a, where a series of the adjoint diverges; exact is 0.4."""
 
@@ -169,6 +178,7 @@ def test_an_adjoint_that_leads_away_gives_at_least_the_incoming_gradient():
         return z.sum()
 
     assert jax.grad(z_star)(1.0, Picard()) == 1
+    assert jax.grad(z_star)(1.0, Picard(damping=0.9)) == pytest.approx(0.9)
     for solver in (Broyden(), Anderson()):
         np.testing.assert_allclose(jax.grad(z_star)(1.0, solver), 0.4, rtol=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mdeq_jax.implicit import Exact, JacobianFree, Neumann, Phantom, Shine, equilibrium
-from mdeq_jax.solvers import Anderson, Broyden, Picard
+from mdeq_jax.solvers import Anderson, Broyden, Picard, solve
 
 
 def cell(z, args):
@@ -48,14 +48,17 @@ CASES = [
     (Anderson(**TIGHT), JacobianFree()),
     (Broyden(**TIGHT), Exact(Broyden(**TIGHT))),
     (Broyden(max_steps=200, tol=1e-10, memory=150), Exact(Broyden(**TIGHT, memory=5))),
+    (Broyden(**TIGHT, memory=8, when_full="overwrite"), Exact(Broyden(**TIGHT))),
+    (Broyden(**TIGHT, stop_scope="batch"), Exact(Broyden(**TIGHT, stop_scope="batch"))),
     (Broyden(**TIGHT), Phantom()),
     (Broyden(**TIGHT), Shine(refine=3)),
     (Broyden(max_steps=6, tol=0.0), Shine(opa_every=2)),
 ]
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize(("solver", "adjoint"), CASES, ids=repr)
+@pytest.mark.parametrize(
+    ("solver", "adjoint", "devices"), [(*CASES[4], 1), *((*case, 4) for case in CASES)], ids=repr
+)
 def test_values_and_gradients_are_those_without_a_mesh(x64, solver, adjoint, devices):
     slope = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
     slope = jax.jit(slope, static_argnames=("solver", "adjoint"))
@@ -89,3 +92,32 @@ def test_vmap_over_a_sharded_axis(x64):
     with jax.set_mesh(mesh):
         found = slope(jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))), weight)
     np.testing.assert_allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("solver", [Anderson(**TIGHT), Broyden(**TIGHT)], ids=repr)
+def test_vmap_over_an_axis_beside_the_sharded_one(x64, solver):
+    _, x, _ = problem()
+    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4])
+    f = lambda z, x: jnp.tanh(0.5 * z) + x  # noqa: E731
+
+    @jax.jit
+    def of_all(x):
+        of_one = lambda factor: equilibrium(f, jnp.zeros_like(x), factor * x, solver=solver)  # noqa: E731
+        z, r = jax.vmap(of_one)(jnp.arange(3.0))
+        return z, r.steps, r.trace
+
+    expected = of_all(x)
+    found = of_all(jax.device_put(x, NamedSharding(mesh, PartitionSpec("data"))))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), found, expected)
+
+
+@pytest.mark.parametrize("solver", [Picard(**TIGHT), Anderson(**TIGHT), Broyden(**TIGHT)], ids=repr)
+def test_a_solve_outside_jit_and_states_sharded_along_other_axes(x64, solver):
+    _, x, _ = problem()
+    mesh = jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])
+    f = lambda z, x: jnp.tanh(0.5 * z) + x  # noqa: E731
+    expected = solve(f, jnp.zeros_like(x), x, solver).z
+    for spec in (PartitionSpec("data"), PartitionSpec(None, "data")):
+        sharded = jax.device_put(x, NamedSharding(mesh, spec))
+        found = solve(f, jnp.zeros_like(sharded), sharded, solver).z
+        np.testing.assert_allclose(found, expected, atol=1e-8)

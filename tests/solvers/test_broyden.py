@@ -81,8 +81,8 @@ def test_systems_take_memory_in_proportion_to_the_rows(rows):
     assert sum(x.size for x in jax.tree.leaves(history)) <= 2 * (rows + 64) * (10 + 2 * 128 + 2)
 
 
-def test_a_step_works_on_what_is_filled():
-    """Ten times the room takes no more arithmetic, and one step fills no second block."""
+def test_a_step_multiplies_no_matrix_of_all_rows():
+    """Ten times the room takes no more arithmetic for one block."""
 
     def flops(rows):
         solver = Broyden(max_steps=rows)

@@ -87,3 +87,42 @@ def test_no_step_rewrites_the_memory(kind):
     assert "stablehlo.while" in text
     scattered = re.findall(r"stablehlo.scatter.*?: \(tensor<([^>]*)>", text, flags=re.DOTALL)
     assert not [kind for kind in scattered if kind.endswith("f32")]
+
+
+def cell(z, a):
+    return jnp.tanh(0.5 * z) + a
+
+
+@every_solver
+def test_derivatives_that_pass_a_solve_by_or_go_through_it(x64, kind):
+    solver, z0, a = kind(max_steps=50, tol=1e-12), jnp.zeros((2, 3)), jnp.ones((2, 3))
+    found = lambda a: solve(cell, z0, a, solver)  # noqa: E731
+    z = found(a).z
+    beside = jax.grad(lambda a: (a * jax.lax.stop_gradient(found(a).z)).sum())(a)
+    np.testing.assert_allclose(beside, z)
+    _, r = jax.grad(lambda a: ((a**2).sum(), found(a)), has_aux=True)(a)
+    np.testing.assert_array_equal(r.steps, found(a).steps)
+    slope = 1 / (1 - 0.5 * (1 - jnp.tanh(0.5 * z) ** 2))
+    through = jax.jvp(lambda a: found(a).z, (a,), (jnp.ones_like(a),))[1]
+    np.testing.assert_allclose(through, slope, rtol=1e-4)
+    many = jnp.stack([a, a])
+    along = jax.vmap(lambda a: jax.jvp(lambda a: found(a).z, (a,), (jnp.ones_like(a),))[1])(many)
+    np.testing.assert_allclose(along[1], through, rtol=1e-6)
+
+
+@every_solver
+def test_a_map_that_speaks_to_the_other_batches(x64, kind):
+    """A collective over the mapped axis, as in a BatchNorm with an axis name."""
+    solver, z0 = kind(max_steps=50, tol=1e-10), jnp.zeros((2, 3))
+    a = jnp.stack([jnp.ones((2, 3)), 2 * jnp.ones((2, 3))])
+
+    def of_batch(a):
+        def f(z, a):
+            factor = 0.1 * (1 + jax.lax.axis_index("i")).astype(z.dtype)
+            return cell(z, a) - factor * jax.lax.pmean(z, "i")
+
+        return solve(f, z0, a, solver).z
+
+    z = jax.vmap(of_batch, axis_name="i")(a)
+    share = 0.1 * z.mean(axis=0, keepdims=True) * jnp.array([1.0, 2.0])[:, None, None]
+    np.testing.assert_allclose(cell(z, a) - share, z, atol=1e-8)
