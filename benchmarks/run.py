@@ -17,6 +17,7 @@ from mdeq_jax.config import config_file
 
 BENCHMARKS = {
     "solver_overhead": "a solve against as many bare evaluations of the cell, and its adjoint",
+    "long_history": "Broyden's method with room for more steps than it takes, and under vmap",
     "estimators": "what the gradient costs by each estimator",
     "train_step": "training steps, solved and unrolled",
     "infer": "inference at several batch sizes",

@@ -59,6 +59,12 @@ def test_they_end_in_a_line_of_json(name):
 
 
 @pytest.mark.slow
+def test_long_histories_need_no_config():
+    result = json.loads(run("-m", "benchmarks.run", "long_history", "--rounds=1").splitlines()[-1])
+    assert [row["max_steps"] for row in result["rows"]] == [30, 100, 300, 1000]
+
+
+@pytest.mark.slow
 def test_the_largest_batch_fills_the_memory():
     out = run("-m", "benchmarks.run", "largest_batch", "--config=digits", "--batch=8", "--gib=0.1")
     (row,) = json.loads(out.splitlines()[-1])["rows"]
