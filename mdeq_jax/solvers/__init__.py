@@ -2,7 +2,8 @@
 
 from mdeq_jax.solvers.anderson import Anderson
 from mdeq_jax.solvers.broyden import Broyden
-from mdeq_jax.solvers.common import Solver, SolverResult, State
+from mdeq_jax.solvers.common import Solver, SolverResult
+from mdeq_jax.solvers.common import State as State
 from mdeq_jax.solvers.picard import Picard
 from mdeq_jax.solvers.solve import Iteration, iterate, solve
 
@@ -13,7 +14,6 @@ __all__ = [
     "Picard",
     "Solver",
     "SolverResult",
-    "State",
     "iterate",
     "solve",
 ]
