@@ -12,7 +12,16 @@ from mdeq_jax.solvers import Anderson, Broyden, Picard
 pytestmark = pytest.mark.usefixtures("optimized")
 
 
-@pytest.mark.parametrize("solver", [Picard(), Anderson(), Broyden(), Broyden(200)], ids=repr)
+@pytest.mark.parametrize(
+    "solver",
+    [
+        Anderson(),
+        Broyden(),
+        pytest.param(Picard(), marks=pytest.mark.slow),
+        pytest.param(Broyden(200), marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
 def test_export_for_any_batch(solver):
     def slope(x):
         f = lambda z, x: jnp.tanh(0.3 * z + x)  # noqa: E731
