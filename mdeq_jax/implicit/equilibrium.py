@@ -29,10 +29,11 @@ def equilibrium(
     outer_gradient: Callable[[State], State] | None = None,
 ) -> tuple[State, SolverResult]:
     """Return z* = f(z*, args), differentiable in args and in what f closes over.
+    The first axis of z0 is the batch. Call it under `jax.jit`: outside, each call compiles anew,
+    because what f closes over may have changed since the last one.
 
-    The first axis of z0 is the batch. A state of shape (n,) is n samples of one number each. Pass a
-    single problem in n unknowns as ``z0[None]``; f then maps (1, n) to (1, n). Call it under
-    `jax.jit`: outside, each call compiles anew, because what f closes over may have changed.
+    A state of shape (n,) is n samples of one number each. Pass a single problem in n unknowns as
+    ``z0[None]``; f then maps (1, n) to (1, n).
 
     With ℓ a loss of z* and g = ∂ℓ/∂z*, dℓ/dargs = u ∂f/∂args where u = u ∂f/∂z + g at z*. Memory
     does not grow with the number of steps but by what the solver itself remembers. Works under

@@ -43,10 +43,11 @@ def solve(
     sample_at: tuple[int, ...] = (),
 ) -> SolverResult:
     """Find z = f(z, args) for each sample of a batch; the first axis of z0 is the batch.
+    Call it under `jax.jit`: outside, each call compiles anew, because what f closes over may have
+    changed since the last one.
 
     A state of shape (n,) is n samples of one number each. Pass a single problem in n unknowns as
-    ``z0[None]``; f then maps (1, n) to (1, n). Call it under `jax.jit`: outside, each call compiles
-    anew, because what f closes over may have changed since the last one.
+    ``z0[None]``; f then maps (1, n) to (1, n).
 
     A step is one update of the state and one evaluation of f there; the evaluation at z0 is extra.
     A sample stops when its residual is at most `tol`, at the step limit, or when going on is
