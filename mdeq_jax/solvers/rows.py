@@ -67,7 +67,7 @@ class Rows:
         """Inner product of a state with each row, also those not yet written, over all leaves."""
 
         def products(x: Array, v: Array) -> Array:
-            if jax.typeof(x).sharding.spec[2:] != (None,):  # a contraction over shards is ambiguous
+            if jax.typeof(x).sharding.spec[2] is not None:  # a contraction over shards is ambiguous
                 return jnp.sum(v[:, None] * x, axis=2)
             # The smaller operand first: XLA on CPU takes less time so.
             return jnp.einsum("bd,brd->br", v, x, precision=_PRECISION)
