@@ -5,9 +5,9 @@
 Config → data → model → state → loop. Where each of them is:
 
     configs/digits.py               what this run is made of
-    mdeq_jax/config                 every key, with its default and its range
-    mdeq_jax/data/pipeline.py       batches of images and labels
-    mdeq_jax/models/mdeq.py         stem, equilibrium of the cell, head
+    mdeq_jax/vision/config                 every key, with its default and its range
+    mdeq_jax/vision/data/pipeline.py       batches of images and labels
+    mdeq_jax/vision/model/mdeq.py         stem, equilibrium of the cell, head
     mdeq_jax/training/state.py      parameters, statistics, optimizer, key: one pytree
     mdeq_jax/training/steps.py      train_step(state, batch) -> (state, metrics)
     mdeq_jax/training/loop.py       steps until the last one or a signal, then the evaluation

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import mdeq_jax as mx
-from mdeq_jax import data
+from mdeq_jax.vision import data
 
 IMAGES = 24
 

@@ -1,7 +1,7 @@
 """Write the frames of a camera that moves over a photograph, to predict from warm starts.
 
     python -m benchmarks.camera_pan --output runs/pan --step 4
-    python -m mdeq_jax.predict --config configs/digit_scenes.py --checkpoint runs/digit_scenes \\
+    python -m mdeq_jax.vision.predict --config configs/digit_scenes.py --checkpoint runs/digit_scenes \\
         --input runs/pan --output runs/pan_predicted --warm-start
 """
 

@@ -11,7 +11,7 @@ from benchmarks.problems import Setting, setting
 from benchmarks.resnet import ResNet
 from benchmarks.timing import milliseconds, ratio, report, take_turns
 from benchmarks.training import repeatable, training_step
-from mdeq_jax.training.losses import cross_entropy
+from mdeq_jax.vision.losses import cross_entropy
 
 DEPTHS = (18, 50, 101)
 

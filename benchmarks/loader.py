@@ -22,8 +22,8 @@ import numpy as np
 from sklearn.datasets import load_sample_images
 
 from benchmarks.timing import report
-from mdeq_jax.config import DataConfig
-from mdeq_jax.data import train_iterator
+from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.data import train_iterator
 
 IMAGES = 512
 SIZE = (224, 224)

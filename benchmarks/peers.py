@@ -17,7 +17,7 @@ import optimistix
 
 from benchmarks.problems import setting
 from benchmarks.timing import milliseconds, report, take_turns
-from mdeq_jax.models.mdeq import CellArgs
+from mdeq_jax.vision.model.mdeq import CellArgs
 from mdeq_jax.solvers import Anderson, Broyden, Picard, Solver, State, solve
 from mdeq_jax.solvers.common import norm
 

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mdeq_jax.config import Config, finalize, load_config
-from mdeq_jax.models import MDEQ, FixedPointProblem, create_model
+from mdeq_jax.vision.config import Config, finalize, load_config
+from mdeq_jax.vision.model import MDEQ, FixedPointProblem, create_model
 
 
 class Setting(NamedTuple):

@@ -12,8 +12,8 @@ import importlib
 import inspect
 import math
 
-from mdeq_jax.compilation import convolve_on_all_cores
-from mdeq_jax.config import config_file
+from mdeq_jax.runtime.compilation import convolve_on_all_cores
+from mdeq_jax.vision.config import config_file
 
 BENCHMARKS = {
     "solver_overhead": "a solve against as many bare evaluations of the cell, and its adjoint",

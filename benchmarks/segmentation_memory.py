@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from benchmarks.problems import setting, with_solver
 from benchmarks.timing import report
 from benchmarks.training import training_step
-from mdeq_jax.training.tasks import make_task
+from mdeq_jax.vision.tasks import make_task
 
 _MIB = 2**20
 _IMAGE_SIZE = (1024, 2048)  # of Cityscapes

@@ -9,7 +9,7 @@ flipped. Published: 93.6 ± 0.2 % at 17 steps (arXiv 2106.14342, ICML 2021, tabl
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import default_config
+from mdeq_jax.vision.config import default_config
 
 
 def get_config() -> ConfigDict:

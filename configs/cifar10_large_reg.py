@@ -8,7 +8,7 @@ Published: 93.1 ± 0.3 % at 6 steps (arXiv 2106.14342, ICML 2021, table 2). Afte
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import load_config
+from mdeq_jax.vision.config import load_config
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ Data: CIFAR-10, 50,000 training and 10,000 test images of 32×32. Published: 87.
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import default_config
+from mdeq_jax.vision.config import default_config
 
 
 def get_config() -> ConfigDict:

@@ -9,7 +9,7 @@ Published: in arXiv 2006.08656, whose figure is not quoted here, for it could no
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import load_config
+from mdeq_jax.vision.config import load_config
 
 
 def get_config() -> ConfigDict:

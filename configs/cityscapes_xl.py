@@ -9,7 +9,7 @@ Published: above 80 % mIoU on the validation set (arXiv 2006.08656, of its large
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import load_config
+from mdeq_jax.vision.config import load_config
 
 
 def get_config() -> ConfigDict:

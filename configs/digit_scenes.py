@@ -9,7 +9,7 @@ benchmarks/RESULTS.md has the measured figures.
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import default_config
+from mdeq_jax.vision.config import default_config
 
 
 def get_config() -> ConfigDict:

@@ -17,7 +17,7 @@ equilibrium of each branch, weighed by `loss.scale_weight`.
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import load_config
+from mdeq_jax.vision.config import load_config
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ parameters. Nothing is downloaded. Measured figures stand in benchmarks/RESULTS.
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import default_config
+from mdeq_jax.vision.config import default_config
 
 
 def get_config() -> ConfigDict:

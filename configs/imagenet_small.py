@@ -9,7 +9,7 @@ ICML 2021, table 2). After `experiments/imagenet/cls_mdeq_SMALL.yaml`, locuslab/
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import default_config
+from mdeq_jax.vision.config import default_config
 
 
 def get_config() -> ConfigDict:

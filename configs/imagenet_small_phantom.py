@@ -8,7 +8,7 @@ Data: as `imagenet_small`. Published: 75.7 % top-1, and 73.6 % when evaluated wi
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import load_config
+from mdeq_jax.vision.config import load_config
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ Published: 74.5 % top-1 at 14 steps (arXiv 2106.14342, ICML 2021, table 2). Afte
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import load_config
+from mdeq_jax.vision.config import load_config
 
 
 def get_config() -> ConfigDict:

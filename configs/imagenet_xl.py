@@ -9,7 +9,7 @@ steps of warm-up are more than the 500,400 that 100 epochs have at this batch si
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.config import load_config
+from mdeq_jax.vision.config import load_config
 
 
 def get_config() -> ConfigDict:

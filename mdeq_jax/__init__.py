@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mdeq_jax.checkpoint.load import load as load
-    from mdeq_jax.checkpoint.torch_import import import_torch as import_torch
+    from mdeq_jax.vision.load import load as load
+    from mdeq_jax.vision.torch_files.convert import import_torch as import_torch
     from mdeq_jax.implicit import DEQ as DEQ
     from mdeq_jax.implicit import Adjoint as Adjoint
     from mdeq_jax.implicit import Cotangent as Cotangent
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from mdeq_jax.implicit import Solution as Solution
     from mdeq_jax.implicit import Unrolled as Unrolled
     from mdeq_jax.implicit import equilibrium as equilibrium
-    from mdeq_jax.models import ModelConfig as ModelConfig
-    from mdeq_jax.models import create_model as create_model
+    from mdeq_jax.vision.model import ModelConfig as ModelConfig
+    from mdeq_jax.vision.model import create_model as create_model
     from mdeq_jax.solvers import Anderson as Anderson
     from mdeq_jax.solvers import Broyden as Broyden
     from mdeq_jax.solvers import Picard as Picard
@@ -59,10 +59,10 @@ _HOME = {
     "gradient_error": "stability",
     "jacobian_loss": "stability",
     "spectral_radius": "stability",
-    "ModelConfig": "models",
-    "create_model": "models",
-    "import_torch": "checkpoint.torch_import",
-    "load": "checkpoint.load",
+    "ModelConfig": "vision.model",
+    "create_model": "vision.model",
+    "import_torch": "vision.torch_files.convert",
+    "load": "vision.load",
 }
 __all__ = list(_HOME)
 

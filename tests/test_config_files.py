@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mdeq_jax.config import config_file, finalize, load_config
+from mdeq_jax.vision.config import config_file, finalize, load_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +39,7 @@ def test_a_config_misspelt(name, near, monkeypatch):
 def test_a_config_anywhere_may_start_from_one_that_comes_with_the_package(tmp_path):
     own = tmp_path / "own.py"
     own.write_text(
-        "from mdeq_jax.config import load_config\n"
+        "from mdeq_jax.vision.config import load_config\n"
         "def get_config():\n"
         "    config = load_config('cifar10_large_reg')\n"
         "    config.model.dropout = 0.5\n"
@@ -70,7 +70,7 @@ def test_a_file_without_get_config():
 def test_an_error_in_a_config_file_is_told_with_its_line(tmp_path, line, message):
     own = tmp_path / "own.py"
     own.write_text(
-        "from mdeq_jax.config import load_config\n"
+        "from mdeq_jax.vision.config import load_config\n"
         "def get_config():\n"
         "    config = load_config('digits')\n"
         f"    {line}\n"

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mdeq_jax.config import finalize
-from mdeq_jax.models import create_model
-from mdeq_jax.training.schedules import create_optimizer
+from mdeq_jax.vision.config import finalize
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import make_train_step, replicate, shard
 

@@ -113,7 +113,7 @@ def test_no_cycles_within_a_folder(package):
         ("from mdeq_jax import solvers", []),
         ("from ..solvers.common import norm", []),
         ("import jax", []),
-        ("from mdeq_jax.models import create_model", ["mdeq_jax.models.create_model"]),
+        ("from mdeq_jax.vision.model import create_model", ["mdeq_jax.vision.model.create_model"]),
         ("def f():\n    import mdeq_jax.training.loop", ["mdeq_jax.training.loop"]),
         ("from .. import viz", ["mdeq_jax.viz"]),
         ("import mdeq_jax", ["mdeq_jax"]),

@@ -122,5 +122,5 @@ def test_the_commands_train_evaluate_and_import(installed, tmp_path):
 
 
 def test_a_config_that_starts_from_another(installed):
-    done = installed("python", "-m", "mdeq_jax.summary", "--config", "imagenet_small_reg")
+    done = installed("python", "-m", "mdeq_jax.commands.summary", "--config", "imagenet_small_reg")
     assert json.loads(done.stdout.splitlines()[-1])["parameters"] == 18_613_496, done.stderr

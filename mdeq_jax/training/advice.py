@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from mdeq_jax.config import Config, override
+from mdeq_jax.vision.config import Config, override
 from mdeq_jax.training.memory import (
     Sizes,
     StepMemory,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mdeq_jax.checkpoint import torch_import
+from mdeq_jax.vision.torch_files import torch_import
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mdeq_jax").rglob("*.py"))

@@ -28,7 +28,7 @@ def test_every_public_name_is_in_the_reference():
     documented = set(re.findall(r"^::: mdeq_jax\.[\w.]*?(\w+)$", REFERENCE, re.M))
     names = list(public_names())
     assert ("mdeq_jax", "solve") in names
-    assert ("mdeq_jax.data", "dataset_info") in names
+    assert ("mdeq_jax.vision.data", "dataset_info") in names
     assert [f"{package}.{name}" for package, name in names if name not in documented] == []
 
 

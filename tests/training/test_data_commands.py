@@ -89,7 +89,7 @@ def test_imagenet2012_from_its_archives(tmp_path):
     """Prepared by the stock builder, where TensorFlow is installed."""
     pytest.importorskip("tensorflow")
     write_imagenet_archives(tmp_path / "archives", imagenet_files())
-    command = [sys.executable, "-m", "mdeq_jax.data.prepare", "--name=imagenet2012", "--partial"]
+    command = [sys.executable, "-m", "mdeq_jax.commands.prepare", "--name=imagenet2012", "--partial"]
     command += [f"--source={tmp_path / 'archives'}", f"--data-dir={tmp_path / 'data'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -105,7 +105,7 @@ def test_a_folder(tmp_path):
     overrides = check_commands(tmp_path, "imagenet_small", 30, resumed_with=moved, **own)
     flags = (f"--checkpoint={tmp_path / 'a'}", f"--input={tmp_path / 'own/val'}")
     code, out, err = run(
-        "mdeq_jax/predict/__main__.py",
+        "mdeq_jax/commands/predict.py",
         tmp_path,
         *flags,
         f"--output={tmp_path / 'out'}",

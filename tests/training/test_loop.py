@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import pytest
 
-from mdeq_jax.config import Config, TrainConfig
+from mdeq_jax.vision.config import Config, TrainConfig
 from mdeq_jax.training import loop
 from mdeq_jax.training.metrics import MetricBuffer
 

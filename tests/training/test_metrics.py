@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from mdeq_jax.config import Config, override
+from mdeq_jax.vision.config import Config, override
 from mdeq_jax.training.advice import adjoint_advice
 from mdeq_jax.training.metrics import MetricBuffer, NonFiniteError, Recorder, to_json
 

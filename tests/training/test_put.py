@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from mdeq_jax.data.dataset import IMAGENET
+from mdeq_jax.vision.data.dataset import IMAGENET
 from mdeq_jax.training import steps
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from test_steps import CONFIG, make_batch, setup
 
-from mdeq_jax.config import finalize
+from mdeq_jax.vision.config import finalize
 from mdeq_jax.stability import jacobian_loss
-from mdeq_jax.training.regularization import (
+from mdeq_jax.training.jacobian import (
     draw,
     forward_solver,
     jacobian_term,

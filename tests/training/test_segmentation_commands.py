@@ -9,8 +9,8 @@ import pytest
 from folders import cityscapes_files, write_archives, write_seg_folder
 from tiny import last_json, run
 
-from mdeq_jax.data.cityscapes_archives import main
-from mdeq_jax.data.cityscapes_labels import LABEL_IDS
+from mdeq_jax.vision.data.cityscapes_archives import main
+from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_from_the_archives_of_cityscapes_to_predictions(tmp_path):
     shutil.rmtree(root / "cityscapes/leftImg8bit/train")  # evaluation does not need it
     assert command("eval.py", f"--checkpoint={workdir}")["eval/loss"] == final["eval/loss"]
     flags = (f"--checkpoint={workdir}", f"--input={root / 'cityscapes/leftImg8bit/val'}")
-    assert command("mdeq_jax/predict/__main__.py", *flags, f"--output={output}")["images"] == 2
+    assert command("mdeq_jax/commands/predict.py", *flags, f"--output={output}")["images"] == 2
     ids = cv2.imread(
         str(output / "ids/frankfurt/frankfurt_000000_000019_leftImg8bit.png"), cv2.IMREAD_UNCHANGED
     )

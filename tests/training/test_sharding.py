@@ -8,8 +8,8 @@ from hlo import COLLECTIVE, exchanged_bytes, loop_bodies
 from jax.extend.core import jaxprs_in_params
 from test_steps import CONFIG, OPA, initial_state, make_batch, setup, with_sections
 
-from mdeq_jax.summary import summarize
-from mdeq_jax.training.gradient import Gradient, accumulated
+from mdeq_jax.commands.summary import summarize
+from mdeq_jax.training.microbatches import Gradient, accumulated
 from mdeq_jax.training.objective import Draw
 from mdeq_jax.training.steps import shard
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import pytest
 from tiny import OVERRIDES, ROOT
 
-from mdeq_jax import cli
-from mdeq_jax.config import finalize
-from mdeq_jax.models import create_model
-from mdeq_jax.sections import with_values
+from mdeq_jax.commands import cli
+from mdeq_jax.vision.config import finalize
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.training.sections import with_values
 from mdeq_jax.training.advice import (
     evaluation_advice,
     out_of_memory,
@@ -20,7 +20,7 @@ from mdeq_jax.training.advice import (
     training_advice,
 )
 from mdeq_jax.training.memory import evaluation_memory, measure, training_memory, tree_bytes
-from mdeq_jax.training.schedules import create_optimizer
+from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import AXIS, create_mesh, make_eval_step, make_train_step
 

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mdeq_jax.config import finalize
+from mdeq_jax.vision.config import finalize
 from mdeq_jax.implicit import Phantom, Unrolled
-from mdeq_jax.models import create_model
-from mdeq_jax.models.mdeq import cell_function
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.stability import spectral_radius
-from mdeq_jax.training.gradient import make_gradient
-from mdeq_jax.training.losses import cross_entropy
+from mdeq_jax.training.microbatches import make_gradient
+from mdeq_jax.vision.losses import cross_entropy
 from mdeq_jax.training.objective import Draw, loss_gradient, make_objective
-from mdeq_jax.training.schedules import create_optimizer
+from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import TrainState, create_state
 from mdeq_jax.training.steps import (
     check_batch_sizes,
@@ -27,7 +27,7 @@ from mdeq_jax.training.steps import (
     replicate,
     shard,
 )
-from mdeq_jax.training.tasks import Classification
+from mdeq_jax.vision.tasks import Classification
 
 CONFIG = finalize(
     {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdeq_jax.config import finalize
-from mdeq_jax.models import create_model
-from mdeq_jax.models.mdeq import cell_function
+from mdeq_jax.vision.config import finalize
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.viz.formation import (
     Formation,
     animate_formation,

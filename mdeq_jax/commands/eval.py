@@ -1,0 +1,76 @@
+"""Evaluate a checkpoint.
+
+    python eval.py --config configs/digits.py --checkpoint runs/digits
+    mdeq-eval --config digits --checkpoint runs/digits     # the same of an installed package
+
+The config names data and solver (--config.solver.forward.max_steps=6, for one, trades accuracy for
+time), and for segmentation how an image is seen (--config.inference.flip=True
+--config.inference.scales="(0.75, 1.0, 1.25)" --config.inference.window="(512, 1024)"); its
+architecture must be the checkpoint's. The last line on stdout is one JSON object. Several hosts
+share the work as in training.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from mdeq_jax.commands import cli
+from mdeq_jax.vision import data
+from mdeq_jax.vision.load import load_trained
+from mdeq_jax.vision.config import Config
+from mdeq_jax.runtime.hosts import is_main
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.training.advice import evaluation_advice
+from mdeq_jax.training.evaluation import evaluate, require_fit
+from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
+from mdeq_jax.vision.tasks import make_task
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "A workdir (its newest checkpoint), its best/, or one step's folder.",
+    required=True,
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "A .npz file for the logits of every image, or for segmentation the labels of its pixels, in "
+    "the order of the data set.",
+)
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Evaluate the checkpoint under the config's data and solver."""
+    started, path = time.monotonic(), _OUTPUT.value
+    folder = Path(path or "").parent
+    # Said before the work, not after it.
+    if path is not None and not path.endswith(".npz"):  # which NumPy would append
+        raise ValueError(f"--output is {path!r}, which is no .npz file; name it NAME.npz.")
+    if not folder.is_dir():
+        raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")
+    dataset = data.find_dataset(config.data)
+    require_fit(config, dataset)
+    trained = load_trained(_CHECKPOINT.value, expected=config.model)
+    mesh = create_mesh()
+    check_batch_sizes(config.data, mesh)
+    unrolled = trained.config.train.unrolled_at(trained.step)
+    model = create_model(config.model, dtype=config.compute_dtype)
+    eval_step = make_eval_step(model, config, mesh, unrolled=unrolled)
+    task = make_task(config, dataset.class_names)
+    outputs = []
+    variables = replicate(trained.variables, mesh)
+    metrics = evaluate(
+        eval_step, variables, config.data, mesh, task, None if path is None else outputs.append
+    )
+    if path is not None and is_main():
+        arrays: dict[str, Any] = {task.output_name: np.concatenate(outputs)}
+        np.savez(path, **arrays)
+    return {**metrics, "steps": trained.step, "wall_s": round(time.monotonic() - started, 2)}
+
+
+def run() -> None:
+    """Run the command under the flags of the process."""
+    cli.run(main, on_hosts=True, advice=(evaluation_advice,))

@@ -1,0 +1,134 @@
+"""Predict images of one's own with a trained model.
+
+    python -m mdeq_jax.vision.predict --config configs/digit_scenes.py --checkpoint runs/digit_scenes \\
+        --input photos --output predictions
+
+A segmentation model writes OUTPUT/colour, OUTPUT/overlay and OUTPUT/ids, PNG files named as the
+images. The ids of Cityscapes are those of its label files, as its evaluation server wants them, of
+others the numbers of the classes. A classifier writes OUTPUT/top5.csv. OUTPUT/solver.csv has the
+solver's steps of each image. Frames of a film, in the order of their paths, may each start from the
+last one's equilibrium (--warm-start). The last line on stdout is one JSON object.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags, logging
+
+from mdeq_jax.commands import cli
+from mdeq_jax.vision.load import load_trained
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.data import find_dataset
+from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
+from mdeq_jax.vision.data.decoding import BadRecordError
+from mdeq_jax.vision.data.image_files import read_image
+from mdeq_jax.vision.predict.images import find_images, model_input
+from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
+from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor
+from mdeq_jax.training.advice import prediction_advice
+from mdeq_jax.training.evaluation import require_fit
+from mdeq_jax.viz.segmentation import palette
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "A workdir (its newest checkpoint), its best/, or one step's folder.",
+    required=True,
+)
+_INPUT = flags.DEFINE_multi_string(
+    "input", None, "An image or a folder of images; may be given several times.", required=True
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the predictions.", required=True)
+_WARM_START = flags.DEFINE_boolean(
+    "warm-start", False, "Solve each image from the equilibrium of the one before."
+)
+_COMPARE = flags.DEFINE_boolean(
+    "compare", True, "With --warm-start, solve from a cold start too, to count the steps saved."
+)
+
+_SOLVER_COLUMNS = (
+    "image",
+    "solver_steps",
+    "residual",
+    "converged",
+    "spectral_radius",
+    "cold_solver_steps",
+)
+
+
+def main(config: Config) -> dict[str, Any]:
+    """Predict all images that can be read, and only then complain of the others."""
+    started, output = time.monotonic(), Path(_OUTPUT.value)
+    images, dataset = find_images(_INPUT.value, output), find_dataset(config.data)
+    require_fit(config, dataset)
+    trained = load_trained(_CHECKPOINT.value, expected=config.model)
+    if _WARM_START.value:
+        predictor = FramePredictor(trained, config, compare=_COMPARE.value)
+    else:
+        predictor = Predictor(trained, config)
+    output.mkdir(parents=True, exist_ok=True)
+    task = config.model.task
+    if task == "classification":
+        write = _table_writer(dataset.class_names, output)
+    else:
+        write = _label_map_writer(config, output)
+    solver_table = Table(output / "solver.csv", _SOLVER_COLUMNS)
+    rows, unread = [], []
+    for name, path in images.items():
+        try:
+            image = read_image(path)
+        except BadRecordError as error:
+            logging.warning("left out: %s", error)
+            unread.append(str(error))
+            continue
+        prediction = predictor(model_input(image, task, dataset))
+        write(name, image, prediction.output)
+        solver_table.add({"image": name, **prediction.statistics})
+        rows.append(prediction.statistics)
+    if unread:
+        raise ValueError(
+            f"{len(unread)} of {len(images)} images could not be read: {'; '.join(unread)} "
+            f"The predictions of the others are in {output}."
+        )
+    return {**_summary(rows), "wall_s": round(time.monotonic() - started, 2)}
+
+
+def _label_map_writer(
+    config: Config, folder: Path
+) -> Callable[[str, np.ndarray, np.ndarray], None]:
+    """Return what writes (name, image, labels)."""
+    num_classes = config.model.num_classes
+    ids, colours = np.arange(num_classes, dtype=np.uint8), palette(num_classes)
+    if config.data.name == "cityscapes":
+        ids, colours = LABEL_IDS, PALETTE
+    return lambda name, image, labels: write_label_map(folder, name, image, labels, ids, colours)
+
+
+def _table_writer(
+    class_names: Sequence[str], folder: Path
+) -> Callable[[str, np.ndarray, np.ndarray], None]:
+    """Return what writes (name, image, logits)."""
+    table = Table(folder / "top5.csv", top_columns(len(class_names)))
+    return lambda name, _, logits: table.add(top_row(name, logits, class_names))
+
+
+def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Return the means over all images, and over the frames after the first the steps saved."""
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    later = rows[1:]
+    if later and "cold_solver_steps" in means:
+        saved = [row["cold_solver_steps"] - row["solver_steps"] for row in later]
+        means["steps_saved"] = float(np.mean(saved))
+    return {"images": len(rows), **means}
+
+
+def run() -> None:
+    """Run the command under the flags of the process."""
+    cli.run(main, advice=(prediction_advice,))
+
+
+if __name__ == "__main__":
+    run()

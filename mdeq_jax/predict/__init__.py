@@ -1,1 +1,0 @@
-"""A trained model on images of one's own: `python -m mdeq_jax.predict`."""

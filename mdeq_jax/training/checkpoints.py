@@ -1,0 +1,320 @@
+"""Checkpoints on disk; the only module that knows Orbax.
+
+A run's `WORKDIR/checkpoints/STEP` holds the items state, data (position in the training data) and
+config; `WORKDIR/best/STEP` holds state, evaluation and config. A folder appears under its name by
+one rename, when all of it is written.
+"""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mdeq_jax.vision.torch_files.names import require_names
+from mdeq_jax.training.workdir import config_differences, require_writable, set_aside
+
+LATEST, BEST = "checkpoints", "best"
+
+_logger = logging.getLogger(__name__)
+
+State = TypeVar("State")
+Content = TypeVar("Content")
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint read without knowing its structure.
+
+    Attributes:
+      state: nested dicts and lists of numpy arrays; named fields are dict keys.
+      config: the run's config, as JSON has it.
+      step: number of training steps taken.
+    """
+
+    state: dict[str, Any]
+    config: dict[str, Any]
+    step: int
+
+
+class Checkpointer:
+    """Keeps the last two checkpoints of a run and its best one.
+
+    Saves are asynchronous: they return once the values are copied to the host, so that the arrays
+    may be donated to the next step. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        *,
+        may_differ: Iterable[str] = (),
+    ) -> None:
+        """Opens a workdir, made if need be, and checks that it belongs to this config.
+
+        Args:
+          workdir: folder of the run.
+          config: the run's config, nested and of JSON types; stored in every checkpoint.
+          may_differ: dotted keys, each standing for all below it, that may differ from the stored.
+
+        Raises:
+          ValueError: a folder that cannot be written, or one that holds another config's run; or
+            `may_differ` is a string and not a list.
+        """
+        allowed = require_names("may_differ", may_differ)
+        root = epath.Path(workdir).absolute()
+        folders = {name: root / name for name in (LATEST, BEST)}
+        for folder in (root, *folders.values()):
+            require_writable(folder)
+        self._config = json.loads(json.dumps(config))
+        for folder in folders.values():
+            _require_same_run(folder, self._config, allowed)
+        self._latest = _manager(folders[LATEST], keep=2)
+        self._best = _manager(folders[BEST], keep=1)
+
+    def save(self, step: int, state: Any, data_iterator: grain.DatasetIterator) -> None:
+        """Saves state, data position and config as one; a step already there is left as it is.
+
+        Args:
+          step: number of training steps taken.
+          state: pytree of arrays.
+          data_iterator: the training data, which has yielded that step's batch and no more. Its
+            position must be the same in all processes: one is stored, for any number of them.
+
+        Raises:
+          OSError: this checkpoint, or the one before, whose save went on until now, cannot be
+            written; what was there before is kept.
+        """
+        # A run resumed here must find the best of the steps before, whenever it was killed.
+        with _writing(self._best.directory):
+            self._best.wait_until_finished()
+        self._save(
+            self._latest,
+            step,
+            {
+                "state": ocp.args.StandardSave(state),
+                "data": ocp.args.JsonSave(data_iterator.get_state()),
+            },
+        )
+
+    def save_best(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
+        """Saves a new best, which replaces the old one once it is whole.
+
+        Args:
+          step: number of training steps taken.
+          state: pytree of arrays.
+          metrics: evaluation of that state, of JSON types; `best_metrics` gives it back.
+        """
+        self._save(
+            self._best,
+            step,
+            {
+                "state": ocp.args.StandardSave(state),
+                # Not "metrics": Orbax opens an item of that name by itself, and fails on damage.
+                "evaluation": ocp.args.JsonSave(dict(metrics)),
+            },
+        )
+
+    def _save(
+        self, manager: ocp.CheckpointManager, step: int, items: dict[str, ocp.args.CheckpointArgs]
+    ) -> None:
+        if step not in manager.all_steps():
+            config = ocp.args.JsonSave(self._config)
+            with _writing(manager.directory):
+                # force: a run resumed from an older step may save below the best one's step.
+                manager.save(step, args=ocp.args.Composite(config=config, **items), force=True)
+
+    def restore_latest(
+        self, abstract_state: State, data_iterator: grain.DatasetIterator
+    ) -> tuple[int, State] | None:
+        """Restores the newest whole checkpoint; newer ones are set aside with a warning.
+
+        Args:
+          abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings.
+          data_iterator: set to the stored position.
+
+        Returns:
+          (step, state), or None where there is no checkpoint.
+
+        Raises:
+          ValueError: there are checkpoints and none is whole.
+        """
+        folders = _step_folders(self._latest.directory)
+        if not folders:
+            return None
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state),
+            data=ocp.args.JsonRestore(),
+        )
+        folder, restored = _first_whole(
+            folders, lambda folder: self._latest.restore(int(folder.name), args=args)
+        )
+        set_aside(folders[: folders.index(folder)])
+        self._latest.reload()
+        data_iterator.set_state(restored["data"])
+        return int(folder.name), restored["state"]
+
+    def best_metrics(self) -> dict[str, Any] | None:
+        """The metrics of the best checkpoint so far, or None; an unreadable best is set aside."""
+        for folder in _step_folders(self._best.directory):
+            try:
+                args = ocp.args.Composite(evaluation=ocp.args.JsonRestore())
+                return self._best.restore(int(folder.name), args=args)["evaluation"]
+            except Exception as error:
+                _logger.warning("checkpoint %s cannot be read: %s", folder, _reason(error))
+                set_aside([folder])
+                self._best.reload()
+        return None
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk; raises OSError where one cannot be written."""
+        for manager in (self._latest, self._best):
+            with _writing(manager.directory):
+                manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, as `wait` does, and ends the threads."""
+        for manager in (self._latest, self._best):
+            with _writing(manager.directory):
+                manager.close()
+
+    def __enter__(self) -> "Checkpointer":
+        """Nothing more to do."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes."""
+        self.close()
+
+
+def write_checkpoint(folder: epath.Path, state: Any, config: Mapping[str, Any], step: int) -> None:
+    """Writes one checkpoint outside of a run, into a folder that `load_checkpoint` takes.
+
+    Args: as of `Checkpointer` and its `save`.
+    """
+    items = {
+        "state": ocp.args.StandardSave(state),
+        "config": ocp.args.JsonSave(json.loads(json.dumps(config))),
+    }
+    with _manager(folder, keep=1) as manager:
+        manager.save(step, args=ocp.args.Composite(**items))
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a checkpoint without knowing what is in it, on any devices.
+
+    Args:
+      path: one step's folder, or a folder of them, or a workdir (the newest of its checkpoints/);
+        of several the newest whole one is read, with a warning for each that is skipped.
+
+    Returns:
+      The checkpoint.
+
+    Raises:
+      ValueError: the path does not exist, holds no checkpoint, or holds none that is whole.
+    """
+    folder = epath.Path(path).absolute()
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; name a workdir or a checkpoint in one.")
+    folders = _step_folders(folder / LATEST) or _step_folders(folder)
+    if not folders and folder.name.isdigit():
+        folders = [folder]
+    if not folders:
+        raise ValueError(
+            f"{folder} holds no checkpoint; name a workdir, its {LATEST}/ or {BEST}/, or the folder"
+            " of one step."
+        )
+    found, (state, config) = _first_whole(
+        folders, lambda folder: (_read_state(folder), _read_config(folder))
+    )
+    return Checkpoint(state, config, int(found.name))
+
+
+def _manager(folder: epath.Path, *, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+@contextlib.contextmanager
+def _writing(folder: epath.Path) -> Iterator[None]:
+    """Explain what Orbax raises where a file cannot be written."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as the latter
+        raise OSError(
+            f"a checkpoint cannot be written in {folder}: {_reason(error)}\nThe last whole one is"
+            " kept. Make room, or mend what is wrong, and run the same command again."
+        ) from error
+
+
+def _require_same_run(
+    folder: epath.Path, config: dict[str, Any], may_differ: tuple[str, ...]
+) -> None:
+    for step_folder in _step_folders(folder):
+        try:
+            stored = _read_config(step_folder)
+        except Exception:  # damaged: told to the user when it is restored
+            continue
+        differences = config_differences(stored, config, may_differ)
+        if differences:
+            raise ValueError(
+                f"{folder.parent} holds a run of another config:\n  "
+                + "\n  ".join(differences)
+                + "\nUse another --workdir, or the config of that run."
+            )
+
+
+def _step_folders(folder: epath.Path) -> list[epath.Path]:
+    """The folders of finished checkpoints, the newest first."""
+    if not folder.is_dir():
+        return []
+    steps = sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
+    return [folder / str(step) for step in steps]
+
+
+def _first_whole(
+    folders: list[epath.Path], read: Callable[[epath.Path], Content]
+) -> tuple[epath.Path, Content]:
+    problems = []
+    for folder in folders:
+        try:
+            return folder, read(folder)
+        except Exception as error:  # Orbax has no class of its own for a damaged file
+            problems.append(f"{folder} cannot be read: {_reason(error)}")
+            _logger.warning("checkpoint %s", problems[-1])
+    raise ValueError(
+        "\n".join(problems) + "\nNo whole checkpoint is left; restore the folder from a copy, name"
+        " another, or delete it to start afresh."
+    )
+
+
+def _read(folder: epath.Path, items: dict[str, ocp.args.CheckpointArgs]) -> Mapping[str, Any]:
+    handler = ocp.CompositeCheckpointHandler(
+        state=ocp.PyTreeCheckpointHandler(), config=ocp.JsonCheckpointHandler()
+    )
+    with ocp.Checkpointer(handler) as reader:
+        return reader.restore(folder, args=ocp.args.Composite(**items))
+
+
+def _read_config(folder: epath.Path) -> dict[str, Any]:
+    return _read(folder, {"config": ocp.args.JsonRestore()})["config"]
+
+
+def _read_state(folder: epath.Path) -> dict[str, Any]:
+    stored = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+    return _read(folder, {"state": ocp.args.PyTreeRestore(restore_args=as_numpy)})["state"]
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong; Orbax adds pages."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -1,0 +1,1 @@
+"""Multiscale deep equilibrium models (MDEQ): classification and segmentation."""

@@ -1,0 +1,150 @@
+"""Cityscapes, 2,975 training and 500 validation images of 2048×1024, 19 classes.
+
+Read through TFDS (`cityscapes/semantic_segmentation`), or where `data.root` is set from the
+extracted archives by the originals' lists:
+
+    ROOT/list/cityscapes/{train,val}.lst   lines "IMAGE LABEL", paths below ROOT/cityscapes
+    ROOT/cityscapes/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png
+    ROOT/cityscapes/gtFine/{train,val}/CITY/*_gtFine_labelIds.png
+
+From the official archives, `mdeq_jax.commands.prepare` makes the one and
+`mdeq_jax.vision.data.cityscapes_archives` the other.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.loss_config import IGNORE
+from mdeq_jax.vision.data.cityscapes_labels import CLASS_NAMES, LABELS
+from mdeq_jax.vision.data.dataset import Dataset, Example
+from mdeq_jax.vision.data.decoding import decode, decode_label
+from mdeq_jax.vision.data.files import read_text
+from mdeq_jax.vision.data.image_files import (
+    UNKNOWN,
+    ClassTable,
+    Pairs,
+    existing,
+    pixel_labelled,
+    to_classes,
+)
+from mdeq_jax.vision.data.official import ARCHIVES
+from mdeq_jax.vision.data.prepared import Prepared, open_prepared
+
+IMAGE_SIZE = (1024, 2048)
+BUILDER = "cityscapes/semantic_segmentation"
+LABEL_SUFFIX = "_labelIds.png"
+
+_COMMAND = "python -m mdeq_jax.vision.data.cityscapes_archives"
+
+
+def cityscapes(data: DataConfig) -> Dataset:
+    """Return the data set, from the files in `data.root` or else from TFDS in `data.dir`.
+
+    Args:
+      data: the data section of the config.
+
+    Raises:
+      ValueError, where it is opened: it is not prepared, a list or a file that it names is missing.
+    """
+    if data.root is None:
+        open_train = functools.partial(open_images, data.dir, "train")
+        open_eval = functools.partial(open_images, data.dir, "validation")
+    else:
+        open_train = functools.partial(open_list, Path(data.root), "train")
+        open_eval = functools.partial(open_list, Path(data.root), "val")
+    return pixel_labelled(data, CLASS_NAMES, open_train, open_eval, own_size=lambda: IMAGE_SIZE)
+
+
+def class_table() -> ClassTable:
+    """Return the class of each id of the label files; 255 is to be ignored, as ids of no class."""
+    table = np.full(256, UNKNOWN, np.uint8)
+    table[[label.id for label in LABELS]] = [label.train_id for label in LABELS]
+    table[IGNORE] = IGNORE
+    return table
+
+
+def list_path(root: Path, split: str) -> Path:
+    """Return where the list of a split is.
+
+    Args:
+      root: as `data.root`.
+      split: "train" or "val".
+    """
+    return root / "list" / "cityscapes" / f"{split}.lst"
+
+
+def open_list(root: Path, split: str) -> Pairs:
+    """Return the images that a list names.
+
+    Args:
+      root: as `data.root`.
+      split: "train" or "val".
+
+    Raises:
+      ValueError: the list, or a file it names, is missing; the list is not in UTF-8, or a line of
+        it is no pair of paths.
+    """
+    path = list_path(root, split)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist; {ARCHIVES['cityscapes'].into('a folder DIR')}, and run"
+            f" `{_COMMAND} --archives=DIR --root={root}`. Where they are extracted already,"
+            f" `{_COMMAND} --root={root}` writes it."
+        )
+    pairs = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        names = line.split()
+        if len(names) != 2 or not names[1].endswith(LABEL_SUFFIX):
+            raise ValueError(
+                f"line {number} of {path} is {line!r}; it must be the path of an image and that of"
+                f" its label file *{LABEL_SUFFIX}."
+            )
+        pairs.append((root / "cityscapes" / names[0], root / "cityscapes" / names[1]))
+    return Pairs(existing(pairs), class_table())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Labelled(Sequence[Example]):
+    """Records that TFDS prepared, decoded on access, as `Pairs` has them."""
+
+    records: Prepared
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Example:
+        record = self.records[index]
+        name = record["image_id"].decode()
+        image = decode(record["image_left"], name)
+        label_name = f"{name}{LABEL_SUFFIX}"
+        ids = decode_label(record["segmentation_label"], label_name)
+        if ids.shape != image.shape[:2]:
+            raise ValueError(
+                f"the labels of {name} are of size {ids.shape}, but the image is of size"
+                f" {image.shape[:2]}; prepare {BUILDER} from other archives."
+            )
+        return {"image": image, "label": to_classes(ids, class_table(), label_name), "name": name}
+
+
+def open_images(data_dir: str | None, split: str) -> Sequence[Example]:
+    """Return the images of a split that TFDS prepared.
+
+    Args:
+      data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
+      split: "train" or "validation".
+
+    Raises:
+      ValueError: it is not prepared, or not as ArrayRecord.
+    """
+    images = ("image_left", "segmentation_label")
+    otherwise = (
+        " If the archives are extracted, set config.data.root to the folder that has list/ and"
+        " cityscapes/ in it."
+    )
+    return _Labelled(open_prepared(BUILDER, data_dir, split, images=images, otherwise=otherwise))

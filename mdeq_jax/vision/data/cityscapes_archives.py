@@ -1,0 +1,175 @@
+"""Check the official Cityscapes archives, and extract them.
+
+    python -m mdeq_jax.vision.data.cityscapes_archives --archives=DIR              # check alone
+    python -m mdeq_jax.vision.data.cityscapes_archives --archives=DIR --root=ROOT  # extract them
+    python -m mdeq_jax.vision.data.cityscapes_archives --root=ROOT                 # lists alone
+
+DIR holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`. `mdeq_jax.commands.prepare` has
+TFDS prepare them instead.
+"""
+
+import argparse
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from mdeq_jax.vision.data.cityscapes import list_path
+from mdeq_jax.vision.data.files import list_images, read_text, visible
+from mdeq_jax.vision.data.image_files import existing
+from mdeq_jax.vision.data.official import ARCHIVES
+
+(IMAGES, LABELS), SITE = ARCHIVES["cityscapes"]
+COUNTS = {"train": 2975, "val": 500, "test": 1525}
+
+_IMAGE_END, _LABEL_END = "_leftImg8bit.png", "_gtFine_labelIds.png"
+
+
+def check_archives(folder: Path, counts: Mapping[str, int] | None = COUNTS) -> dict[str, int]:
+    """Return the number of images of each split, after a check that the archives are complete.
+
+    Args:
+      folder: holds both archives.
+      counts: how many images each split must have; None for any number.
+
+    Raises:
+      ValueError: an archive is missing, broken off, or incomplete, or an image has no label file.
+    """
+    images = _stems(folder / IMAGES, "leftImg8bit", _IMAGE_END)
+    labels = _stems(folder / LABELS, "gtFine", _LABEL_END)
+    found = {split: sum(stem.parts[0] == split for stem in images) for split in COUNTS}
+    if counts is not None and found != dict(counts):
+        raise ValueError(
+            f"{folder / IMAGES} holds {found} images, but the official archive holds"
+            f" {dict(counts)}; download it again from {SITE} (--partial accepts it as it is)."
+        )
+    without = sorted(images - labels)
+    if without:
+        raise ValueError(
+            f"{folder / LABELS} has no label file for {len(without)} images, the first"
+            f" gtFine/{without[0]}{_LABEL_END}; download it again from {SITE}."
+        )
+    return found
+
+
+def extract(folder: Path, root: Path) -> None:
+    """Extract images and label files below ROOT/cityscapes.
+
+    Args:
+      folder: holds both archives.
+      root: as `data.root`.
+
+    Raises:
+      ValueError: a file in an archive is damaged.
+    """
+    for archive, end in ((IMAGES, _IMAGE_END), (LABELS, _LABEL_END)):
+        with zipfile.ZipFile(folder / archive) as contents:
+            for name in _members(contents, end):
+                try:
+                    contents.extract(name, root / "cityscapes")
+                except zipfile.BadZipFile as error:
+                    raise ValueError(
+                        f"{name} in {folder / archive} is damaged ({error}); download the archive"
+                        f" again from {SITE}."
+                    ) from error
+
+
+def write_lists(root: Path) -> list[str]:
+    """Write the originals' lists, train.lst and val.lst, where there are none.
+
+    Args:
+      root: as `data.root`, holding the extracted archives.
+
+    Returns:
+      What to say of lists that were there and lack images.
+
+    Raises:
+      ValueError: there are no images, or one has no label file.
+    """
+    folder, notes = root / "cityscapes", []
+    for split in ("train", "val"):
+        source = folder / "leftImg8bit" / split
+        names = [name for name in list_images(source, below=True) if name.endswith(_IMAGE_END)]
+        if not names:
+            raise ValueError(
+                f"{source} holds no CITY/*{_IMAGE_END}; extract the archives by"
+                f" --archives=DIR --root={root}."
+            )
+        labels = folder / "gtFine" / split
+        pairs = existing(
+            (source / name, labels / name.replace(_IMAGE_END, _LABEL_END)) for name in names
+        )
+        relative = [[file.relative_to(folder).as_posix() for file in pair] for pair in pairs]
+        path = list_path(root, split)
+        if path.exists():
+            listed = {*read_text(path).split()}
+            count = sum(image in listed for image, _ in relative)
+            if count < len(relative):
+                notes.append(
+                    f"kept {path}, which lists {count} of {len(relative)} images; delete it to have"
+                    " it written anew."
+                )
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{image}\t{label}\n" for image, label in relative), "utf-8")
+    return notes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mdeq_jax.vision.data.cityscapes_archives",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--archives", type=Path, metavar="DIR", help="with the official archives")
+    parser.add_argument(
+        "--root", type=Path, metavar="ROOT", help="where to extract them, and write lists"
+    )
+    parser.add_argument("--partial", action="store_true", help="accept any number of images")
+    options = parser.parse_args(argv)
+    if options.archives is None and options.root is None:
+        parser.error("give --archives=DIR, --root=ROOT, or both")
+    try:
+        if options.archives is not None:
+            _use_archives(options)
+        if options.root is not None:
+            for note in write_lists(options.root):
+                print(note)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _use_archives(options: argparse.Namespace) -> None:
+    counts = check_archives(options.archives, None if options.partial else COUNTS)
+    print("images:", ", ".join(f"{split} {count}" for split, count in counts.items()))
+    if options.root is not None:
+        extract(options.archives, options.root)
+
+
+def _members(contents: zipfile.ZipFile, end: str) -> list[str]:
+    """Return the names in an archive that end so, without hidden files."""
+    names = [name for name in contents.namelist() if name.endswith(end)]
+    return [name for name in names if visible(name.split("/")) == name.split("/")]
+
+
+def _stems(archive: Path, top: str, end: str) -> set[PurePosixPath]:
+    """What the names TOP/SPLIT/CITY/STEM + end in an archive have between top and end."""
+    if not archive.is_file():
+        raise ValueError(f"{archive} does not exist; download it from {SITE} and put it there.")
+    try:
+        with zipfile.ZipFile(archive) as contents:
+            names = _members(contents, end)
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{archive} is not a complete zip file ({error}); copy or download it again from"
+            f" {SITE}."
+        ) from error
+    paths = [PurePosixPath(name.removesuffix(end)) for name in names]
+    return {path.relative_to(top) for path in paths if path.parts[0] == top}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What the pipeline has to know of a data set; each data set is one file beside this one."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from mdeq_jax.vision.config import DataConfig
+
+Example = dict[str, Any]
+Size = tuple[int, ...]
+Pixels = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """From pixels to what a model sees: (pixel / white − mean) / deviation of each colour.
+
+    Attributes:
+      mean: of red, green and blue, in [0, 1].
+      deviation: likewise, above 0.
+      white: the pixel that stands for 1.
+    """
+
+    mean: tuple[float, float, float]
+    deviation: tuple[float, float, float]
+    white: int = 255
+
+    def __call__(self, pixels: UInt8[Any, "*batch H W 3"]) -> Float[Any, "*batch H W 3"]:
+        """Return pixels normalised, float32; those on a device stay there."""
+        mean, deviation = np.array([self.mean, self.deviation], np.float32)
+        return pixels * (1 / (self.white * deviation)) - mean / deviation
+
+
+# Of the images of ImageNet.
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A data set: where its raw examples come from and how they become model inputs.
+
+    A transform takes a raw example to {"image": uint8 (H, W, 3), "label": int32 () or (H, W)}, with
+    "image_label" int32 () where `image_labels` says so, of the same keys and shapes for every
+    example; the one for training may draw from the generator that it is given, whose seed is the
+    example's position. Opening a raw example or transforming it raises BadRecordError where it
+    cannot be read.
+
+    Attributes:
+      task: "classification", one label for an image, or "segmentation", one for each pixel, of
+        which `IGNORE` does not count.
+      class_names: what the labels 0, 1, ... mean.
+      image_size: (H, W) of a training example.
+      eval_image_size: returns (H, W) of an evaluation example, for which it may open files.
+      open_train: returns the raw examples trained on, in a fixed order.
+      open_eval: likewise those evaluated on.
+      train_transform: (raw example, generator) to example.
+      eval_transform: (raw example, `eval_image_size`) to example.
+      normalise: from the pixels of examples to what a model sees, on whichever device they are.
+      fit: from any image, RGB, to one as a classifier is evaluated on, in size and in pixels.
+      image_labels: whether a data set for segmentation has a label for each image as well.
+    """
+
+    task: Literal["classification", "segmentation"]
+    class_names: tuple[str, ...]
+    image_size: Size
+    eval_image_size: Callable[[], Size]
+    open_train: Callable[[], Sequence[Example]]
+    open_eval: Callable[[], Sequence[Example]]
+    train_transform: Callable[[Example, np.random.Generator], Example]
+    eval_transform: Callable[[Example, Size], Example]
+    normalise: Normalisation
+    fit: Callable[[Pixels], Pixels]
+    image_labels: bool = False
+
+
+def require_image_size(data: DataConfig, size: tuple[int, int]) -> None:
+    """Refuse a configured size of images of a data set whose images are all of another.
+
+    Args:
+      data: the data section of the config.
+      size: (H, W) of the data set's images.
+
+    Raises:
+      ValueError: `data.image_size` or `data.eval_image_size` differs.
+    """
+    for field in ("image_size", "eval_image_size"):
+        value = getattr(data, field)
+        if value is not None and value != size:
+            raise ValueError(
+                f"config.data.{field} is {value}, but images of {data.name!r} are {size}; set it to"
+                " that."
+            )

@@ -1,0 +1,68 @@
+"""TFDS data sets that need no download: prepared on first use, without TensorFlow."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import tensorflow_datasets as tfds
+
+from mdeq_jax.vision.data.dataset import Example
+
+
+def open_split(
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None, split: str
+) -> Sequence[Example]:
+    """Opens a split of a builder that generates its own data, preparing it if need be.
+
+    Args:
+      builder_class: the TFDS builder.
+      data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
+      split: name of the split.
+
+    Returns:
+      The decoded examples, by random access.
+
+    Raises:
+      ValueError: the folder cannot be written.
+    """
+    builder = builder_class(data_dir=data_dir)
+    if not builder.data_path.exists():
+        _prepare(builder)
+    source = tfds.data_source(builder.name, split=split, data_dir=builder.data_dir_root)
+    return cast(Sequence[Example], source)  # of one split named, the data source itself
+
+
+def load_split(
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None, split: str
+) -> Sequence[Example]:
+    """Return what `open_split` opens as a list, for a data set that is small enough to hold."""
+    return list(open_split(builder_class, data_dir, split))
+
+
+def _prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
+    root, target = builder.data_dir_root, builder.data_path
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # TFDS names its own temporary folder with the global `random`, so two processes that seed
+        # it alike would write into one; a folder of our own and a rename hold in every case.
+        with tempfile.TemporaryDirectory(dir=root, prefix=f"incomplete_{builder.name}_") as scratch:
+            staged = type(builder)(data_dir=scratch)
+            with _silence():
+                staged.download_and_prepare(file_format="array_record")
+            staged.data_path.rename(target)
+    except (OSError, RuntimeError) as error:  # TFDS reports a failed write as the latter
+        # Another process may have been first, and its copy is as good.
+        if not target.exists():
+            raise ValueError(
+                f"cannot prepare the data set {builder.name!r} in {root}: {error}. Set"
+                " config.data.dir (or TFDS_DATA_DIR) to a folder that can be written."
+            ) from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps TFDS's notices and progress bars off the console for a preparation of a second."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,90 @@
+"""Files that users give: which ones in a folder are images, and what is in a file."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mdeq_jax.vision.data.decoding import BadRecordError
+
+# Formats that OpenCV reads.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def visible(names: Iterable[str]) -> list[str]:
+    """Return the names of files and folders that a user put there, in order.
+
+    Systems and viewers add others, as `.thumbs`, `._photo.jpg` and `__MACOSX`.
+    """
+    return [name for name in names if not name.startswith(".") and name != "__MACOSX"]
+
+
+def list_folders(folder: Path) -> list[str]:
+    """Return the names of the visible folders in a folder, sorted."""
+    return sorted(visible(path.name for path in folder.iterdir() if path.is_dir()))
+
+
+def list_images(folder: Path, *, below: bool = False) -> list[str]:
+    """Return the paths of the visible image files in a folder, from there, sorted part by part.
+
+    There are none if the folder does not exist. They are strings, as a million Paths take long.
+
+    Args:
+      folder: where to look.
+      below: whether to look in the visible folders in it too, and in those below.
+    """
+    found, start = [], len(os.path.join(folder, ""))
+    for parent, folders, files in os.walk(folder):
+        folders[:] = visible(folders) if below else []
+        images = [name for name in visible(files) if name.lower().endswith(IMAGE_SUFFIXES)]
+        found += [os.path.join(parent, name)[start:] for name in images]
+    return sorted(found, key=lambda path: path.split(os.sep))
+
+
+def read_file(path: str | Path, length: int = -1) -> bytes:
+    """Return the bytes of a file.
+
+    Args:
+      path: of the file.
+      length: how many of its first bytes to return; all of them by default.
+
+    Raises:
+      BadRecordError: the file cannot be read.
+      OSError: its folder has vanished.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(length)
+    except OSError as error:
+        raise unreadable(str(path), Path(path).parent, error) from error
+
+
+def unreadable(name: str, folder: Path, error: Exception) -> BadRecordError | OSError:
+    """Return the error to raise where one example cannot be read.
+
+    Args:
+      name: of the example.
+      folder: that it is stored in.
+      error: what reading it raised.
+
+    Returns:
+      An `OSError` if the folder has vanished, and with it all examples.
+    """
+    if not folder.is_dir():
+        return OSError(f"the data folder {folder} has vanished.")
+    return BadRecordError(name, f"cannot be read ({error}).")
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+      ValueError: it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line} of {path} is not in UTF-8; save the file as UTF-8, if it is in Latin-1 by"
+            f" `iconv -f LATIN1 -t UTF-8 {path} > NEW && mv NEW {path}`."
+        ) from error

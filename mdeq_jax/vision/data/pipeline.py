@@ -1,0 +1,169 @@
+"""Grain pipelines: batches for training and for evaluation, each process its share."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.training.batches import Batch, BatchIterator
+from mdeq_jax.vision.data.cifar10 import cifar10
+from mdeq_jax.vision.data.cityscapes import cityscapes
+from mdeq_jax.vision.data.dataset import Dataset, Example
+from mdeq_jax.vision.data.digit_scenes import digit_scenes
+from mdeq_jax.vision.data.digits import digits
+from mdeq_jax.vision.data.folder import folder
+from mdeq_jax.vision.data.imagenet2012 import imagenet2012
+from mdeq_jax.training.reader import Reader
+from mdeq_jax.vision.data.seg_folder import seg_folder
+from mdeq_jax.training.sections import suggestion
+
+DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "imagenet2012": imagenet2012,
+    "folder": folder,
+    "digit_scenes": digit_scenes,
+    "cityscapes": cityscapes,
+    "seg_folder": seg_folder,
+}
+
+
+class DatasetInfo(NamedTuple):
+    """Sizes of a data set.
+
+    Attributes:
+      train_examples: number of examples in the training split.
+      eval_examples: number of examples in the evaluation split.
+      image_shape: (H, W, C) of an image trained on.
+    """
+
+    train_examples: int
+    eval_examples: int
+    image_shape: tuple[int, ...]
+
+
+def find_dataset(data: DataConfig) -> Dataset:
+    """Return the configured data set, whose examples need not be there.
+
+    Args:
+      data: the data section of the config.
+
+    Raises:
+      ValueError: unknown name, a size of images that the data set has not, or for "folder" and
+        "seg_folder" no classes.
+    """
+    if data.name not in DATASETS:
+        known, near = ", ".join(DATASETS), suggestion(data.name, DATASETS)
+        raise ValueError(f"config.data.name is {data.name!r}; it must be one of {known}.{near}")
+    return DATASETS[data.name](data)
+
+
+def dataset_info(data: DataConfig) -> DatasetInfo:
+    """Sizes of the configured data set, which is prepared if it is not yet.
+
+    Args:
+      data: the data section of the config.
+
+    Returns:
+      The sizes.
+
+    Raises:
+      ValueError: unknown name, another image size, a folder that cannot be written, or files that
+        are missing.
+    """
+    dataset = find_dataset(data)
+    return DatasetInfo(
+        train_examples=len(dataset.open_train()),
+        eval_examples=len(dataset.open_eval()),  # if it is missing, said before training
+        image_shape=(*dataset.image_size, 3),
+    )
+
+
+def train_iterator(
+    data: DataConfig, *, seed: int, process_index: int = 0, process_count: int = 1
+) -> grain.DatasetIterator[Batch]:
+    """Endless training batches: "image" uint8 (b, H, W, 3) and "label".
+
+    A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored; beside the
+    latter there may be "image_label" int32 (b,). Each epoch is shuffled anew and drops its last
+    len % batch_size examples. With b = batch_size / process_count, the batches of processes 0, 1,
+    ... in that order are the batch of one process.
+
+    Args:
+      data: the data section of the config; batch_size is that of all processes together.
+      seed: of shuffling and augmentation, in [0, 2**32); the same in all processes.
+      process_index: which share to yield, in [0, process_count).
+      process_count: number of processes.
+
+    Returns:
+      An iterator whose position get_state and set_state save and restore exactly.
+
+    Raises:
+      ValueError: unknown name, another image size, a batch size that does not fit, a folder that
+        cannot be written, or files that are missing; from the iterator, too many examples that
+        cannot be read.
+    """
+    dataset = find_dataset(data)
+    share = _share("config.data.batch_size", data.batch_size, process_count)
+    reader = Reader(dataset.open_train(), data.max_bad_records)
+    if data.batch_size > len(reader):
+        raise ValueError(
+            f"config.data.batch_size is {data.batch_size}, more than the {len(reader)} training"
+            f" examples of {data.name!r}; use at most that many."
+        )
+
+    def example(index: int, generator: np.random.Generator) -> Example:
+        return reader.read(index, lambda raw: dataset.train_transform(raw, generator)).example
+
+    examples = grain.MapDataset.range(len(reader)).seed(seed).shuffle().random_map(example)
+    whole = len(reader) // data.batch_size * data.batch_size
+    batches = examples[:whole].batch(share)[process_index::process_count]
+    return BatchIterator(batches.repeat(), data)
+
+
+def eval_batches(
+    data: DataConfig, *, process_index: int = 0, process_count: int = 1
+) -> Iterator[Batch]:
+    """One ordered pass: "image" uint8 (b, H, W, 3), "label", and "mask" bool (b,).
+
+    A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored: what is void,
+    and where an image is padded. Over all batches of all processes the mask is true exactly once
+    per example. Every process yields the same number of batches; padding repeats the last example
+    under a false mask.
+
+    Args:
+      data: the data section of the config; eval_batch_size is that of all processes together.
+      process_index: which share to yield, in [0, process_count).
+      process_count: number of processes.
+
+    Returns:
+      The batches, b = eval_batch_size / process_count.
+
+    Raises:
+      ValueError: unknown name, another image size, a batch size that does not fit, a folder that
+        cannot be written, or files that are missing; from the iterator, too many examples that
+        cannot be read.
+    """
+    dataset = find_dataset(data)
+    share = _share("config.data.eval_batch_size", data.eval_batch_size, process_count)
+    reader, size = Reader(dataset.open_eval(), data.max_bad_records), dataset.eval_image_size()
+
+    def row(position: int) -> Example:
+        index = min(position, len(reader) - 1)
+        read = reader.read(index, lambda raw: dataset.eval_transform(raw, size))
+        return {**read.example, "mask": np.bool_(read.index == position)}
+
+    padded = -(-len(reader) // data.eval_batch_size) * data.eval_batch_size
+    batches = grain.MapDataset.range(padded).map(row).batch(share)
+    return BatchIterator(batches[process_index::process_count], data)
+
+
+def _share(key: str, batch_size: int, process_count: int) -> int:
+    if batch_size % process_count:
+        raise ValueError(
+            f"{key} is {batch_size}, which cannot be shared among {process_count} processes; use a"
+            f" multiple of {process_count}."
+        )
+    return batch_size // process_count

@@ -1,0 +1,189 @@
+"""From a checkpoint to a model that can be applied."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jaxtyping import PyTree
+
+from mdeq_jax.training.checkpoints import load_checkpoint
+from mdeq_jax.vision.torch_files.arrays import (
+    Wanted,
+    arrays_of,
+    matching,
+    read_arrays,
+    wanted_arrays,
+)
+from mdeq_jax.vision.torch_files.fold import fold_weight_norm
+from mdeq_jax.vision.torch_files.keys import from_torch, our_shape
+from mdeq_jax.vision.torch_files.reader import LazyArray
+from mdeq_jax.vision.config import Config, finalize
+from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
+
+_CELL = "params/cell/"
+
+
+class Trained(NamedTuple):
+    """A model as a checkpoint has it.
+
+    Attributes:
+      variables: what the model is applied with.
+      config: of the run that wrote it.
+      step: training steps taken.
+    """
+
+    variables: PyTree
+    config: Config
+    step: int
+
+
+def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
+    """Return the model of a checkpoint, its variables, and the config it was trained with.
+
+    Args:
+      checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
+
+    Returns:
+      What ``model.apply(variables, images)`` needs, and the config.
+
+    Raises:
+      ValueError: the folder does not exist, or holds no whole checkpoint.
+
+    Examples:
+      >>> import mdeq_jax as mx
+      >>> model, variables, config = mx.load("runs/digits")
+      >>> config.model.branch_channels, sorted(variables)
+      ((24, 24), ['batch_stats', 'params'])
+    """
+    trained = load_trained(checkpoint_dir)
+    config = trained.config
+    model = create_model(config.model, dtype=config.compute_dtype)
+    return model, trained.variables, config
+
+
+def load_trained(
+    checkpoint_dir: str | os.PathLike[str], expected: ModelConfig | None = None
+) -> Trained:
+    """Read a checkpoint, as `load`, and check that it is of an expected architecture.
+
+    Raises:
+      ValueError: as `load`; or the architectures differ, in more than dropout, which has no part
+        in evaluation.
+    """
+    checkpoint = load_checkpoint(os.fspath(checkpoint_dir))
+    config = finalize(checkpoint.config)
+    if expected is not None:
+        _require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
+    variables = {name: checkpoint.state[name] for name in ("params", "batch_stats")}
+    return Trained(jax.tree.map(jnp.asarray, variables), config, checkpoint.step)
+
+
+def start_from(
+    variables: PyTree,
+    source: str | os.PathLike[str],
+    config: ModelConfig,
+    *,
+    allow_missing: Iterable[str] = (),
+) -> tuple[PyTree, list[str]]:
+    """Put the weights of another model into a new one, wherever name and shape agree.
+
+    Weight norm is converted between g and v and a folded kernel as the new model has it. The source
+    need not be a whole model: a file without its head will do. A segmentation model starts from a
+    classifier's cell in this way, as by `MODEL.PRETRAINED` of the originals.
+
+    Args:
+      variables: of the new model.
+      source: a checkpoint folder (a workdir, its ``best/``, or one step's folder), or a file by
+        `torch.save`, of a state dict or of a training checkpoint.
+      config: architecture of the new model.
+      allow_missing: list of names of arrays, with ``*`` for any part, that may keep their initial
+        values although they are the cell's. A name is the array's path, such as
+        params/cell/branches_0_blocks_0/conv1/v, or its PyTorch name.
+
+    Returns:
+      The variables, and the paths of those that kept their initial values, each with the reason.
+
+    Raises:
+      ValueError: the source cannot be read, nothing in it fits, an array of the cell would keep its
+        initial value and `allow_missing` does not name it, or `allow_missing` is a string and not a
+        list.
+    """
+    own: dict[Any, Any] = traverse_util.flatten_dict(variables)
+    wanted = wanted_arrays(own, config.task)
+    found = fold_weight_norm(_arrays_in(source), wanted)
+    misfits = {name: why for name, w in wanted.items() if (why := _misfit(found.get(name), w))}
+    if len(misfits) == len(wanted):
+        raise ValueError(
+            f"nothing in {os.fspath(source)} fits this model; set config.init_from to weights of a "
+            f"model of the same widths, {config.branch_channels}, or leave it out."
+        )
+    left = {"/".join(wanted[name].path): (name, why) for name, why in misfits.items()}
+    _require_cell(left, os.fspath(source), allow_missing)
+    for name in wanted.keys() - misfits:
+        path = wanted[name].path
+        own[path] = jnp.asarray(from_torch(path, found[name].read()), own[path].dtype)
+    return traverse_util.unflatten_dict(own), [f"{path} ({left[path][1]})" for path in sorted(left)]
+
+
+def _arrays_in(source: str | os.PathLike[str]) -> dict[str, LazyArray]:
+    """Return the arrays of a PyTorch file or of a checkpoint of ours, by PyTorch name."""
+    if os.path.isfile(source):
+        return read_arrays(source)
+    trained = load_trained(source)
+    return arrays_of(trained.variables, trained.config.model.task)
+
+
+def _misfit(found: LazyArray | None, wanted: Wanted) -> str | None:
+    """Return why an array cannot be taken, or None if it can."""
+    if found is None:
+        return "not there"
+    if found.shape != wanted.shape:
+        there, here = (our_shape(wanted.path, shape) for shape in (found.shape, wanted.shape))
+        return f"{there} there, {here} here"
+    return None if jnp.issubdtype(found.dtype, jnp.floating) else f"{found.dtype} there"
+
+
+def _require_cell(
+    left: Mapping[str, tuple[str, str]], source: str, allow_missing: Iterable[str]
+) -> None:
+    """Raise ValueError where arrays of the cell keep initial values that nobody has allowed.
+
+    Args:
+      left: PyTorch name, and reason, of what keeps its initial value, by path.
+      source: where the weights come from.
+      allow_missing: patterns of paths or PyTorch names.
+    """
+    names = [name for path, (name, _) in left.items() for name in (path, name)]
+    allowed = matching(names, "allow_missing", allow_missing)
+    lines = [
+        f"\n  {path} ({why})"
+        for path, (name, why) in sorted(left.items())
+        if path.startswith(_CELL) and not {path, name} & allowed
+    ]
+    if lines:
+        raise ValueError(
+            f"{source}, which is config.init_from, does not fill the cell of this model:"
+            + "".join(lines)
+            + "\nSet config.model to the architecture of those weights. To train these arrays from "
+            "their initial values, allow it by name: "
+            f"--config.init_from_allow_missing=\"('{_CELL}*',)\""
+        )
+
+
+def _require_same_architecture(stored: ModelConfig, expected: ModelConfig, where: str) -> None:
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name != "dropout"]
+    differing = [
+        f"config.model.{name} is {getattr(expected, name)!r}, the checkpoint's "
+        f"{getattr(stored, name)!r}"
+        for name in names
+        if getattr(stored, name) != getattr(expected, name)
+    ]
+    if differing:
+        raise ValueError(
+            f"the checkpoint in {where} is of another architecture: {'; '.join(differing)}. "
+            "Use the config it was trained with."
+        )

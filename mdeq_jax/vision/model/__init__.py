@@ -1,0 +1,7 @@
+"""Flax Linen models: MDEQ and what it is made of."""
+
+from mdeq_jax.vision.model.cell import MDEQCell
+from mdeq_jax.vision.model.config import ModelConfig
+from mdeq_jax.vision.model.mdeq import MDEQ, FixedPointProblem, ModelInfo, create_model
+
+__all__ = ["MDEQ", "FixedPointProblem", "MDEQCell", "ModelConfig", "ModelInfo", "create_model"]

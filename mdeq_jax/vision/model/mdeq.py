@@ -1,0 +1,264 @@
+"""The model: stem, equilibrium of the cell, head."""
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, PyTree
+
+from mdeq_jax.implicit import DEQ, Adjoint
+from mdeq_jax.implicit.unrolled import unroll
+from mdeq_jax.vision.model import weight_norm
+from mdeq_jax.vision.model.cell import Masks, MDEQCell, State, dropout_masks, init_cell
+from mdeq_jax.vision.model.config import ModelConfig
+from mdeq_jax.vision.model.heads import HEADS, make_extra_heads
+from mdeq_jax.vision.model.stem import LowerInjections, Stem
+from mdeq_jax.solvers import Broyden, Solver, SolverResult
+from mdeq_jax.solvers.common import vary_together
+
+# Of the task's head; where there are extra heads, of each by its name, the task's by the task's.
+Logits = Float[Array, "B *pixels num_classes"] | dict[str, Float[Array, "B *pixels num_classes"]]
+
+
+class CellArgs(NamedTuple):
+    """What the cell is differentiated by.
+
+    Attributes:
+      params: the cell's parameters with plain kernels.
+      x: the injection into the highest resolution.
+      masks: of dropout, or None.
+      lower: the injections into the others, none unless config.injection is "all".
+    """
+
+    params: PyTree
+    x: Float[Array, "B H W C"]
+    masks: Masks | None
+    lower: State = ()
+
+
+class FixedPointProblem(NamedTuple):
+    """z = f(z, args), to be solved from z0.
+
+    Attributes:
+      f: the cell, pure.
+      z0: one array (B, H, W, C) per branch.
+      args: normalised weights, injection and dropout masks, which f is differentiated by.
+    """
+
+    f: Callable[[State, CellArgs], State]
+    z0: State
+    args: CellArgs
+
+
+class ModelInfo(NamedTuple):
+    """What a model reports beside its logits.
+
+    Attributes:
+      solver: of the forward solve, or of the unrolled applications.
+      z: the states that the head saw, one per branch.
+      sampled: the states that were sampled on the way, each like z, with a phantom gradient.
+    """
+
+    solver: SolverResult
+    z: State
+    sampled: tuple[State, ...] = ()
+
+
+class MDEQ(nn.Module):
+    """A multiscale deep equilibrium model (arXiv 2006.08656).
+
+    Attributes:
+      config: the architecture.
+      axis_name: mesh axis over which a training step under `shard_map` averages BatchNorm's
+        statistics.
+      dtype: what stem, cell and head compute in, as of `create_model`.
+    """
+
+    config: ModelConfig
+    axis_name: str | None = None
+    dtype: str | None = None
+
+    def setup(self):
+        """Declare the parameters."""
+        self.stem = Stem(self.config, self.axis_name)
+        self.cell = self.param("cell", init_cell, self.config)
+        self.head = HEADS[self.config.task](self.config, self.axis_name)
+        self.extra_heads = make_extra_heads(self.config, self.axis_name)
+        if self.config.injection == "all":
+            self.lower_injections = LowerInjections(self.config)
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W 3"],
+        *,
+        deq: DEQ | None = None,
+        solver: Solver | None = None,
+        adjoint: Adjoint | None = None,
+        z0: State | None = None,
+        tol: Float[Array, ""] | float | None = None,
+        step_limit: Int[Array, ""] | int | None = None,
+        train: bool = False,
+        adjoint_probe: Float[Array, "B 2"] | None = None,
+        outer_gradient: Callable[[State], State] | None = None,
+    ) -> tuple[Logits, ModelInfo]:
+        """Return logits, as of `predict`, and how they came about.
+
+        With ``mutable=["intermediates"]``, ``cell_args`` there holds the `CellArgs`.
+
+        Args:
+          images: floating point, normalised; sides divisible by config.size_divisor.
+          deq: how the equilibrium is found and differentiated, and which states on the way are
+            sampled for losses there (fixed-point correction).
+          solver: in place of `deq`, its solver; `Broyden()` by default.
+          adjoint: in place of `deq`, its adjoint; `Exact(solver)` by default.
+          z0: where the solve starts, as `ModelInfo.z`; zeros by default.
+          tol: replaces solver.tol; may be traced.
+          step_limit: bounds the solve below solver.max_steps; may be traced.
+          train: whether BatchNorm goes by the batch, which needs ``mutable=["batch_stats"]``, and
+            dropout is on, which needs ``rngs={"dropout": key}``.
+          adjoint_probe: as of `equilibrium`.
+          outer_gradient: as of `equilibrium`.
+
+        Raises:
+          ValueError: images or z0 do not fit, or deq is given beside solver or adjoint; at trace
+            time.
+        """
+        deq = _layer(deq, solver, adjoint)
+        f, start, args = self.problem(images, z0=z0, train=train)
+        self.sow("intermediates", "cell_args", args)
+        if self.is_initializing():  # the cell's parameters need no application of it
+            return self.predict(start, train=train), ModelInfo(unroll(f, start, args, 0), start)
+        solution = deq(
+            f,
+            start,
+            args,
+            tol=tol,
+            step_limit=step_limit,
+            adjoint_probe=adjoint_probe,
+            outer_gradient=outer_gradient,
+        )
+        info = ModelInfo(solution.result, solution.z, solution.sampled)
+        return self.predict(solution.z, train=train), info
+
+    def problem(
+        self, images: Float[Array, "B H W 3"], *, z0: State | None = None, train: bool = False
+    ) -> FixedPointProblem:
+        """Return the fixed-point problem of some images; arguments as of `__call__`."""
+        _check_images(self.config, images)
+        x = self.stem(_in_dtype(images, self.dtype), train)
+        params = weight_norm.merge(self.cell)
+        dtype = jnp.result_type(x, *jax.tree.leaves(params))
+        zeros = _zeros(self.config, x.shape, dtype)
+        masks = None
+        if train and self.config.dropout > 0:
+            key = self.make_rng("dropout")
+            masks = dropout_masks(key, self.config, x.shape[0], dtype, self.axis_name)
+        start = vary_together(zeros if z0 is None else _check_state(z0, zeros), like=x)
+        lower = self.lower_injections(x) if self.config.injection == "all" else ()
+        args = CellArgs(params, x, masks, lower)
+        return FixedPointProblem(cell_function(self.config, self.dtype), start, args)
+
+    def predict(self, z: State, *, train: bool = False) -> Logits:
+        """Return the logits of an equilibrium.
+
+        Where config.extra_heads has any, those of each head by its name: of the task's by the
+        task's, "segmentation", and of the others as of `make_extra_heads`.
+        """
+        z = _in_dtype(z, self.dtype)
+        logits = self.head(z, train)
+        if not self.extra_heads:
+            return logits
+        extra = {name: head(z, train) for name, head in self.extra_heads.items()}
+        return {self.config.task: logits, **extra}
+
+
+def create_model(
+    config: ModelConfig, axis_name: str | None = None, dtype: str | None = None
+) -> MDEQ:
+    """Return the model of an architecture.
+
+    Args:
+      config: the architecture.
+      axis_name: mesh axis over which BatchNorm averages, for training under `shard_map`.
+      dtype: "bfloat16" makes stem, cell and head compute in it. Parameters, the statistics of all
+        norms, the states of the solve and what gives the logits keep their own, float32. None
+        computes in the dtype of images and parameters.
+
+    Raises:
+      ValueError: config is no `ModelConfig`.
+
+    Examples:
+      >>> import jax, mdeq_jax as mx
+      >>> model = mx.create_model(mx.ModelConfig(num_classes=7))
+      >>> images = jax.numpy.zeros((2, 16, 16, 3))  # floating point, normalised
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+      >>> logits, info = jax.eval_shape(model.apply, variables, images)  # shapes alone
+      >>> logits.shape, info.solver.steps.shape, [z.shape for z in info.z]
+      ((2, 7), (2,), [(2, 16, 16, 24), (2, 8, 8, 24)])
+    """
+    if not isinstance(config, ModelConfig):
+        raise ValueError(f"config is a {type(config).__name__}; it must be a ModelConfig.")
+    return MDEQ(config, axis_name, dtype)
+
+
+def cell_function(
+    config: ModelConfig, dtype: str | None = None
+) -> Callable[[State, CellArgs], State]:
+    """Return the cell as a pure function (z, args) -> z; arguments as of `create_model`."""
+    cell = MDEQCell(config, parent=None)
+
+    def f(z: State, args: CellArgs) -> State:
+        inputs = _in_dtype((z, args.x, args.masks, args.lower), dtype)
+        new = cast(State, cell.apply({"params": args.params}, *inputs))
+        return new if dtype is None else jax.tree.map(lambda x, z: x.astype(z.dtype), new, z)
+
+    return f
+
+
+def _in_dtype(tree: PyTree, dtype: str | None) -> PyTree:
+    return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+def _layer(deq: DEQ | None, solver: Solver | None, adjoint: Adjoint | None) -> DEQ:
+    if deq is None:
+        return DEQ(Broyden() if solver is None else solver, adjoint)
+    if solver is not None or adjoint is not None:
+        raise ValueError(
+            f"deq is {deq}, beside solver {solver} and adjoint {adjoint}; give deq alone, which "
+            "has both."
+        )
+    return deq
+
+
+def _check_images(config: ModelConfig, images: Array) -> None:
+    shape = images.shape
+    if len(shape) != 4 or shape[-1] != 3 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"images are {images.dtype}{list(shape)}; give floating-point images of shape "
+            "(batch, height, width, 3), normalised."
+        )
+    divisor = config.size_divisor
+    fitting = [-(-side // divisor) * divisor for side in shape[1:3]]
+    if fitting != list(shape[1:3]):
+        raise ValueError(
+            f"images are {shape[1]}×{shape[2]}, but with downsample_times "
+            f"{config.downsample_times} and {config.num_branches} branches both sides must be "
+            f"divisible by {divisor}; the next sizes that fit are {fitting[0]}×{fitting[1]}."
+        )
+
+
+def _zeros(config: ModelConfig, injected: tuple[int, ...], dtype: jax.typing.DTypeLike) -> State:
+    batch, height, width, _ = injected
+    return tuple(
+        jnp.zeros((batch, height >> i, width >> i, channels), dtype)
+        for i, channels in enumerate(config.branch_channels)
+    )
+
+
+def _check_state(z0: State, like: State) -> State:
+    given, wanted = ([x.shape for x in z] for z in (z0, like))
+    if given != wanted:
+        raise ValueError(f"z0 has the shapes {given}; for these images it must have {wanted}.")
+    return tuple(x.astype(like.dtype) for x, like in zip(z0, like, strict=True))

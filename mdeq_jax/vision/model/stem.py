@@ -1,0 +1,63 @@
+"""The stem: from images to what is injected into the cell."""
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mdeq_jax.vision.model.config import ModelConfig
+from mdeq_jax.vision.model.layers import Conv, ConvBN
+
+
+class Stem(nn.Module):
+    """Convolutions with BatchNorm and ReLU, of stride 2 as often as `config.downsample_times` says.
+
+    Two at least; a 1×1 one, ``stage0``, follows except where there is neither downsampling nor a
+    third branch. Source: `MDEQNet` in `lib/models/mdeq_core.py`, locuslab/deq.
+
+    Attributes:
+      config: the architecture.
+      axis_name: mesh axis over which BatchNorm averages its statistics.
+    """
+
+    config: ModelConfig
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:
+        """Return the injection, sides divided by 2^downsample_times, C = branch_channels[0]."""
+        times = self.config.downsample_times
+        x = images
+        for k in range(max(times, 2)):
+            x = nn.relu(self._conv(3, 2 if k < times else 1, f"downsample_{k}")(x, train))
+        if times > 0 or self.config.num_branches > 2:
+            x = nn.relu(self._conv(1, 1, "stage0")(x, train))
+        return x
+
+    @nn.nowrap
+    def _conv(self, size: int, stride: int, name: str) -> ConvBN:
+        return ConvBN(
+            self.config.branch_channels[0],
+            size,
+            stride,
+            momentum=self.config.batch_norm_momentum,
+            axis_name=self.axis_name,
+            name=name,
+        )
+
+
+class LowerInjections(nn.Module):
+    """What is injected into the resolutions below the highest: the mean of each square, projected.
+
+    Attributes:
+      config: the architecture.
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w C"]) -> tuple[Float[Array, "B _h _w _C"], ...]:
+        """Return one injection for each branch from the second on, given the first's."""
+        injections = []
+        for i, width in enumerate(self.config.branch_channels[1:], start=1):
+            pooled = nn.avg_pool(x, (2**i, 2**i), (2**i, 2**i))
+            injections.append(Conv(width, 1, name=f"branch_{i}")(pooled))
+        return tuple(injections)

@@ -1,0 +1,136 @@
+"""A trained model applied to one image at a time, from a cold or a warm start."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from mdeq_jax.vision.load import Trained
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.segment import padding
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.solvers import State
+from mdeq_jax.training.steps import make_forward, solver_statistics
+from mdeq_jax.vision.tasks import make_task
+
+
+class Prediction(NamedTuple):
+    """What is said of an image.
+
+    Attributes:
+      output: (H, W) uint8 labels, or (num_classes,) logits.
+      statistics: solver_steps, residual and converged, and of a frame that was solved from a cold
+        start as well, cold_solver_steps.
+    """
+
+    output: np.ndarray
+    statistics: dict[str, float]
+
+
+class Predictor:
+    """Predicts each image by itself."""
+
+    def __init__(self, trained: Trained, config: Config):
+        """Prepare the model.
+
+        Args:
+          trained: the checkpoint.
+          config: for solver and inference.
+        """
+        self._variables = trained.variables
+        self._divisor = config.model.size_divisor
+        # As it would be in the compiled function, of which every size needs another.
+        self._pads = config.model.task == "segmentation" and config.inference.is_plain
+        task = make_task(config)
+        model = create_model(config.model, dtype=config.compute_dtype)
+        unrolled = trained.config.train.unrolled_at(trained.step)
+        forward = make_forward(model, config, unrolled=unrolled)
+
+        @jax.jit
+        def run(variables: PyTree, images: Array) -> tuple[Array, PyTree]:
+            logits, statistics = task.predict(functools.partial(forward, variables), images)
+            return task.output(logits), statistics
+
+        self._run = run
+
+    def __call__(self, image: Float[np.ndarray, "H W 3"]) -> Prediction:
+        """Return the prediction of an image, normalised."""
+        images, (height, width, _) = image[None], image.shape
+        if self._pads:
+            images = np.pad(images, padding(images.shape, self._divisor))
+        output, statistics = self._run(self._variables, images)
+        rows = np.asarray(output[0])
+        return Prediction(rows[:height, :width] if self._pads else rows, _numbers(statistics))
+
+
+class FramePredictor:
+    """Predicts frames of a film in order, each solved from the last one's equilibrium."""
+
+    def __init__(self, trained: Trained, config: Config, *, compare: bool):
+        """Prepare the model.
+
+        Args:
+          trained: the checkpoint.
+          config: for the solver.
+          compare: whether each frame is also solved from a cold start, for the number of steps.
+
+        Raises:
+          ValueError: there is no single solve of an image that could start anywhere.
+        """
+        if not config.inference.is_plain:
+            raise ValueError(
+                "--warm-start is for one pass over an image, but config.inference is "
+                f"{config.inference}; leave flip, scales and window at their defaults."
+            )
+        if trained.config.train.unrolled_at(trained.step) is not None:
+            raise ValueError(
+                f"the checkpoint is of step {trained.step}, where the cell is still unrolled "
+                "(config.train.pretrain_steps), and --warm-start is for solves; leave it out."
+            )
+        self._variables, self._compare = trained.variables, compare
+        self._last: State | None = None
+        task = make_task(config)
+        model = create_model(config.model, dtype=config.compute_dtype)
+        solver = config.solver.forward.build()
+
+        def solve(
+            variables: PyTree, images: Array, z0: State | None
+        ) -> tuple[Array, PyTree, State]:
+            forward: Any = functools.partial(model.apply, variables, solver=solver, z0=z0)
+            logits, info = task.predict(forward, images)
+            return task.output(logits), solver_statistics(info.solver), info.z
+
+        self._run = jax.jit(solve)
+
+        @functools.cache
+        def cold_start(shape: tuple[int, ...]) -> State:
+            images = jax.ShapeDtypeStruct(shape, jnp.float32)
+            _, _, z = jax.eval_shape(solve, trained.variables, images, None)
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), z)
+
+        self._cold_start = cold_start
+
+    def __call__(self, image: Float[np.ndarray, "H W 3"]) -> Prediction:
+        """Return the prediction of the next frame, normalised."""
+        images = image[None]
+        cold = self._cold_start(images.shape)
+        # A frame of another size begins another film.
+        warm = self._last if _shapes(self._last) == _shapes(cold) else cold
+        output, statistics, self._last = self._run(self._variables, images, warm)
+        numbers = _numbers(statistics)
+        if self._compare:
+            _, statistics, _ = self._run(self._variables, images, cold)
+            numbers["cold_solver_steps"] = _numbers(statistics)["solver_steps"]
+        return Prediction(np.asarray(output[0]), numbers)
+
+
+def _shapes(z: State | None) -> PyTree:
+    return jax.tree.map(jnp.shape, z)
+
+
+def _numbers(statistics: dict[str, Array]) -> dict[str, float]:
+    """The statistics of a batch of one."""
+    return {name: float(value[0]) for name, value in jax.device_get(statistics).items()}

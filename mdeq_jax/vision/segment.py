@@ -1,0 +1,193 @@
+"""Segmentation of images of any size: whole or in windows, mirrored, at several scales.
+
+Source: `multi_scale_inference` in `lib/datasets/cityscapes.py` and `inference` in
+`lib/datasets/base_dataset.py`, locuslab/deq. Other than there, the mirrored image goes through the
+solver too.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from mdeq_jax.vision.config import InferenceConfig
+from mdeq_jax.vision.model.resize import resize_bilinear, scaled_size
+
+# From images of a size that the model takes to logits of any resolution, and a pytree beside them.
+DenseForward = Callable[[Float[Array, "B H W 3"]], tuple[Float[Array, "B h w num_classes"], PyTree]]
+Resize = Callable[[Array, tuple[int, ...]], Array]
+
+
+def segment(
+    forward: DenseForward, images: Float[Array, "B H W 3"], options: InferenceConfig, divisor: int
+) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
+    """Return the logits of every pixel.
+
+    In one plain pass they are the model's, resized with aligned corners, as in training. Else they
+    are log Σ exp(ℓ) over the scales, where ℓ are the model's logits, resized without aligned
+    corners; averaged with those of the mirrored image; exp(ℓ) averaged where windows overlap and
+    resized likewise to the image's size. Their largest entry is where that of the originals' scores
+    is, as long as those neither over- nor underflow.
+
+    Args:
+      forward: the model; what it returns beside the logits is statistics, arrays (B, ...), but in
+        one plain pass may be anything.
+      images: normalised, of any size.
+      options: the section of the config.
+      divisor: of the sides of images that the model takes.
+
+    Returns:
+      The logits, and the statistics, means over all passes.
+    """
+    if options.is_plain:
+        return forward_padded(forward, images, divisor)
+    per_scale = [at_scale(forward, images, scale, options, divisor) for scale in options.scales]
+    logits, statistics = zip(*per_scale, strict=True)
+    passes = jax.tree.map(lambda *rows: jnp.concatenate(rows), *statistics)
+    means = jax.tree.map(lambda rows: rows.mean(axis=0), passes)
+    return functools.reduce(jnp.logaddexp, logits), means
+
+
+def forward_padded(
+    forward: DenseForward,
+    images: Float[Array, "B H W 3"],
+    divisor: int,
+    resize: Resize = resize_bilinear,
+) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
+    """Return the logits of every pixel of images of any size, and what else `forward` returns.
+
+    They are padded at the bottom and at the right to sides that are divisible, with zeros, as in
+    training; what is said of the padding is dropped.
+
+    Args:
+      forward: the model.
+      images: normalised.
+      divisor: of the sides of images that the model takes.
+      resize: from the logits' resolution to the padded images'.
+    """
+    height, width = images.shape[1:3]
+    padded = jnp.pad(images, padding(images.shape, divisor))
+    logits, rest = forward(padded)
+    return resize(logits, padded.shape[1:3])[:, :height, :width], rest
+
+
+def padding(shape: tuple[int, ...], divisor: int) -> list[tuple[int, int]]:
+    """Return by how much to pad each axis, so that height and width are divisible.
+
+    Args:
+      shape: (B, H, W, ...).
+      divisor: of the sides.
+
+    Examples:
+      >>> padding((1, 30, 65, 3), 32)
+      [(0, 0), (0, 2), (0, 31), (0, 0)]
+    """
+    _, height, width, *rest = shape
+    return [(0, 0), (0, -height % divisor), (0, -width % divisor), *((0, 0) for _ in rest)]
+
+
+def at_scale(
+    forward: DenseForward,
+    images: Float[Array, "B H W 3"],
+    scale: float,
+    options: InferenceConfig,
+    divisor: int,
+) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
+    """Return log exp(ℓ) of `segment` at one scale, and each pass's statistics (passes, B, ...).
+
+    Args: as of `segment`.
+    """
+    size = images.shape[1:3]
+    scaled = resize_unaligned(images, scaled_size(size, scale))
+    window = scaled.shape[1:3]
+    if scale > 1 and options.window is not None:
+        window = tuple(map(min, options.window, window))
+    corners = list(itertools.product(*map(window_starts, scaled.shape[1:3], window)))
+    views = jnp.stack([_cut(scaled, corner, window) for corner in corners])
+    see = functools.partial(_see, forward, flip=options.flip, divisor=divisor)
+    # One after the other: only then a large image does not need more memory than its windows.
+    logits, statistics = lax.map(see, views)
+    statistics = jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), statistics)
+    return _resize_exp(_assemble(logits, corners, scaled.shape[1:3]), size), statistics
+
+
+def window_starts(side: int, window: int) -> list[int]:
+    """Return where windows begin that lie side by side and cover a side.
+
+    The last one ends with the side, and so may overlap the one before.
+
+    Args:
+      side: at least 1.
+      window: in [1, side].
+
+    Examples:
+      >>> window_starts(100, 40)
+      [0, 40, 60]
+    """
+    return [min(start, side - window) for start in range(0, side, window)]
+
+
+def resize_unaligned(
+    images: Float[Array, "B h w C"], size: tuple[int, ...]
+) -> Float[Array, "B H W C"]:
+    """Resize bilinearly, the centre of sample i of n at (i + ½) m / n among m pixels.
+
+    That is PyTorch's ``align_corners=False`` and OpenCV's ``INTER_LINEAR``: nothing is averaged
+    where an image shrinks.
+    """
+    shape = (images.shape[0], *size, images.shape[-1])
+    return jax.image.resize(images, shape, "linear", antialias=False)
+
+
+def _see(
+    forward: DenseForward, images: Float[Array, "B H W 3"], *, flip: bool, divisor: int
+) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
+    """Return the logits of every pixel, and statistics of one or two passes (passes, B, ...)."""
+    pass_over = functools.partial(forward_padded, forward, divisor=divisor, resize=resize_unaligned)
+    if not flip:
+        logits, statistics = pass_over(images)
+        return logits, jax.tree.map(lambda row: row[None], statistics)
+    both = jnp.stack([images, jnp.flip(images, axis=2)])
+    (straight, mirrored), statistics = lax.map(pass_over, both)
+    return (straight + jnp.flip(mirrored, axis=2)) / 2, statistics
+
+
+def _cut(images: Array, corner: tuple[int, ...], size: tuple[int, ...]) -> Array:
+    (top, left), (height, width) = corner, size
+    return images[:, top : top + height, left : left + width]
+
+
+def _assemble(
+    windows: Float[Array, "n B h w C"], corners: list[tuple[int, ...]], size: tuple[int, ...]
+) -> Float[Array, "B H W C"]:
+    """Put windows where they belong; where they overlap, log of the mean of exp."""
+    _, batch, height, width, channels = windows.shape
+    whole = jnp.full((batch, *size, channels), -jnp.inf, windows.dtype)
+    count = np.zeros((*size, 1))
+    for window, (top, left) in zip(windows, corners, strict=True):
+        place = np.s_[top : top + height, left : left + width]
+        whole = whole.at[:, *place].set(jnp.logaddexp(whole[:, *place], window))
+        count[place] += 1
+    return whole - np.log(count).astype(windows.dtype)
+
+
+def _resize_exp(logits: Float[Array, "B h w C"], size: tuple[int, ...]) -> Float[Array, "B H W C"]:
+    """Return the log of `resize_unaligned` of exp(logits), which itself is never formed.
+
+    Far below the image's largest logit it would be 0, of all classes alike.
+    """
+    if logits.shape[1:3] == size:
+        return logits
+    for axis, n in enumerate(size, start=1):
+        m = logits.shape[axis]
+        position = np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
+        low = position.astype(int)
+        share = jnp.asarray(position - low, logits.dtype).reshape(-1, *[1] * (3 - axis))
+        first, second = (logits.take(np.minimum(k, m - 1), axis) for k in (low, low + 1))
+        logits = jnp.logaddexp(first + jnp.log(1 - share), second + jnp.log(share))
+    return logits

@@ -1,0 +1,292 @@
+"""What training and evaluation have to know of a task; all else is the same for every task."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+
+from mdeq_jax.vision.config import Config, InferenceConfig, LossConfig
+from mdeq_jax.vision.loss_config import IGNORE
+from mdeq_jax.vision.segment import segment
+from mdeq_jax.vision.model.resize import resize_bilinear
+from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
+from mdeq_jax.vision.losses import (
+    cross_entropy,
+    pixel_cross_entropy,
+    pixel_weights,
+    segmentation_loss,
+    weighted_mean,
+)
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+# From images to logits, an array or a dict of them, and a pytree beside them.
+Forward = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
+
+
+class Task(Protocol):
+    """A task, by what it makes of a model's logits and of the batch that they belong to.
+
+    The logits are an array, or a dict of them where the model has extra heads.
+
+    Where a method takes the name of a mesh axis, the batch is split over its devices, and the mean
+    of what these return is the value of the whole batch.
+
+    Attributes:
+      score: name of the evaluation's metric by which models are compared; higher is better.
+      train_score: name of the metric shown as training runs.
+      output_name: of what evaluation can write of every image.
+    """
+
+    score: ClassVar[str]
+    train_score: ClassVar[str]
+    output_name: ClassVar[str]
+
+    def loss(self, logits: PyTree, batch: Batch, axis_name: str | None = None) -> Float[Array, ""]:
+        """Return what training minimises."""
+        ...
+
+    def train_metrics(self, logits: PyTree, batch: Batch, axis_name: str | None = None) -> Metrics:
+        """Return what training reports beside the loss, `train_score` at least."""
+        ...
+
+    def predict(self, forward: Forward, images: Float[Array, "B H W 3"]) -> tuple[PyTree, PyTree]:
+        """Return logits and statistics of some images as evaluation takes them."""
+        ...
+
+    def sums(self, logits: PyTree, batch: Batch) -> dict[str, PyTree]:
+        """Return sums over the images that ``batch["mask"]`` has, which add up over batches."""
+        ...
+
+    def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
+        """Return the metrics of a data set, from the sums over it and its number ``count``."""
+        ...
+
+    def output(self, logits: PyTree) -> Array:
+        """Return what evaluation can write of every image."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """One label per image, "image_label" in a batch whose "label" is of pixels."""
+
+    score: ClassVar[str] = "accuracy"
+    train_score: ClassVar[str] = "accuracy"
+    output_name: ClassVar[str] = "logits"
+
+    def loss(
+        self, logits: Float[Array, "B num_classes"], batch: Batch, axis_name: str | None = None
+    ) -> Float[Array, ""]:
+        """Return the mean cross-entropy."""
+        return cross_entropy(logits, _image_label(batch)).mean()
+
+    def train_metrics(
+        self, logits: Float[Array, "B num_classes"], batch: Batch, axis_name: str | None = None
+    ) -> Metrics:
+        """Return the accuracy."""
+        return {"accuracy": (logits.argmax(-1) == _image_label(batch)).mean()}
+
+    def predict(
+        self, forward: Forward, images: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B num_classes"], PyTree]:
+        """Return the logits of the images as they are."""
+        return forward(images)
+
+    def sums(self, logits: Float[Array, "B num_classes"], batch: Batch) -> dict[str, Array]:
+        """Return the sums of loss and accuracy."""
+        label = _image_label(batch)
+        values = {"loss": cross_entropy(logits, label), "accuracy": logits.argmax(-1) == label}
+        return masked_sums(values, batch["mask"])
+
+    def summarize(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return the means of loss and accuracy."""
+        return {name: float(sums[name] / sums["count"]) for name in ("accuracy", "loss")}
+
+    def output(self, logits: Float[Array, "B num_classes"]) -> Float[Array, "B num_classes"]:
+        """Return the logits."""
+        return logits
+
+
+def _image_label(batch: Batch) -> Int[Array, " B"]:
+    return batch.get("image_label", batch["label"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """One label per pixel.
+
+    Attributes:
+      options: of the loss.
+      inference: how evaluation sees an image.
+      divisor: what the sides of an image that the model takes are divisible by.
+      class_names: one per class.
+    """
+
+    options: LossConfig
+    inference: InferenceConfig
+    divisor: int
+    class_names: tuple[str, ...]
+    score: ClassVar[str] = "miou"
+    train_score: ClassVar[str] = "pixel_accuracy"
+    output_name: ClassVar[str] = "labels"
+
+    def loss(
+        self, logits: Float[Array, "B h w num_classes"], batch: Batch, axis_name: str | None = None
+    ) -> Float[Array, ""]:
+        """Return the loss of `segmentation_loss`."""
+        return segmentation_loss(logits, batch["label"], self.options, axis_name)
+
+    def train_metrics(
+        self, logits: Float[Array, "B h w num_classes"], batch: Batch, axis_name: str | None = None
+    ) -> Metrics:
+        """Return the share of pixels that are right."""
+        labels = batch["label"]
+        right = resize_bilinear(logits, labels.shape[1:]).argmax(-1) == labels
+        return {"pixel_accuracy": weighted_mean(right, labels != IGNORE, axis_name)}
+
+    def predict(
+        self, forward: Forward, images: Float[Array, "B H W 3"]
+    ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
+        """Return the logits of every pixel, by `segment`."""
+        return segment(forward, images, self.inference, self.divisor)
+
+    def sums(self, logits: Float[Array, "B H W num_classes"], batch: Batch) -> dict[str, Array]:
+        """Return the confusion matrix, and the sums of the weighted loss and of the weights."""
+        labels = jnp.where(batch["mask"][:, None, None], batch["label"], IGNORE)
+        weights = pixel_weights(labels, self.options.class_weights)
+        return {
+            "confusion": confusion_matrix(labels, logits.argmax(-1), logits.shape[-1]),
+            "loss": (weights * pixel_cross_entropy(logits, labels)).sum(),
+            "weight": weights.sum(),
+        }
+
+    def summarize(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Return `segmentation_metrics` and the class-weighted mean of the loss."""
+        metrics = segmentation_metrics(sums["confusion"], self.class_names)
+        return {**metrics, "loss": float(sums["loss"] / sums["weight"])}
+
+    def output(self, logits: Float[Array, "B H W num_classes"]) -> UInt8[Array, "B H W"]:
+        """Return the label of every pixel."""
+        return logits.argmax(-1).astype(jnp.uint8)
+
+
+class Part(NamedTuple):
+    """What `MultiTask` makes of the logits of one head.
+
+    Attributes:
+      task: of the head.
+      weight: of its loss in the sum.
+    """
+
+    task: Task
+    weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiTask:
+    """The tasks of a segmentation model with extra heads, whose loss is Σ weight · loss of a part.
+
+    What is reported of a part has its name in front. The heads of single branches are there for
+    training alone: evaluation leaves them out.
+
+    Attributes:
+      parts: by the name of the head's logits, "segmentation" among them.
+    """
+
+    parts: Mapping[str, Part]
+    score: ClassVar[str] = f"segmentation_{Segmentation.score}"
+    train_score: ClassVar[str] = f"segmentation_{Segmentation.train_score}"
+    output_name: ClassVar[str] = Segmentation.output_name
+
+    def loss(
+        self, logits: Mapping[str, Array], batch: Batch, axis_name: str | None = None
+    ) -> Float[Array, ""]:
+        """Return the weighted sum of the losses."""
+        losses = [
+            part.weight * part.task.loss(logits[name], batch, axis_name)
+            for name, part in self.parts.items()
+        ]
+        return jnp.stack(losses).sum()
+
+    def train_metrics(
+        self, logits: Mapping[str, Array], batch: Batch, axis_name: str | None = None
+    ) -> Metrics:
+        """Return each part's loss and training metrics."""
+        metrics = {}
+        for name, (task, _) in self.parts.items():
+            loss = task.loss(logits[name], batch, axis_name)
+            rest = task.train_metrics(logits[name], batch, axis_name)
+            metrics |= _prefixed(name, {"loss": loss, **rest})
+        return metrics
+
+    def predict(
+        self, forward: Forward, images: Float[Array, "B H W 3"]
+    ) -> tuple[dict[str, Array], PyTree]:
+        """Return the logits of every pixel as `Segmentation.predict`, and those of the image.
+
+        The latter are means over the passes, as the statistics are.
+        """
+
+        def of_pixels(images: Float[Array, "B H W 3"]) -> tuple[Array, PyTree]:
+            logits, statistics = forward(images)
+            of_image = {name: logits[name] for name in ("classification",) if name in logits}
+            return logits["segmentation"], (of_image, statistics)
+
+        segmentation = self.parts["segmentation"].task
+        logits, (of_image, statistics) = segmentation.predict(of_pixels, images)
+        return {"segmentation": logits, **of_image}, statistics
+
+    def sums(self, logits: Mapping[str, Array], batch: Batch) -> dict[str, PyTree]:
+        """Return the sums of each part that `predict` has logits of, by its name."""
+        return {name: self.parts[name].task.sums(x, batch) for name, x in logits.items()}
+
+    def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
+        """Return the metrics of each part that has sums."""
+        metrics = {}
+        for name in self.parts.keys() & sums.keys():
+            part_sums = {**sums[name], "count": sums["count"]}
+            metrics |= _prefixed(name, self.parts[name].task.summarize(part_sums))
+        return metrics
+
+    def output(self, logits: Mapping[str, Array]) -> UInt8[Array, "B H W"]:
+        """Return the label of every pixel."""
+        return self.parts["segmentation"].task.output(logits["segmentation"])
+
+
+def _prefixed(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}_{metric}": value for metric, value in metrics.items()}
+
+
+def make_task(config: Config, class_names: Sequence[str] = ()) -> Task:
+    """Return the task of a config.
+
+    Args:
+      config: for the model's task, and the sections loss and inference.
+      class_names: by which metrics of single classes are called; by default their numbers.
+    """
+    if config.model.task == "classification":
+        return Classification()
+    names = class_names or [str(k) for k in range(config.model.num_classes)]
+    divisor = config.model.size_divisor
+    segmentation = Segmentation(config.loss, config.inference, divisor, tuple(names))
+    if not config.model.extra_heads:
+        return segmentation
+    parts = {"segmentation": Part(segmentation, 1.0)}
+    if "classification" in config.model.extra_heads:
+        parts["classification"] = Part(Classification(), config.loss.classification_weight)
+    if "scales" in config.model.extra_heads:
+        scale = Part(segmentation, config.loss.scale_weight)
+        parts |= {f"scale_{i}": scale for i in range(config.model.num_branches)}
+    return MultiTask(parts)
+
+
+def masked_sums(
+    values: Mapping[str, Float[Array, " B"]], mask: Bool[Array, " B"]
+) -> dict[str, Array]:
+    """Return the sum of each over the images that the mask has."""
+    # Not a product: a padded image may well have a residual that is not finite.
+    return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}

@@ -1,0 +1,273 @@
+"""Import PyTorch checkpoints of the originals, as variables and as checkpoints of ours.
+
+    python -m mdeq_jax.vision.torch_files.convert \\
+        --config configs/digits.py --input digits_tiny.pkl --output runs/imported
+
+``--infer`` in place of ``--config`` derives the architecture from the file. What a file cannot tell
+is printed with the value assumed; ``--set num_groups=4`` gives another. torch is not needed, and
+nothing in the file is executed.
+"""
+
+import argparse
+import dataclasses
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import PyTree
+
+from mdeq_jax.training.checkpoints import write_checkpoint
+from mdeq_jax.vision.torch_files.arrays import (
+    Arrays,
+    Wanted,
+    matching,
+    read_arrays,
+    wanted_arrays,
+)
+from mdeq_jax.vision.torch_files.fold import fold_weight_norm
+from mdeq_jax.vision.torch_files.infer import Inferred, infer, possible_fields
+from mdeq_jax.vision.torch_files.keys import from_torch, why_ignored
+from mdeq_jax.training.workdir import new_folder
+from mdeq_jax.vision.config import Config, finalize, load_config
+from mdeq_jax.vision.model import ModelConfig, create_model
+from mdeq_jax.training.sections import read_value
+
+
+class Imported(NamedTuple):
+    """A model's variables, and in lines of text where they come from."""
+
+    variables: PyTree
+    report: list[str]
+
+
+def import_torch(
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    *,
+    allow_missing: Iterable[str] = (),
+    drop: Iterable[str] = (),
+) -> PyTree:
+    """Return the variables of a model from a PyTorch file of the originals or of TorchDEQ.
+
+    Args:
+      path: a file by `torch.save`, of a state dict or of a training checkpoint.
+      config: the architecture.
+      allow_missing: list of PyTorch names, with ``*`` for any part, that may be missing in the
+        file. These arrays get initial values.
+      drop: list of PyTorch names, with ``*`` for any part, that are not read from the file.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of numpy arrays, float32, or float64 if the file is.
+
+    Raises:
+      ValueError: the file cannot be read or asks for more than tensors and containers; its names
+        and shapes are not those of the architecture: each is listed; or `allow_missing` or `drop`
+        is a string and not a list.
+
+    Examples:
+      >>> import jax
+      >>> import mdeq_jax as mx
+      >>> variables = mx.import_torch("digits_tiny.pkl", mx.ModelConfig())
+      >>> sum(x.size for x in jax.tree.leaves(variables["params"]))
+      158890
+    """
+    return import_with_report(path, config, allow_missing=allow_missing, drop=drop).variables
+
+
+def infer_config(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> ModelConfig:
+    """Return the architecture that the names and shapes in a PyTorch file tell of.
+
+    Args:
+      path: a file by `torch.save`, of a state dict or of a training checkpoint.
+      assumed: fields of `ModelConfig` for what a file does not tell: num_groups, dropout, and
+        downsample_times where the stem's strides leave no trace.
+
+    Raises:
+      ValueError: as `import_torch`; or the file contradicts `assumed`.
+    """
+    return _inferred(path, assumed).config
+
+
+def import_with_report(
+    path: str | os.PathLike[str],
+    config: ModelConfig,
+    *,
+    allow_missing: Iterable[str] = (),
+    drop: Iterable[str] = (),
+) -> Imported:
+    """Return what `import_torch` does, with its arguments, and where it comes from."""
+    found = read_arrays(path)
+    ignored = {name: why for name in found if (why := why_ignored(name, config))}
+    dropped = matching(found, "drop", drop)
+    kept = {name: a for name, a in found.items() if name not in ignored and name not in dropped}
+    wanted = wanted_arrays(jax.eval_shape(_initializer(config)), config.task)
+    arrays = fold_weight_norm(kept, wanted)
+    initial = matching(wanted.keys() - arrays.keys(), "allow_missing", allow_missing)
+    problems = _problems(arrays, {n: w for n, w in wanted.items() if n not in initial})
+    if problems:
+        problems += _explanations(_shapes(kept), config)
+        raise ValueError("\n  ".join([f"{os.fspath(path)} does not fit:", *problems]))
+    variables = _convert(arrays, wanted, config)
+    report = [
+        _summary(variables),
+        *(f"refolded {_folding(name)}" for name in sorted(kept.keys() - arrays.keys())),
+        *_counted(ignored),
+        *(f"dropped {name}" for name in sorted(dropped)),
+        *(f"left at its initial value: {name}" for name in sorted(initial)),
+    ]
+    return Imported(variables, report)
+
+
+def _initializer(config: ModelConfig) -> Callable[[], dict[tuple[str, ...], Any]]:
+    """Return a function to the model's initial variables by path."""
+    side = config.size_divisor
+    images = jnp.zeros((1, side, side, 3))
+    model = create_model(config)
+    return lambda: traverse_util.flatten_dict(model.init(jax.random.key(0), images))
+
+
+def _problems(arrays: Arrays, wanted: Mapping[str, Wanted]) -> list[str]:
+    missing, extra = wanted.keys() - arrays.keys(), arrays.keys() - wanted.keys()
+    problems = [f"missing: {name} {wanted[name].shape}" for name in sorted(missing)]
+    problems += [f"extra: {name} {arrays[name].shape}" for name in sorted(extra)]
+    for name in sorted(wanted.keys() - missing):
+        shape, dtype, _ = arrays[name]
+        if shape != wanted[name].shape:
+            problems.append(f"shape: {name} is {shape}, by the config {wanted[name].shape}")
+        if not jnp.issubdtype(dtype, jnp.floating):  # NumPy's own does not know bfloat16
+            problems.append(f"type: {name} is {dtype}; it must be floating point")
+    return problems
+
+
+def _inferred(path: str | os.PathLike[str], given: Mapping[str, Any]) -> Inferred:
+    shapes = _shapes(read_arrays(path))
+    try:
+        return infer(shapes, given)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> list[str]:
+    """Return where the config differs from the architecture that the file tells of."""
+    try:
+        possible = possible_fields(shapes)
+    except ValueError as error:
+        return [str(error)]
+    # With and without weight norm, the same weights fit.
+    return [
+        f"config.model.{field} is {getattr(config, field)!r}; by the file's arrays it is "
+        + " or ".join(map(repr, options))
+        for field, options in possible.items()
+        if field != "weight_norm" and getattr(config, field) not in options
+    ]
+
+
+def _convert(arrays: Arrays, wanted: Mapping[str, Wanted], config: ModelConfig) -> PyTree:
+    taken = [array.dtype for name, array in arrays.items() if name in wanted]
+    # Two by two: NumPy finds no common type of float16 and bfloat16.
+    dtype = functools.reduce(np.promote_types, taken, np.dtype(np.float32))
+    flat = {
+        target.path: np.ascontiguousarray(from_torch(target.path, arrays[name].read()), dtype)
+        for name, target in wanted.items()
+        if name in arrays
+    }
+    if missing := [target.path for name, target in wanted.items() if name not in arrays]:
+        initialize = _initializer(config)
+        # Under jit, what is not returned is not computed either.
+        initial = jax.jit(lambda: {path: initialize()[path] for path in missing})()
+        flat |= {path: np.asarray(array, dtype) for path, array in initial.items()}
+    return traverse_util.unflatten_dict(flat)
+
+
+def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
+
+
+def _summary(variables: PyTree) -> str:
+    params, statistics = (jax.tree.leaves(variables[kind]) for kind in ("params", "batch_stats"))
+    return (
+        f"took {sum(x.size for x in params):,} parameters in {len(params)} arrays and "
+        f"{len(statistics)} arrays of BatchNorm statistics, {params[0].dtype}"
+    )
+
+
+def _folding(name: str) -> str:
+    if name.endswith(".weight"):
+        return f"{name} as weight_g and weight_v"
+    return f"{name} into {re.sub('_[gv]$', '', name)}"
+
+
+def _counted(ignored: Mapping[str, str]) -> list[str]:
+    reasons = list(ignored.values())
+    return [f"ignored {reasons.count(why)}: {why}" for why in sorted(set(reasons))]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Import a file as the command line says; returns the exit code."""
+    options = _parser().parse_args(argv)
+    try:
+        given = dict(map(_assignment, options.set))
+        config = _shown(options.input, given) if options.infer else _read(options.config, given)
+        imported = import_with_report(
+            options.input, config.model, allow_missing=options.allow_missing, drop=options.drop
+        )
+        # Past the warm-up, so that the model is solved and not unrolled in evaluation.
+        step = config.train.pretrain_steps
+        with new_folder(options.output) as folder:
+            write_checkpoint(folder, imported.variables, dataclasses.asdict(config), step)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(*imported.report, f"wrote {options.output}", sep="\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", metavar="FILE", help="config, as configs/digits.py or digits")
+    source.add_argument("--infer", action="store_true", help="derive the model from the file")
+    parser.add_argument("--input", required=True, metavar="FILE", help="the .pkl, .pth or .pth.tar")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to be made")
+    listed: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
+    field = "field of config.model, such as num_groups=4"
+    parser.add_argument("--set", metavar="KEY=VALUE", help=field, **listed)
+    missing = "PyTorch names, * for any part, to be left at initial values if missing"
+    parser.add_argument("--allow-missing", metavar="NAME", help=missing, **listed)
+    parser.add_argument("--drop", metavar="NAME", help="likewise, not to be read", **listed)
+    return parser
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text} has no value; give KEY=VALUE, such as num_groups=4.")
+    parsed = read_value(Config(), f"model.{key}", value)
+    return key, tuple(parsed) if isinstance(parsed, list) else parsed
+
+
+def _shown(path: str, given: Mapping[str, Any]) -> Config:
+    """Return the config that a file tells of, printed."""
+    config, open_fields = _inferred(path, given)
+    for field, value in dataclasses.asdict(config).items():
+        note = "  (assumed: --set gives another)" if field in set(open_fields) - set(given) else ""
+        print(f"config.model.{field} = {value!r}{note}")
+    return Config(model=config)
+
+
+def _read(name: str, given: Mapping[str, Any]) -> Config:
+    config = load_config(name).to_dict()
+    return finalize({**config, "model": {**config["model"], **given}})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

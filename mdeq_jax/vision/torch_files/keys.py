@@ -1,0 +1,189 @@
+"""The names of the originals' PyTorch parameters beside ours, and the layouts of their files."""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mdeq_jax.vision.model import ModelConfig
+
+# Layers. {i}, {j}, {k} are numbers, {layer} is the same name on both sides. Where two rows fit one
+# of ours, the first holds. Source: `mdeq_core.py` and `mdeq.py` in `lib/models`, locuslab/deq.
+# PyTorch                                       ours
+_BODY = """
+downsample.0                                    stem/downsample_0/conv
+downsample.1                                    stem/downsample_0/bn
+downsample.3                                    stem/downsample_1/conv
+downsample.4                                    stem/downsample_1/bn
+downsample.DS{k+1}                              stem/downsample_{k}/conv
+downsample.DS{k+1}-BN                           stem/downsample_{k}/bn
+stage0.0                                        stem/stage0/conv
+stage0.1                                        stem/stage0/bn
+
+fullstage.branches.{i}.blocks.{j}.{layer}       cell/branches_{i}_blocks_{j}/{layer}
+fullstage.fuse_layers.{i}.{j}.net.{k}.{layer}   cell/fuse_layers_{i}_{j}/net_{k}/{layer}
+fullstage.fuse_layers.{i}.{j}.net.{layer}       cell/fuse_layers_{i}_{j}/net/{layer}
+fullstage.post_fuse_layers.{i}.{layer}          cell/post_fuse_layers_{i}/{layer}
+"""
+_HEADS = {
+    "classification": """
+incre_modules.{i}.0.conv{k}                     head/incre_modules_{i}/layer{k}/conv
+incre_modules.{i}.0.bn{k}                       head/incre_modules_{i}/layer{k}/bn
+incre_modules.{i}.0.downsample.0                head/incre_modules_{i}/shortcut/conv
+incre_modules.{i}.0.downsample.1                head/incre_modules_{i}/shortcut/bn
+downsamp_modules.{i}.0                          head/downsamp_modules_{i}/conv
+downsamp_modules.{i}.1                          head/downsamp_modules_{i}/bn
+final_layer.0                                   head/final_layer/conv
+final_layer.1                                   head/final_layer/bn
+classifier                                      head/classifier
+""",
+    "segmentation": """
+last_layer.0                                    head/last_layer/conv
+last_layer.1                                    head/last_layer/bn
+last_layer.3                                    head/pixel_classifier
+""",
+}
+
+
+def _parts(table: str) -> set[str]:
+    return {re.split(r"\W", row)[0] for row in table.split("\n") if row}
+
+
+# First words of PyTorch names, by task.
+HEAD_PARTS = {task: _parts(table) for task, table in _HEADS.items()}
+_PARTS = _parts(_BODY).union(*HEAD_PARTS.values())
+
+# What a layer holds: ours, PyTorch's.
+_LEAVES = {
+    "kernel": "weight",  # (h, w, I, O) of a convolution, there (O, I, h, w); else the transpose
+    "bias": "bias",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+    "v": "weight_v",  # as kernel
+    "g": "weight_g",  # (O,), there (O, 1, 1, 1)
+}
+
+# Modules around the whole model: DataParallel, the segmentation trainer's model with its loss, and
+# torch.compile.
+_PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
+# Modules around a part of the model: DataParallel and torch.compile.
+_WRAPPER = re.compile(r"(?<=\.)(module|_orig_mod)\.")
+# torch.nn.utils.parametrizations.weight_norm has original0 for g, and original1 for v.
+_PARAMETRIZATION = re.compile(r"\bparametrizations\.(\w+)\.original([01])$")
+# TorchDEQ's name of the cell, and the originals'.
+_RENAMED = {"full_stage.": "fullstage."}
+_IGNORED = {
+    "*.num_batches_tracked": "counters of BatchNorm, which nothing depends on",
+    "n_averaged": "the counter of AveragedModel, which nothing depends on",
+    "fullstage_copy.*": "copies of the cell in the 2020 layout",
+    "deq.func.*": "copies of the cell in the 2020 layout",
+    "deq.func_copy.*": "copies of the cell in the 2020 layout",
+    "loss.*": "class weights of the segmentation trainer's loss",
+}
+_IGNORED_OF_ONE_BRANCH = {"fullstage.post_fuse_layers.*": "not used by a model of one branch"}
+
+
+class _Row(NamedTuple):
+    theirs: str
+    ours: re.Pattern[str]
+
+
+def canonical_name(name: str) -> str:
+    """Return a name of any layout as the originals' models have it.
+
+    Wrappers inside a name are removed from the names of an MDEQ's parts alone: in another model,
+    "module" may be the name of a layer.
+
+    Examples:
+      >>> canonical_name("module._orig_mod.full_stage._orig_mod.branches.0")
+      'fullstage.branches.0'
+      >>> canonical_name("conv1.parametrizations.weight.original0")
+      'conv1.weight_g'
+    """
+    name = _PREFIX.sub("", name)
+    for start, renamed in _RENAMED.items():
+        if name.startswith(start):
+            name = renamed + name.removeprefix(start)
+    if name.split(".")[0] in _PARTS:
+        name = _WRAPPER.sub("", name)
+    return _PARAMETRIZATION.sub(lambda m: f"{m[1]}_{'gv'[int(m[2])]}", name)
+
+
+def why_ignored(name: str, config: ModelConfig) -> str | None:
+    """Return why a canonical name is of no use to a model, or None if it is."""
+    rules = _IGNORED | (_IGNORED_OF_ONE_BRANCH if config.num_branches == 1 else {})
+    return next((why for rule, why in rules.items() if fnmatch.fnmatchcase(name, rule)), None)
+
+
+def torch_name(path: Sequence[str], task: str) -> str:
+    """Return the PyTorch name of one of our arrays.
+
+    Args:
+      path: keys in "params" or "batch_stats", as ("cell", "branches_0_blocks_0", "conv1", "g").
+      task: of the model, as in `ModelConfig`.
+    """
+    *layer, leaf = path
+    for row in _rows(_BODY + _HEADS[task]):
+        match = row.ours.fullmatch("/".join(layer))
+        if match:
+            return f"{_fill(row.theirs, match.groupdict())}.{_LEAVES[leaf]}"
+    raise ValueError(f"{'/'.join(path)} has no PyTorch name.")
+
+
+def array_name(path: Sequence[str], task: str) -> str:
+    """Return the PyTorch name of one of our arrays, or its own path where PyTorch has none.
+
+    Args:
+      path: keys from the collection on, as ("params", "cell", "branches_0_blocks_0", "conv1", "g").
+      task: of the model, as in `ModelConfig`.
+    """
+    try:
+        return torch_name(path[1:], task)
+    except ValueError:
+        return "/".join(path)
+
+
+def torch_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that PyTorch has one of our arrays in."""
+    if path[-1] == "g":
+        return (*shape, 1, 1, 1)
+    return (*shape[:-3:-1], *shape[:-2])
+
+
+def from_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
+    """Return a PyTorch array as ours at `path`."""
+    if path[-1] == "g":
+        return array.reshape(-1)
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def our_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape that we have a PyTorch array in; the inverse of `torch_shape`."""
+    if path[-1] == "g":
+        return shape[:1]
+    return (*shape[2:], *shape[1::-1])
+
+
+def to_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
+    """Return our array at `path` as PyTorch has it; the inverse of `from_torch`."""
+    if path[-1] == "g":
+        return array.reshape(-1, 1, 1, 1)
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+
+
+def _rows(table: str) -> list[_Row]:
+    pairs = [line.split() for line in table.splitlines() if line]
+    return [_Row(theirs, re.compile(_pattern(ours))) for theirs, ours in pairs]
+
+
+def _pattern(ours: str) -> str:
+    kinds = {"layer": r"[a-z]+\d?"}
+    return re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{kinds.get(m[1], '[0-9]+')})", ours)
+
+
+def _fill(theirs: str, parts: dict[str, str]) -> str:
+    theirs = re.sub(r"\{(\w)\+1\}", lambda m: str(int(parts[m[1]]) + 1), theirs)
+    return theirs.format(**parts)

@@ -1,0 +1,213 @@
+"""PyTorch files without PyTorch: the state dict in what `torch.save` wrote, either format.
+
+Since PyTorch 1.6 a file is an uncompressed zip with the pickle `NAME/data.pkl` and the numbers of
+each storage in `NAME/data/KEY`; before, it was five pickles (a magic number, the format's version,
+the machine, the object, the storages' keys) and then each storage, its length as int64 in front.
+Source: `torch/serialization.py`, pytorch/pytorch.
+"""
+
+import io
+import os
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from mdeq_jax.vision.torch_files.unpickle import Storage, Tensor, load
+
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+# A model of 90 million parameters with its optimizer has a pickle of a tenth of a MiB.
+_MAX_PICKLE = 4 * 2**20
+
+
+class LazyArray(NamedTuple):
+    """An array that is read from its file when asked for."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+
+class _Content(NamedTuple):
+    value: Any
+    locate: Callable[[Storage], int]
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
+    """Return the tensors of a PyTorch file by name; no code in it is run.
+
+    Args:
+      path: a file by `torch.save`, zip or legacy, of a state dict or of a dict with one under
+        "state_dict".
+
+    Raises:
+      ValueError: the file cannot be read, is damaged, is of another kind, or holds anything but
+        tensors and containers, which is named.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = _read_content(file)
+            tensors = _state_dict(content.value)
+            return {name: _lazy(path, t, content.locate(t.storage)) for name, t in tensors.items()}
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(f"{os.fspath(path)}: {reason}") from None
+
+
+def _read_content(file: BinaryIO) -> _Content:
+    start = file.read(512)
+    file.seek(0)
+    if not start:
+        raise ValueError("the file is empty.")
+    if start[257:262] == b"ustar":
+        raise ValueError("a tar archive; unpack it and give the file of weights in it.")
+    if start.startswith(b"PK"):
+        return _read_zip(file)
+    if start.startswith(b"\x80"):
+        return _read_legacy(file)
+    raise ValueError(f"not a file by torch.save; it begins with {start[:16]!r}.")
+
+
+def _read_zip(file: BinaryIO) -> _Content:
+    size = os.fstat(file.fileno()).st_size
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            _require_plain(members, size)
+            damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"its member {damaged!r} is damaged.")
+            pickles = [name for name in members if name.split("/")[1:] == ["data.pkl"]]
+            if len(pickles) != 1 or members[pickles[0]].file_size > _MAX_PICKLE:
+                raise ValueError("a zip that is no file by torch.save: no NAME/data.pkl in it.")
+            root = pickles[0].removesuffix("data.pkl")
+            order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
+            _require_little_endian(order == b"little")
+            value = load(io.BytesIO(archive.read(pickles[0])))
+            positions = {name: _data_position(file, info) for name, info in members.items()}
+    # What zipfile raises on damage, beside its own: bad offsets, unknown methods, encryption.
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        IndexError,
+        OverflowError,
+        RuntimeError,
+        struct.error,
+    ) as error:
+        raise ValueError(f"a truncated or damaged zip: {error}") from None
+
+    def locate(storage: Storage) -> int:
+        name = f"{root}data/{storage.key}"
+        if name not in members or members[name].file_size != _nbytes(storage):
+            raise ValueError(f"its storage {storage.key[:40]!r} is missing or of another size.")
+        return positions[name]
+
+    return _Content(value, locate)
+
+
+def _require_plain(members: Mapping[str, zipfile.ZipInfo], size: int) -> None:
+    """Refuse what torch.save never writes, and what could stand for more bytes than there are."""
+    for info in members.values():
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise ValueError(
+                f"a zip that is no file by torch.save: its member {info.filename[:80]!r} is "
+                "compressed."
+            )
+    if sum(info.file_size for info in members.values()) > size:
+        raise ValueError("a damaged zip: its members are larger than the file.")
+
+
+def _data_position(file: BinaryIO, info: zipfile.ZipInfo) -> int:
+    # The local header's name and extra field may be longer than the central directory's.
+    file.seek(info.header_offset + 26)
+    return info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
+
+
+def _read_legacy(file: BinaryIO) -> _Content:
+    size = os.fstat(file.fileno()).st_size
+    pickles = io.BytesIO(file.read(_MAX_PICKLE))
+    if load(pickles) != _MAGIC:
+        raise ValueError("a pickle, but not one by torch.save.")
+    if load(pickles) != _VERSION:
+        raise ValueError("a legacy file of an unknown version.")
+    machine = load(pickles)
+    _require_little_endian(type(machine) is dict and machine.get("little_endian") is True)
+    value, keys = load(pickles), load(pickles)
+    storages = {tensor.storage.key: tensor.storage for tensor in _tensors(value)}
+    positions = _legacy_positions(file, pickles.tell(), size, keys, storages)
+
+    def locate(storage: Storage) -> int:
+        if storages[storage.key] != storage or storage.key not in positions:
+            raise ValueError(f"its storage {storage.key[:40]!r} is missing or declared twice.")
+        return positions[storage.key]
+
+    return _Content(value, locate)
+
+
+def _legacy_positions(
+    file: BinaryIO, position: int, size: int, keys: Any, storages: Mapping[str, Storage]
+) -> dict[str, int]:
+    if type(keys) is not list or not all(type(key) is str and key in storages for key in keys):
+        raise ValueError("a damaged legacy file: its list of storages does not fit its tensors.")
+    positions = {}
+    for key in keys:
+        file.seek(position)
+        positions[key] = position + 8
+        position += 8 + _nbytes(storages[key])
+        if position > size or struct.unpack("<q", file.read(8)) != (storages[key].count,):
+            raise ValueError(f"a truncated or damaged legacy file: storage {key[:40]!r}.")
+    return positions
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Return all tensors in nested containers, which may hold each other."""
+    found, seen, todo = [], set(), [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif type(item) in (dict, list, tuple) and id(item) not in seen:
+            seen.add(id(item))
+            todo.extend(item.values() if type(item) is dict else item)
+    return found
+
+
+def _state_dict(value: Any) -> dict[str, Tensor]:
+    if type(value) is dict and type(value.get("state_dict")) is dict:
+        value = value["state_dict"]
+    if type(value) is not dict:
+        raise ValueError("it holds no state dict; save model.state_dict().")
+    for name, tensor in value.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"no state dict: its entry {str(name)[:80]!r} is no tensor; "
+                "save model.state_dict()."
+            )
+    return value
+
+
+def _lazy(path: str | os.PathLike[str], tensor: Tensor, position: int) -> LazyArray:
+    storage, offset, shape, strides = tensor
+    itemsize = storage.dtype.itemsize
+
+    def read() -> np.ndarray:
+        span = 1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+        count = span if all(shape) else 0
+        start = position + offset * itemsize
+        flat = np.fromfile(path, storage.dtype, count, offset=start)
+        if len(flat) != count:
+            raise ValueError(f"{os.fspath(path)}: the file was cut off while it was read.")
+        return np.lib.stride_tricks.as_strided(flat, shape, [step * itemsize for step in strides])
+
+    return LazyArray(shape, storage.dtype, read)
+
+
+def _nbytes(storage: Storage) -> int:
+    return storage.count * storage.dtype.itemsize
+
+
+def _require_little_endian(holds: bool) -> None:
+    if not holds:
+        raise ValueError("written on a big-endian machine, which is not supported.")
