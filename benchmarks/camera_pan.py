@@ -1,8 +1,8 @@
 """Write the frames of a camera that moves over a photograph, to predict from warm starts.
 
     python -m benchmarks.camera_pan --output runs/pan --step 4
-    python -m mdeq_jax.vision.predict --config configs/digit_scenes.py --checkpoint runs/digit_scenes \\
-        --input runs/pan --output runs/pan_predicted --warm-start
+    python -m mdeq_jax.commands.predict --config configs/digit_scenes.py \\
+        --checkpoint runs/digit_scenes --input runs/pan --output runs/pan_predicted --warm-start
 """
 
 import argparse

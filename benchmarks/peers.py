@@ -17,9 +17,9 @@ import optimistix
 
 from benchmarks.problems import setting
 from benchmarks.timing import milliseconds, report, take_turns
-from mdeq_jax.vision.model.mdeq import CellArgs
 from mdeq_jax.solvers import Anderson, Broyden, Picard, Solver, State, solve
-from mdeq_jax.solvers.common import norm
+from mdeq_jax.solvers.norms import norm
+from mdeq_jax.vision.model.mdeq import CellArgs
 
 _STEPS = 50
 _FAR = 5.0

@@ -7,10 +7,10 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from benchmarks.problems import Setting
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import TrainState, create_state
 from mdeq_jax.training.steps import AXIS, make_train_step, replicate, shard
+from mdeq_jax.vision.model import create_model
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
 

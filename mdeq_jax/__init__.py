@@ -9,8 +9,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mdeq_jax.vision.load import load as load
-    from mdeq_jax.vision.torch_files.convert import import_torch as import_torch
     from mdeq_jax.implicit import DEQ as DEQ
     from mdeq_jax.implicit import Adjoint as Adjoint
     from mdeq_jax.implicit import Cotangent as Cotangent
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from mdeq_jax.implicit import Solution as Solution
     from mdeq_jax.implicit import Unrolled as Unrolled
     from mdeq_jax.implicit import equilibrium as equilibrium
-    from mdeq_jax.vision.model import ModelConfig as ModelConfig
-    from mdeq_jax.vision.model import create_model as create_model
     from mdeq_jax.solvers import Anderson as Anderson
     from mdeq_jax.solvers import Broyden as Broyden
     from mdeq_jax.solvers import Picard as Picard
@@ -34,6 +30,10 @@ if TYPE_CHECKING:
     from mdeq_jax.stability import gradient_error as gradient_error
     from mdeq_jax.stability import jacobian_loss as jacobian_loss
     from mdeq_jax.stability import spectral_radius as spectral_radius
+    from mdeq_jax.vision.load import load as load
+    from mdeq_jax.vision.model import ModelConfig as ModelConfig
+    from mdeq_jax.vision.model import create_model as create_model
+    from mdeq_jax.vision.torch_files.convert import import_torch as import_torch
 
 __version__ = "0.1.0"
 

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import SolverResult, State
-from mdeq_jax.solvers.common import inner, norm, reciprocal, scale, select, vary_together
+from mdeq_jax.solvers.norms import inner, norm, reciprocal, scale, select, vary_together
 
 
 def jacobian_loss(

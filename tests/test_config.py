@@ -6,6 +6,7 @@ import re
 import pytest
 
 from mdeq_jax import Anderson, Broyden, Exact, JacobianFree, Neumann, Phantom, Picard, Shine
+from mdeq_jax.training.sections import keys, read_value, with_values
 from mdeq_jax.training.workdir import config_differences
 from mdeq_jax.vision.config import (
     MAY_CHANGE_ON_RESUME,
@@ -16,7 +17,6 @@ from mdeq_jax.vision.config import (
     default_config,
     finalize,
 )
-from mdeq_jax.training.sections import keys, read_value, with_values
 
 
 def test_the_defaults_are_those_of_the_dataclasses():

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mdeq_jax.vision.config import finalize
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import make_train_step, replicate, shard
+from mdeq_jax.vision.config import finalize
+from mdeq_jax.vision.model import create_model
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "__init__")

@@ -111,7 +111,7 @@ def test_no_cycles_within_a_folder(package):
     [
         ("from mdeq_jax.solvers import solve", []),
         ("from mdeq_jax import solvers", []),
-        ("from ..solvers.common import norm", []),
+        ("from ..solvers.norms import norm", []),
         ("import jax", []),
         ("from mdeq_jax.vision.model import create_model", ["mdeq_jax.vision.model.create_model"]),
         ("def f():\n    import mdeq_jax.training.loop", ["mdeq_jax.training.loop"]),

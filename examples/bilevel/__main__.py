@@ -17,8 +17,8 @@ import numpy as np
 from examples.bilevel.data import load_problem
 from examples.bilevel.hypergradient import METHODS
 from examples.bilevel.outer import Settings, Step, optimise
-from examples.bilevel.quality import Alignment, hypergradient_errors, inversion_quality
 from examples.bilevel.pictures import plot_bilevel
+from examples.bilevel.quality import Alignment, hypergradient_errors, inversion_quality
 
 _OPA = {"": None, " + OPA": 5}
 _PENALTIES = (0.01, 1.0, 100.0)

@@ -11,11 +11,11 @@ import jax
 from absl import app, flags, logging
 
 from mdeq_jax.runtime.compilation import convolve_on_all_cores, keep_compiled_programs
-from mdeq_jax.vision.config import Config, finalize, load_config
 from mdeq_jax.runtime.hosts import connect, is_main
-from mdeq_jax.training.sections import keys, read_value, suggestion, with_values
 from mdeq_jax.training.advice import out_of_memory
 from mdeq_jax.training.metrics import to_json
+from mdeq_jax.training.sections import keys, read_value, suggestion, with_values
+from mdeq_jax.vision.config import Config, finalize, load_config
 
 _CONFIG = flags.DEFINE_string(
     "config",

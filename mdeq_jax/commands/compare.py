@@ -1,7 +1,7 @@
 """Train a config under several settings and write one report.
 
-    python -m mdeq_jax.comparison --config configs/digits.py --workdir runs/compare
-    python -m mdeq_jax.comparison --config configs/digits.py --workdir runs/compare --groups=steps,stem
+    python -m mdeq_jax.commands.compare --config configs/digits.py --workdir runs/compare
+    python -m mdeq_jax.commands.compare --config digits --workdir runs/compare --groups=steps,stem
 
 Run again with the same arguments, it goes on where it was stopped. The report is `report.md` and
 `report.png` in the workdir. The last line on stdout is one JSON object.

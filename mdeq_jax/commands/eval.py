@@ -18,14 +18,14 @@ import numpy as np
 from absl import flags
 
 from mdeq_jax.commands import cli
-from mdeq_jax.vision import data
-from mdeq_jax.vision.load import load_trained
-from mdeq_jax.vision.config import Config
 from mdeq_jax.runtime.hosts import is_main
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.training.advice import evaluation_advice
 from mdeq_jax.training.evaluation import evaluate, require_fit
 from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
+from mdeq_jax.vision import data
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.load import load_trained
+from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.tasks import make_task
 
 _CHECKPOINT = flags.DEFINE_string(

@@ -1,10 +1,10 @@
 """Draw pictures of a trained model, or of the course of its training.
 
-    python -m mdeq_jax.viz traces --checkpoint runs/digits --output traces.png
-    python -m mdeq_jax.viz formation --checkpoint runs/digits --output formation.gif
-    python -m mdeq_jax.viz steps --checkpoint runs/digits --output steps.png
-    python -m mdeq_jax.viz radius --checkpoint runs/digits --output radius.png
-    python -m mdeq_jax.viz curves --workdir runs/digits --output curves.png
+    python -m mdeq_jax.commands.plot traces --checkpoint runs/digits --output traces.png
+    python -m mdeq_jax.commands.plot formation --checkpoint runs/digits --output formation.gif
+    python -m mdeq_jax.commands.plot steps --checkpoint runs/digits --output steps.png
+    python -m mdeq_jax.commands.plot radius --checkpoint runs/digits --output radius.png
+    python -m mdeq_jax.commands.plot curves --workdir runs/digits --output curves.png
 
 All but the last solve images of the evaluation split, as the run's own config has them.
 """
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import jax
 
-from mdeq_jax.vision.load import Trained, load_trained
 from mdeq_jax.runtime.compilation import convolve_on_all_cores, keep_compiled_programs
-from mdeq_jax.vision.data import find_dataset
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.training.evaluation import require_fit, solver_traces
+from mdeq_jax.vision.data import find_dataset
+from mdeq_jax.vision.load import Trained, load_trained
+from mdeq_jax.vision.model import create_model
 from mdeq_jax.viz.curves import plot_curves, read_metrics
 from mdeq_jax.viz.formation import animate_formation, plot_formation
 from mdeq_jax.viz.images import plot_spectral_radius, plot_steps_against_confidence
@@ -94,7 +94,7 @@ def _trained(options: Options) -> Trained:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mdeq_jax.viz",
+        prog="python -m mdeq_jax.commands.plot",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

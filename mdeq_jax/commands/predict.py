@@ -1,7 +1,7 @@
 """Predict images of one's own with a trained model.
 
-    python -m mdeq_jax.vision.predict --config configs/digit_scenes.py --checkpoint runs/digit_scenes \\
-        --input photos --output predictions
+    python -m mdeq_jax.commands.predict --config configs/digit_scenes.py \\
+        --checkpoint runs/digit_scenes --input photos --output predictions
 
 A segmentation model writes OUTPUT/colour, OUTPUT/overlay and OUTPUT/ids, PNG files named as the
 images. The ids of Cityscapes are those of its label files, as its evaluation server wants them, of
@@ -19,17 +19,17 @@ import numpy as np
 from absl import flags, logging
 
 from mdeq_jax.commands import cli
-from mdeq_jax.vision.load import load_trained
+from mdeq_jax.training.advice import prediction_advice
+from mdeq_jax.training.evaluation import require_fit
 from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
 from mdeq_jax.vision.data.decoding import BadRecordError
 from mdeq_jax.vision.data.image_files import read_image
+from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.predict.images import find_images, model_input
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
 from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor
-from mdeq_jax.training.advice import prediction_advice
-from mdeq_jax.training.evaluation import require_fit
 from mdeq_jax.viz.segmentation import palette
 
 _CHECKPOINT = flags.DEFINE_string(

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mdeq_jax.commands import cli
-from mdeq_jax.vision.config import Config
 from mdeq_jax.implicit import Unrolled
+from mdeq_jax.training.memory import tree_bytes
+from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.model import MDEQ, create_model
 from mdeq_jax.vision.model.layers import Conv
-from mdeq_jax.training.memory import tree_bytes
 
 # Applied to an image once; all else is of the cell.
 _ONCE = ("stem", "lower_injections", "head")

@@ -17,13 +17,13 @@ from typing import Any
 from absl import flags
 
 from mdeq_jax.commands import cli
-from mdeq_jax.training.checkpoints import LATEST
-from mdeq_jax.vision.config import Config
 from mdeq_jax.runtime.hosts import is_main
 from mdeq_jax.training.advice import evaluation_advice, training_advice
+from mdeq_jax.training.checkpoints import LATEST
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
 from mdeq_jax.training.optim import batch_size_warning
+from mdeq_jax.vision.config import Config
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for checkpoints, metrics and pictures.", required=True

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import jax
 
-from mdeq_jax.vision.load import load_trained
-from mdeq_jax.training.workdir import config_differences
 from mdeq_jax.comparison.examine import latency, silenced_scales
 from mdeq_jax.comparison.measure import Cost, Measurement, measure
 from mdeq_jax.comparison.settings import Cell
 from mdeq_jax.comparison.train_baseline import train_baseline
-from mdeq_jax.vision.config import MAY_CHANGE_ON_RESUME
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
+from mdeq_jax.training.workdir import config_differences
+from mdeq_jax.vision.config import MAY_CHANGE_ON_RESUME
+from mdeq_jax.vision.load import load_trained
 
 _FILE = "result.json"
 _EXAMINATIONS = {"silenced": silenced_scales, "latency": latency}

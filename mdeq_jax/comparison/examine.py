@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from mdeq_jax.vision.load import Trained
 from mdeq_jax.comparison.measure import (
     Cost,
     Measurement,
@@ -17,8 +16,9 @@ from mdeq_jax.comparison.measure import (
     evaluation_images,
     median_seconds,
 )
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.solvers import State, solve
+from mdeq_jax.vision.load import Trained
+from mdeq_jax.vision.model import create_model
 
 STEP_LIMITS = (1, 2, 4, 6, 8, 12, 18, 30)
 TOLERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)

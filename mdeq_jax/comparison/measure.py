@@ -12,16 +12,16 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PyTree
 
-from mdeq_jax.vision import data
-from mdeq_jax.vision.load import Trained
 from mdeq_jax.comparison.sizes import count_parameters
-from mdeq_jax.vision.config import Config, DataConfig
 from mdeq_jax.implicit import Exact
-from mdeq_jax.vision.model import MDEQ, ModelInfo, create_model
 from mdeq_jax.solvers import Broyden, Picard, solve
 from mdeq_jax.stability import spectral_radius
-from mdeq_jax.vision.losses import cross_entropy
 from mdeq_jax.training.objective import Draw, make_objective
+from mdeq_jax.vision import data
+from mdeq_jax.vision.config import Config, DataConfig
+from mdeq_jax.vision.load import Trained
+from mdeq_jax.vision.losses import cross_entropy
+from mdeq_jax.vision.model import MDEQ, ModelInfo, create_model
 
 Batch = dict[str, Array]
 

@@ -10,11 +10,11 @@ from typing import Any
 import jax
 from etils import epath
 
-from mdeq_jax.vision import data
-from mdeq_jax.training.workdir import require_writable
 from mdeq_jax.comparison.cells import Result, read_results, run_cell
 from mdeq_jax.comparison.report import write_report
 from mdeq_jax.comparison.settings import TABLE, Cell, Planned, Setting, plan
+from mdeq_jax.training.workdir import require_writable
+from mdeq_jax.vision import data
 from mdeq_jax.vision.config import Config
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from mdeq_jax.comparison.sizes import count_parameters, nearest
+from mdeq_jax.training.sections import suggestion
 from mdeq_jax.vision.config import Config, override
 from mdeq_jax.vision.model import ModelConfig, create_model
-from mdeq_jax.training.sections import suggestion
 
 Changes = Mapping[str, Any]
 Kind = Literal["equilibrium", "resnet", "neural_ode", "silenced", "latency"]

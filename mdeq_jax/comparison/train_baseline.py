@@ -12,14 +12,14 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
-from mdeq_jax.vision import data
 from mdeq_jax.comparison.baselines import create_baseline
 from mdeq_jax.comparison.measure import Measurement, cost_of, evaluate, training_batch
 from mdeq_jax.comparison.sizes import count_parameters
-from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.losses import cross_entropy
 from mdeq_jax.training.metrics import MetricBuffer
 from mdeq_jax.training.optim import create_optimizer
+from mdeq_jax.vision import data
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.losses import cross_entropy
 
 Batch = dict[str, Array]
 Objective = Callable[[PyTree, Batch], tuple[Float[Array, ""], Array]]

@@ -15,17 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from mdeq_jax.checks import require_int, require_share
 from mdeq_jax.solvers import Iteration, Solver, SolverResult, State, iterate
 from mdeq_jax.solvers.captures import ClosedMap
-from mdeq_jax.solvers.common import (
-    check_solver,
-    norm,
-    require_int,
-    require_share,
-    scale,
-    select,
-)
+from mdeq_jax.solvers.norms import norm, scale, select
 from mdeq_jax.solvers.solve import solve_closed
+from mdeq_jax.solvers.solver import check_solver
 
 
 class ForwardProblem(NamedTuple):

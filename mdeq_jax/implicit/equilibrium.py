@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Int, PyTree
 from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
 from mdeq_jax.solvers import Broyden, Solver, SolverResult, State
 from mdeq_jax.solvers.captures import ClosedMap, without_captures
-from mdeq_jax.solvers.common import check_map, expanded, norm, vary_together
+from mdeq_jax.solvers.norms import expanded, norm, vary_together
 from mdeq_jax.solvers.solve import as_state
+from mdeq_jax.solvers.solver import check_map
 
 
 def equilibrium(

@@ -26,8 +26,8 @@ from jaxtyping import Array, Int
 
 from mdeq_jax.implicit.adjoints import ForwardProblem
 from mdeq_jax.solvers import Solver, State
-from mdeq_jax.solvers.common import inner, norm, reciprocal, scale, to_working_dtype
 from mdeq_jax.solvers.inverse import InverseEstimate
+from mdeq_jax.solvers.norms import inner, norm, reciprocal, scale, to_working_dtype
 from mdeq_jax.solvers.rows import Rows
 
 

@@ -8,9 +8,9 @@ import jax
 from jax import lax
 from jaxtyping import PyTree
 
+from mdeq_jax.checks import require_int, require_share
 from mdeq_jax.implicit.adjoints import Adjoint, ForwardProblem
 from mdeq_jax.solvers import SolverResult, State
-from mdeq_jax.solvers.common import require_int, require_share
 
 
 @jax.tree_util.register_static

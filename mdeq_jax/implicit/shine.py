@@ -11,19 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mdeq_jax.checks import require_int, require_number
 from mdeq_jax.implicit.adjoints import Adjoint, Cotangent, Exact, ForwardProblem, unsolved
 from mdeq_jax.implicit.opa import OuterAwareBroyden
 from mdeq_jax.solvers import Broyden, SolverResult, State
-from mdeq_jax.solvers.common import (
-    Memory,
-    norm,
-    reciprocal,
-    require_int,
-    require_number,
-    scale,
-    select,
-)
 from mdeq_jax.solvers.inverse import InverseEstimate, inverse_from_steps
+from mdeq_jax.solvers.norms import norm, reciprocal, scale, select
+from mdeq_jax.solvers.solver import Memory
 
 
 @jax.tree_util.register_static

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import PyTree
 
+from mdeq_jax.checks import require, require_int
 from mdeq_jax.implicit.adjoints import Adjoint, ForwardProblem
 from mdeq_jax.solvers import SolverResult, State
-from mdeq_jax.solvers.common import norm, require, require_int
+from mdeq_jax.solvers.norms import norm
 from mdeq_jax.solvers.stopping import relative_residual
 
 

@@ -2,10 +2,10 @@
 
 from mdeq_jax.solvers.anderson import Anderson
 from mdeq_jax.solvers.broyden import Broyden
-from mdeq_jax.solvers.common import Solver, SolverResult
-from mdeq_jax.solvers.common import State as State
 from mdeq_jax.solvers.picard import Picard
 from mdeq_jax.solvers.solve import Iteration, iterate, solve
+from mdeq_jax.solvers.solver import Solver, SolverResult
+from mdeq_jax.solvers.solver import State as State
 
 __all__ = [
     "Anderson",

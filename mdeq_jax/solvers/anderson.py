@@ -8,18 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.solvers.common import (
-    Solver,
-    State,
-    expanded,
-    norm,
-    require,
-    require_int,
-    require_number,
-    require_share,
-    select,
-)
+from mdeq_jax.checks import require, require_int, require_number, require_share
+from mdeq_jax.solvers.norms import expanded, norm, select
 from mdeq_jax.solvers.rows import Rows
+from mdeq_jax.solvers.solver import Solver, State
 
 
 class Window(NamedTuple):

@@ -26,21 +26,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mdeq_jax.solvers.common import (
-    Solver,
-    State,
-    expanded,
-    inner,
-    norm,
-    quotient,
-    reciprocal,
-    require,
-    require_int,
-    scale,
-    vary_together,
-)
+from mdeq_jax.checks import require, require_int
+from mdeq_jax.solvers.norms import expanded, inner, norm, quotient, reciprocal, scale, vary_together
 from mdeq_jax.solvers.pairs import Pairs
 from mdeq_jax.solvers.rows import Rows
+from mdeq_jax.solvers.solver import Solver, State
 
 # Products that follow from others are taken anew where the bound of their error is past this many
 # roundings: in float32, where much cancels in a step, an error of some per cent loses convergence.

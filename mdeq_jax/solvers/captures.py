@@ -8,7 +8,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import PyTree
 
-from mdeq_jax.solvers.common import State, check_map
+from mdeq_jax.solvers.solver import State, check_map
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jax.custom_batching import custom_vmap
 from jaxtyping import PyTree
 
-from mdeq_jax.solvers.common import SolverResult, State
+from mdeq_jax.solvers.solver import SolverResult, State
 
 
 def solve_folded(

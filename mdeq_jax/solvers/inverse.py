@@ -15,8 +15,9 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from mdeq_jax.solvers.broyden import History
-from mdeq_jax.solvers.common import State, inner, reciprocal, scale, select, to_working_dtype
+from mdeq_jax.solvers.norms import inner, reciprocal, scale, select, to_working_dtype
 from mdeq_jax.solvers.rows import Rows
+from mdeq_jax.solvers.solver import State
 
 
 class InverseEstimate(NamedTuple):

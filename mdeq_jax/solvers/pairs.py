@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.solvers.common import State, inner, quotient, scale
+from mdeq_jax.solvers.norms import inner, quotient, scale
 from mdeq_jax.solvers.rows import Rows
+from mdeq_jax.solvers.solver import State
 
 
 class Pairs(NamedTuple):

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 from jaxtyping import Array, Int
 
-from mdeq_jax.solvers.common import Solver, State, require_share
+from mdeq_jax.checks import require_share
+from mdeq_jax.solvers.solver import Solver, State
 
 
 @jax.tree_util.register_static

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mdeq_jax.solvers.common import State, total
+from mdeq_jax.solvers.norms import total
+from mdeq_jax.solvers.solver import State
 
 # Not the 10 bits of mantissa that GPUs and TPUs would multiply by.
 _PRECISION = lax.Precision.HIGHEST

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.solvers.common import State
+from mdeq_jax.solvers.solver import State
 
 Samples = PyTree[Float[Array, "n B ..."]] | None
 

@@ -9,7 +9,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mdeq_jax.solvers.captures import ClosedMap, without_captures
-from mdeq_jax.solvers.common import (
+from mdeq_jax.solvers.folding import solve_folded
+from mdeq_jax.solvers.norms import select, to_working_dtype, vary_together
+from mdeq_jax.solvers.samples import (
+    Samples,
+    check_samples,
+    complete_samples,
+    no_samples,
+    take_sample,
+)
+from mdeq_jax.solvers.solver import (
     Memory,
     Solver,
     SolverResult,
@@ -17,17 +26,6 @@ from mdeq_jax.solvers.common import (
     check_map,
     check_solver,
     check_state,
-    select,
-    to_working_dtype,
-    vary_together,
-)
-from mdeq_jax.solvers.folding import solve_folded
-from mdeq_jax.solvers.samples import (
-    Samples,
-    check_samples,
-    complete_samples,
-    no_samples,
-    take_sample,
 )
 from mdeq_jax.solvers.stopping import StopRule
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.solvers.common import Solver, State, in_unit, inner, norm, quotient, unit_of
+from mdeq_jax.solvers.norms import in_unit, inner, norm, quotient, unit_of
+from mdeq_jax.solvers.solver import Solver, State
 
 # A residual has exploded at this many times the scale of its problem.
 _EXPLOSION = 1e6

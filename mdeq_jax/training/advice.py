@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from mdeq_jax.vision.config import Config, override
 from mdeq_jax.training.memory import (
     Sizes,
     StepMemory,
@@ -15,6 +14,7 @@ from mdeq_jax.training.memory import (
     measure,
     training_memory,
 )
+from mdeq_jax.vision.config import Config, override
 
 # Keys that change more than the number of images and of solver steps.
 _RESIZING = {"dtype", "adjoint.steps"}

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from mdeq_jax.vision.torch_files.names import require_names
+from mdeq_jax.checks import require_names
 from mdeq_jax.training.workdir import config_differences, require_writable, set_aside
 
 LATEST, BEST = "checkpoints", "best"

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from typing import Literal
 
-from mdeq_jax.solvers.common import require, require_int, require_share
+from mdeq_jax.checks import require, require_int, require_share
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from mdeq_jax.vision.config import Config
 from mdeq_jax.solvers import Solver, State
-from mdeq_jax.solvers.common import vary_together
+from mdeq_jax.solvers.norms import vary_together
 from mdeq_jax.stability import jacobian_loss
+from mdeq_jax.vision.config import Config
 
 
 def forward_solver(config: Config) -> Solver:

@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Literal
 
+from mdeq_jax.checks import require, require_int, require_share
 from mdeq_jax.implicit import Adjoint, Exact, JacobianFree, Neumann, Phantom, Shine
 from mdeq_jax.solvers import Anderson, Broyden, Picard, Solver
-from mdeq_jax.solvers.common import require, require_int, require_share
 
 _SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden}
 

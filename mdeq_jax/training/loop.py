@@ -16,17 +16,13 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from mdeq_jax.vision import data
-from mdeq_jax.vision.load import start_from
-from mdeq_jax.training.checkpoints import Checkpointer
-from mdeq_jax.vision.config import MAY_CHANGE_ON_RESUME, Config
 from mdeq_jax.runtime.hosts import in_any_process, is_main
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.training.advice import adjoint_advice
+from mdeq_jax.training.checkpoints import Checkpointer
 from mdeq_jax.training.evaluation import evaluate, require_fit, solver_traces
 from mdeq_jax.training.metrics import MetricBuffer, NoRecorder, Recorder
-from mdeq_jax.training.profiling import profiling
 from mdeq_jax.training.optim import create_optimizer
+from mdeq_jax.training.profiling import profiling
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import (
     AXIS,
@@ -37,6 +33,10 @@ from mdeq_jax.training.steps import (
     make_train_step,
     replicate,
 )
+from mdeq_jax.vision import data
+from mdeq_jax.vision.config import MAY_CHANGE_ON_RESUME, Config
+from mdeq_jax.vision.load import start_from
+from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.tasks import Task, make_task
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from mdeq_jax.training.objective import Draw, make_objective
+from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.vision.config import Config, SolverConfig
 from mdeq_jax.vision.model import MDEQ, create_model
 from mdeq_jax.vision.model.mdeq import cell_function
-from mdeq_jax.training.objective import Draw, make_objective
-from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.vision.tasks import Batch
 
 # φ; measured on CPU: 0.65 to 1.

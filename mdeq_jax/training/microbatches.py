@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import PyTree
 
-from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.model import MDEQ
-from mdeq_jax.solvers.common import vary_together
+from mdeq_jax.solvers.norms import vary_together
 from mdeq_jax.stability import gradient_error
 from mdeq_jax.training.objective import Draw, make_objective
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.model import MDEQ
 from mdeq_jax.vision.tasks import Batch, Metrics
 
 
@@ -77,7 +77,8 @@ def accumulated(
     """Return a gradient that takes a batch in microbatches, one after the other.
 
     Gradient and metrics are means over the microbatches, each with a key of its own; BatchNorm goes
-    by the microbatch, and its running statistics from one to the next. Memory is that of one.
+    by the microbatch, and its running statistics from one to the next. Memory is that of one
+    microbatch; on CPU, where the loop is unrolled, XLA may hold parts of two.
 
     Microbatch i has the rows i, i + parts, i + 2·parts, ...: split over any number of devices, a
     batch falls into the same microbatches.

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from mdeq_jax.vision.config import Config
 from mdeq_jax.implicit import DEQ, Unrolled
-from mdeq_jax.vision.model import MDEQ, ModelInfo
-from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.solvers import State
 from mdeq_jax.training.jacobian import forward_solver, jacobian_term
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.model import MDEQ, ModelInfo
+from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.vision.tasks import Batch, Metrics, make_task
 
 

@@ -17,16 +17,16 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree, UInt8
 
-from mdeq_jax.vision.config import Config, DataConfig
 from mdeq_jax.implicit import DEQ, Unrolled
-from mdeq_jax.vision.model import MDEQ
-from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.solvers import SolverResult
 from mdeq_jax.stability import spectral_radius
+from mdeq_jax.training.jacobian import draw
 from mdeq_jax.training.microbatches import make_gradient
 from mdeq_jax.training.objective import Draw
-from mdeq_jax.training.jacobian import draw
 from mdeq_jax.training.state import TrainState
+from mdeq_jax.vision.config import Config, DataConfig
+from mdeq_jax.vision.model import MDEQ
+from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.vision.tasks import Batch, Metrics, make_task, masked_sums
 
 AXIS = "data"

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
+from mdeq_jax.checks import require, require_int
+from mdeq_jax.training.config import DataConfig, OptimConfig, TrainConfig
+from mdeq_jax.training.config_files import config_file, load_config
 from mdeq_jax.training.layer_config import (
     AdjointConfig,
     CorrectionConfig,
@@ -17,13 +20,10 @@ from mdeq_jax.training.layer_config import (
     SolverConfig,
     SolversConfig,
 )
-from mdeq_jax.training.config_files import config_file, load_config
+from mdeq_jax.training.sections import from_mapping, to_config_dict, with_values
 from mdeq_jax.vision.inference_config import InferenceConfig
 from mdeq_jax.vision.loss_config import LossConfig
-from mdeq_jax.training.config import DataConfig, OptimConfig, TrainConfig
 from mdeq_jax.vision.model.config import ModelConfig
-from mdeq_jax.training.sections import from_mapping, to_config_dict, with_values
-from mdeq_jax.solvers.common import require, require_int
 
 __all__ = [
     "MAY_CHANGE_ON_RESUME",

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mdeq_jax.solvers.common import require
+from mdeq_jax.checks import require
 
 
 @dataclasses.dataclass(frozen=True)

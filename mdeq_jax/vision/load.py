@@ -11,6 +11,8 @@ from flax import traverse_util
 from jaxtyping import PyTree
 
 from mdeq_jax.training.checkpoints import load_checkpoint
+from mdeq_jax.vision.config import Config, finalize
+from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
     Wanted,
     arrays_of,
@@ -21,8 +23,6 @@ from mdeq_jax.vision.torch_files.arrays import (
 from mdeq_jax.vision.torch_files.fold import fold_weight_norm
 from mdeq_jax.vision.torch_files.keys import from_torch, our_shape
 from mdeq_jax.vision.torch_files.reader import LazyArray
-from mdeq_jax.vision.config import Config, finalize
-from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
 
 _CELL = "params/cell/"
 

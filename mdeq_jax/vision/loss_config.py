@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mdeq_jax.solvers.common import require, require_int, require_share
+from mdeq_jax.checks import require, require_int, require_share
 
 # The label of pixels that count neither in a loss nor in a metric.
 IGNORE = 255

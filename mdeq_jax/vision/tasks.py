@@ -9,10 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from mdeq_jax.vision.config import Config, InferenceConfig, LossConfig
-from mdeq_jax.vision.loss_config import IGNORE
-from mdeq_jax.vision.segment import segment
-from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
+from mdeq_jax.vision.loss_config import IGNORE
 from mdeq_jax.vision.losses import (
     cross_entropy,
     pixel_cross_entropy,
@@ -20,6 +18,8 @@ from mdeq_jax.vision.losses import (
     segmentation_loss,
     weighted_mean,
 )
+from mdeq_jax.vision.model.resize import resize_bilinear
+from mdeq_jax.vision.segment import segment
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]

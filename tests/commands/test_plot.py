@@ -1,4 +1,4 @@
-"""`python -m mdeq_jax.viz` on a small random model."""
+"""`python -m mdeq_jax.commands.plot` on a small random model."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ import pytest
 from etils import epath
 from PIL import Image
 
+from mdeq_jax.commands.plot import main
 from mdeq_jax.training.checkpoints import write_checkpoint
 from mdeq_jax.vision.config import finalize
 from mdeq_jax.vision.model import create_model
-from mdeq_jax.commands.plot import main
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mdeq_jax.vision.config import finalize
 from mdeq_jax.commands.summary import render, summarize
+from mdeq_jax.vision.config import finalize
 
 CONFIG = {
     "model": {
@@ -84,8 +84,13 @@ def test_the_table_has_a_line_for_each_part_and_the_totals():
 
 
 def test_the_command():
-    command = [sys.executable, "-m", "mdeq_jax.commands.summary", "--config=configs/imagenet_small_reg.py"]
-    root = Path(__file__).parent.parent
+    command = [
+        sys.executable,
+        "-m",
+        "mdeq_jax.commands.summary",
+        "--config=configs/imagenet_small_reg.py",
+    ]
+    root = Path(__file__).parents[2]
     out = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout
     assert "18,613,496" in out
     assert json.loads(out.splitlines()[-1])["parameters"] == 18_613_496

@@ -8,14 +8,14 @@ import jax
 import pytest
 from bases import load
 
-from mdeq_jax.vision.load import Trained
 from mdeq_jax.comparison import cells, report
 from mdeq_jax.comparison.cells import Result, read_result, run_cell
 from mdeq_jax.comparison.measure import Cost, Measurement
 from mdeq_jax.comparison.run import compare
 from mdeq_jax.comparison.settings import Cell, Setting
-from mdeq_jax.vision.config import override
 from mdeq_jax.training.metrics import NonFiniteError
+from mdeq_jax.vision.config import override
+from mdeq_jax.vision.load import Trained
 
 MEASURED = Measurement(0.5, 1.0, 7.0, Cost(0.1, 0.2, 300), 8.0, 1234, 0.9, 1.1, 1.0)
 TABLE = (

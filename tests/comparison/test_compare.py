@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from bases import ROOT, tiny
 
-from mdeq_jax.vision.load import Trained
 from mdeq_jax.comparison.baselines import BASELINES, ResNet
 from mdeq_jax.comparison.cells import read_result
 from mdeq_jax.comparison.examine import silence
@@ -18,6 +17,7 @@ from mdeq_jax.comparison.measure import cosine, measure
 from mdeq_jax.comparison.run import compare
 from mdeq_jax.comparison.settings import Setting, plan
 from mdeq_jax.comparison.train_baseline import train_baseline
+from mdeq_jax.vision.load import Trained
 from mdeq_jax.vision.model import create_model
 
 TABLE = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mdeq_jax.vision.torch_files import torch_import
+from mdeq_jax.vision.torch_files import convert
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mdeq_jax").rglob("*.py"))
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     weights = shutil.copy(ROOT / "tests/fixtures/digits_tiny.pkl", folder)
     run = str(folder / "runs/digits")
-    assert torch_import.main(["--config=digits", f"--input={weights}", f"--output={run}"]) == 0
+    assert convert.main(["--config=digits", f"--input={weights}", f"--output={run}"]) == 0
     return folder
 
 

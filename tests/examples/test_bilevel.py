@@ -23,8 +23,8 @@ from examples.bilevel.hypergradient import (
 )
 from examples.bilevel.lbfgs import no_pairs
 from examples.bilevel.outer import Settings, optimise
-from examples.bilevel.quality import hypergradient_errors, inversion_quality
 from examples.bilevel.pictures import plot_bilevel
+from examples.bilevel.quality import hypergradient_errors, inversion_quality
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import optax
 import pytest
 from runs import CONFIG, State, abstract, data_iterator, make_state, sharding
 
-from mdeq_jax.vision.torch_files import Checkpointer, load_checkpoint
+from mdeq_jax.training.checkpoints import Checkpointer, load_checkpoint
 
 # Orbax leaves an unfinished read behind when a file is damaged.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -413,7 +413,7 @@ import sys
 sys.path.insert(0, {str(RUNS.parent)!r})
 import jax
 from runs import CONFIG, data_iterator, make_state, sharding
-from mdeq_jax.vision.torch_files import Checkpointer
+from mdeq_jax.training.checkpoints import Checkpointer
 assert jax.device_count() == 2
 state = make_state(1)
 state.params["stem"] = jax.device_put(state.params["stem"], sharding(None))
@@ -431,7 +431,7 @@ def test_a_run_is_quiet_and_its_threads_end(tmp_path):
 import sys
 sys.path.insert(0, {str(RUNS.parent)!r})
 from runs import CONFIG, abstract, data_iterator, make_state
-from mdeq_jax.vision.torch_files import Checkpointer, load_checkpoint
+from mdeq_jax.training.checkpoints import Checkpointer, load_checkpoint
 for step in (1, 2, 3):
     with Checkpointer({str(tmp_path)!r}, CONFIG) as checkpointer:
         checkpointer.restore_latest(abstract(make_state(0)), data_iterator())

@@ -1,5 +1,6 @@
 """The memory of the compiled training step."""
 
+import jax
 import pytest
 from test_steps import make_batch, setup, with_sections
 
@@ -31,7 +32,9 @@ def test_broydens_memory_is_its_history():
     assert hundred - ten <= 1.2 * history
 
 
-def test_microbatches_need_the_memory_of_one():
+def test_microbatches_need_the_memory_of_one(monkeypatch):
+    # Where the loop is not unrolled, as on accelerators.
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     whole, quarters = (temporary_bytes("broyden", 10, parts) for parts in (1, 4))
-    # Beside it there are the gradient's sum and, on CPU, the whole batch in another order.
-    assert quarters < 0.4 * whole
+    # Beside it there are the gradient's sum and the whole batch in another order.
+    assert quarters < 0.3 * whole

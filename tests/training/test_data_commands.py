@@ -89,7 +89,13 @@ def test_imagenet2012_from_its_archives(tmp_path):
     """Prepared by the stock builder, where TensorFlow is installed."""
     pytest.importorskip("tensorflow")
     write_imagenet_archives(tmp_path / "archives", imagenet_files())
-    command = [sys.executable, "-m", "mdeq_jax.commands.prepare", "--name=imagenet2012", "--partial"]
+    command = [
+        sys.executable,
+        "-m",
+        "mdeq_jax.commands.prepare",
+        "--name=imagenet2012",
+        "--partial",
+    ]
     command += [f"--source={tmp_path / 'archives'}", f"--data-dir={tmp_path / 'data'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import pytest
 
-from mdeq_jax.vision.config import Config, TrainConfig
 from mdeq_jax.training import loop
 from mdeq_jax.training.metrics import MetricBuffer
+from mdeq_jax.vision.config import Config, TrainConfig
 
 
 class Run(loop._Run):

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
-from mdeq_jax.vision.config import Config, override
 from mdeq_jax.training.advice import adjoint_advice
 from mdeq_jax.training.metrics import MetricBuffer, NonFiniteError, Recorder, to_json
+from mdeq_jax.vision.config import Config, override
 
 GOOD = {"loss": jnp.float32(2.0), "grad_norm": jnp.float32(1.0)}
 SHOWN = {"loss": 1.0, "accuracy": 0.5, "solver_steps": 9.0, "adjoint_steps": 8.0, "residual": 1e-3}

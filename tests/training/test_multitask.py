@@ -11,14 +11,14 @@ import test_segmentation
 from test_segmentation import MODEL, with_segmentation
 from test_steps import initial_state, setup
 
-from mdeq_jax.vision.config import DataConfig
-from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.implicit import Unrolled
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.training.evaluation import require_fit
-from mdeq_jax.vision.losses import cross_entropy, segmentation_loss
 from mdeq_jax.training.objective import Draw, make_objective
 from mdeq_jax.training.steps import make_eval_step, shard
+from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.data import find_dataset
+from mdeq_jax.vision.losses import cross_entropy, segmentation_loss
+from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.tasks import make_task
 
 BOTH = ("classification", "scales")

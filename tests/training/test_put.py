@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from mdeq_jax.vision.data.dataset import IMAGENET
 from mdeq_jax.training import steps
+from mdeq_jax.vision.data.dataset import IMAGENET
 
 
 def test_images_travel_in_eight_bits_and_are_normalised_there(monkeypatch):

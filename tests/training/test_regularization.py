@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from test_steps import CONFIG, make_batch, setup
 
-from mdeq_jax.vision.config import finalize
 from mdeq_jax.stability import jacobian_loss
 from mdeq_jax.training.jacobian import (
     draw,
@@ -17,6 +16,7 @@ from mdeq_jax.training.jacobian import (
     solved_weight,
 )
 from mdeq_jax.training.steps import shard
+from mdeq_jax.vision.config import finalize
 
 
 def with_jacobian(**options):

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdeq_jax.vision.config import OptimConfig, finalize
 from mdeq_jax.training.optim import batch_size_warning, create_optimizer, learning_rate
+from mdeq_jax.vision.config import OptimConfig, finalize
 
 
 def test_cosine_falls_to_the_floor():

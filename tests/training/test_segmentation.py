@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from test_steps import OPA, initial_state, setup, with_sections
 
-from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.training import loop
 from mdeq_jax.training.evaluation import solver_traces
 from mdeq_jax.training.steps import make_eval_step, shard
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.tasks import make_task
 
 MODEL = {

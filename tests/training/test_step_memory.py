@@ -10,9 +10,6 @@ import pytest
 from tiny import OVERRIDES, ROOT
 
 from mdeq_jax.commands import cli
-from mdeq_jax.vision.config import finalize
-from mdeq_jax.vision.model import create_model
-from mdeq_jax.training.sections import with_values
 from mdeq_jax.training.advice import (
     evaluation_advice,
     out_of_memory,
@@ -21,8 +18,11 @@ from mdeq_jax.training.advice import (
 )
 from mdeq_jax.training.memory import evaluation_memory, measure, training_memory, tree_bytes
 from mdeq_jax.training.optim import create_optimizer
+from mdeq_jax.training.sections import with_values
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import AXIS, create_mesh, make_eval_step, make_train_step
+from mdeq_jax.vision.config import finalize
+from mdeq_jax.vision.model import create_model
 
 # Of the compiled step's temporary memory, that the estimate may be away from it.
 BOUND = 0.25

@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mdeq_jax.vision.config import finalize
 from mdeq_jax.implicit import Phantom, Unrolled
-from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.stability import spectral_radius
 from mdeq_jax.training.microbatches import make_gradient
-from mdeq_jax.vision.losses import cross_entropy
 from mdeq_jax.training.objective import Draw, loss_gradient, make_objective
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import TrainState, create_state
@@ -27,6 +23,10 @@ from mdeq_jax.training.steps import (
     replicate,
     shard,
 )
+from mdeq_jax.vision.config import finalize
+from mdeq_jax.vision.losses import cross_entropy
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.vision.tasks import Classification
 
 CONFIG = finalize(

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from test_steps import with_sections
 
-from mdeq_jax.vision.data import find_dataset, train_iterator
 from mdeq_jax.runtime.hosts import connect
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import create_mesh, make_train_step, replicate, shard
+from mdeq_jax.vision.data import find_dataset, train_iterator
+from mdeq_jax.vision.model import create_model
 
 
 def make_config(data_dir: str):

@@ -62,7 +62,7 @@ def data_iterator(position=0):
 
 def save_forever(workdir):
     """Resumes, then saves at every step; each step is also the best so far."""
-    from mdeq_jax.vision.torch_files import Checkpointer
+    from mdeq_jax.training.checkpoints import Checkpointer
 
     iterator = data_iterator()
     with Checkpointer(workdir, CONFIG) as checkpointer:

@@ -12,11 +12,11 @@ import pytest
 from etils import epath
 from torch_files import fold, random_state, write_zip
 
-from mdeq_jax.vision.load import start_from
 from mdeq_jax.training.checkpoints import write_checkpoint
-from mdeq_jax.vision.torch_files.convert import import_torch
 from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.load import start_from
 from mdeq_jax.vision.model import ModelConfig, create_model
+from mdeq_jax.vision.torch_files.convert import import_torch
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CONFIG = ModelConfig(**json.loads((FIXTURES / "cls2_noaffine.json").read_text()))

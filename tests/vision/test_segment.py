@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 
 from mdeq_jax.vision.config import InferenceConfig
-from mdeq_jax.vision.segment import at_scale, forward_padded, resize_unaligned, segment, window_starts
 from mdeq_jax.vision.model.resize import resize_bilinear
+from mdeq_jax.vision.segment import (
+    at_scale,
+    forward_padded,
+    resize_unaligned,
+    segment,
+    window_starts,
+)
 
 WEIGHTS = np.random.default_rng(5).normal(size=(3, 4))
 

@@ -4,8 +4,8 @@
     python -m mdeq_jax.vision.data.cityscapes_archives --archives=DIR --root=ROOT  # extract them
     python -m mdeq_jax.vision.data.cityscapes_archives --root=ROOT                 # lists alone
 
-DIR holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`. `mdeq_jax.commands.prepare` has
-TFDS prepare them instead.
+DIR holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`.
+`mdeq_jax.commands.prepare` has TFDS prepare them instead.
 """
 
 import argparse

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
-from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.training.batches import Batch, BatchIterator
+from mdeq_jax.training.reader import Reader
+from mdeq_jax.training.sections import suggestion
+from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.cifar10 import cifar10
 from mdeq_jax.vision.data.cityscapes import cityscapes
 from mdeq_jax.vision.data.dataset import Dataset, Example
@@ -15,9 +17,7 @@ from mdeq_jax.vision.data.digit_scenes import digit_scenes
 from mdeq_jax.vision.data.digits import digits
 from mdeq_jax.vision.data.folder import folder
 from mdeq_jax.vision.data.imagenet2012 import imagenet2012
-from mdeq_jax.training.reader import Reader
 from mdeq_jax.vision.data.seg_folder import seg_folder
-from mdeq_jax.training.sections import suggestion
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": digits,

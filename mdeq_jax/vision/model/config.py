@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 
-from mdeq_jax.solvers.common import require, require_int, require_number
+from mdeq_jax.checks import require, require_int, require_number
 
 _MINIMUM = {
     "num_classes": 1,

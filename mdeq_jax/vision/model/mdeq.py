@@ -10,13 +10,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.implicit import DEQ, Adjoint
 from mdeq_jax.implicit.unrolled import unroll
+from mdeq_jax.solvers import Broyden, Solver, SolverResult
+from mdeq_jax.solvers.norms import vary_together
 from mdeq_jax.vision.model import weight_norm
 from mdeq_jax.vision.model.cell import Masks, MDEQCell, State, dropout_masks, init_cell
 from mdeq_jax.vision.model.config import ModelConfig
 from mdeq_jax.vision.model.heads import HEADS, make_extra_heads
 from mdeq_jax.vision.model.stem import LowerInjections, Stem
-from mdeq_jax.solvers import Broyden, Solver, SolverResult
-from mdeq_jax.solvers.common import vary_together
 
 # Of the task's head; where there are extra heads, of each by its name, the task's by the task's.
 Logits = Float[Array, "B *pixels num_classes"] | dict[str, Float[Array, "B *pixels num_classes"]]

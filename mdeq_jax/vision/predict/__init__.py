@@ -1,1 +1,1 @@
-"""A trained model on images of one's own: `python -m mdeq_jax.vision.predict`."""
+"""A trained model on images of one's own: `python -m mdeq_jax.commands.predict`."""

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from mdeq_jax.vision.load import Trained
-from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.segment import padding
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.solvers import State
 from mdeq_jax.training.steps import make_forward, solver_statistics
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.load import Trained
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.vision.segment import padding
 from mdeq_jax.vision.tasks import make_task
 
 

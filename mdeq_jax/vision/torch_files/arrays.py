@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from mdeq_jax.vision.torch_files.names import require_names
+from mdeq_jax.checks import require_names
 from mdeq_jax.vision.torch_files.keys import array_name, canonical_name, to_torch, torch_shape
 from mdeq_jax.vision.torch_files.reader import LazyArray, read_state_dict
 

@@ -24,6 +24,10 @@ from flax import traverse_util
 from jaxtyping import PyTree
 
 from mdeq_jax.training.checkpoints import write_checkpoint
+from mdeq_jax.training.sections import read_value
+from mdeq_jax.training.workdir import new_folder
+from mdeq_jax.vision.config import Config, finalize, load_config
+from mdeq_jax.vision.model import ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
     Arrays,
     Wanted,
@@ -34,10 +38,6 @@ from mdeq_jax.vision.torch_files.arrays import (
 from mdeq_jax.vision.torch_files.fold import fold_weight_norm
 from mdeq_jax.vision.torch_files.infer import Inferred, infer, possible_fields
 from mdeq_jax.vision.torch_files.keys import from_torch, why_ignored
-from mdeq_jax.training.workdir import new_folder
-from mdeq_jax.vision.config import Config, finalize, load_config
-from mdeq_jax.vision.model import ModelConfig, create_model
-from mdeq_jax.training.sections import read_value
 
 
 class Imported(NamedTuple):

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mdeq_jax.vision.torch_files.keys import HEAD_PARTS
 from mdeq_jax.vision.model import ModelConfig
+from mdeq_jax.vision.torch_files.keys import HEAD_PARTS
 
 Shapes = Mapping[str, tuple[int, ...]]
 Options = dict[str, tuple[Any, ...]]

@@ -16,8 +16,9 @@ from folders import COUNTS, cityscapes_files, write_archives
 from PIL import Image
 from tensorflow_datasets.core.download import checksums
 
+from mdeq_jax.commands import prepare
 from mdeq_jax.vision.config import DataConfig
-from mdeq_jax.vision.data import eval_batches, prepare, train_iterator
+from mdeq_jax.vision.data import eval_batches, train_iterator
 from mdeq_jax.vision.data.cityscapes import class_table, open_images
 from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.imagenet2012 import class_names

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mdeq_jax.vision.data.decoding import BadRecordError
 from mdeq_jax.training.reader import Reader
+from mdeq_jax.vision.data.decoding import BadRecordError
 
 
 def reading(bad, limit, count=6):

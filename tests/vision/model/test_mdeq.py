@@ -15,10 +15,10 @@ from jax.sharding import PartitionSpec as P
 from torch_weights import load_config, load_figures, load_variables, nhwc
 from variables import make_images, make_variables
 
-from mdeq_jax.vision.config import Config
 from mdeq_jax.implicit import DEQ, JacobianFree, Phantom, Unrolled
-from mdeq_jax.vision.model import ModelConfig, create_model
 from mdeq_jax.solvers import Anderson, Broyden, Picard
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.model import ModelConfig, create_model
 
 FOUR = {"blocks_per_branch": (1,) * 4, "big_kernels": (0,) * 4, "expansion": 5, "num_groups": 8}
 CIFAR_LARGE = ModelConfig(

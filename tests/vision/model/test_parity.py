@@ -7,10 +7,10 @@ import pytest
 from flax import traverse_util
 from torch_weights import load_config, load_figures, load_variables, nhwc, to_params
 
-from mdeq_jax.vision.torch_files.keys import from_torch
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.solvers import Anderson, Broyden, solve
 from mdeq_jax.stability import jacobian_loss
+from mdeq_jax.vision.model import create_model
+from mdeq_jax.vision.torch_files.keys import from_torch
 
 NAMES = (
     "cls3",

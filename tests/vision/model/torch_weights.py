@@ -6,11 +6,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from mdeq_jax.vision.model import ModelConfig
 from mdeq_jax.vision.torch_files.convert import import_torch
 from mdeq_jax.vision.torch_files.keys import from_torch, torch_name
-from mdeq_jax.vision.model import ModelConfig
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 def load_config(name):

@@ -1,4 +1,4 @@
-"""`python -m mdeq_jax.vision.predict` on real photographs with small random models."""
+"""`python -m mdeq_jax.commands.predict` on real photographs with small random models."""
 
 import csv
 import dataclasses
@@ -19,19 +19,19 @@ from folders import grey_png
 from sklearn.datasets import load_sample_images
 
 from benchmarks.camera_pan import camera_pan
-from mdeq_jax.vision.load import Trained
 from mdeq_jax.training.checkpoints import write_checkpoint
-from mdeq_jax.vision.torch_files.convert import import_torch
+from mdeq_jax.training.steps import make_forward
 from mdeq_jax.vision.config import DataConfig, finalize
 from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
-from mdeq_jax.vision.segment import forward_padded
+from mdeq_jax.vision.load import Trained
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.predict import predictor
 from mdeq_jax.vision.predict.images import model_input
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row
 from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor
-from mdeq_jax.training.steps import make_forward
+from mdeq_jax.vision.segment import forward_padded
+from mdeq_jax.vision.torch_files.convert import import_torch
 
 ROOT = Path(__file__).parents[3]
 

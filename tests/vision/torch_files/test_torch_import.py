@@ -15,9 +15,9 @@ import pytest
 from torch_files import FIXTURES, WRITERS, fold, load_config, random_state
 
 import mdeq_jax as mx
-from mdeq_jax.vision.torch_files import torch_import
-from mdeq_jax.vision.torch_files.convert import import_with_report
 from mdeq_jax.vision.model import weight_norm
+from mdeq_jax.vision.torch_files import convert
+from mdeq_jax.vision.torch_files.convert import import_with_report
 
 ROOT = Path(__file__).parents[3]
 # The peak that the process itself tells: rusage counts what its parent had at the fork as well.
@@ -35,7 +35,7 @@ SMALL = mx.ModelConfig(
 
 def run(*arguments):
     """The command in this process: its exit code."""
-    return torch_import.main([str(argument) for argument in arguments])
+    return convert.main([str(argument) for argument in arguments])
 
 
 # In float64, in which they agree within 1e-5, they are among the parity tests of the models.
@@ -300,7 +300,7 @@ def test_a_file_without_parts_of_its_head(tmp_path, lacking):
     with pytest.raises(ValueError, match=f"cannot be told.*{remedy}"):
         mx.import_torch(path, SMALL)
     with pytest.raises(ValueError, match=f"config in place of --infer.*{remedy}"):
-        torch_import.infer_config(path, {})
+        convert.infer_config(path, {})
     variables = mx.import_torch(path, SMALL, allow_missing=lacking)
     assert shapes(variables) == shapes(structure(SMALL))
 

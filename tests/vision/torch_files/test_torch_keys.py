@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from torch_files import FIXTURES, WRITERS, load_config, random_state
 
+from mdeq_jax.vision.model import ModelConfig
 from mdeq_jax.vision.torch_files.convert import infer_config
 from mdeq_jax.vision.torch_files.keys import (
     canonical_name,
@@ -14,7 +15,6 @@ from mdeq_jax.vision.torch_files.keys import (
     torch_shape,
     why_ignored,
 )
-from mdeq_jax.vision.model import ModelConfig
 
 CLASSIFIER = ModelConfig()
 ONE_BRANCH = ModelConfig(

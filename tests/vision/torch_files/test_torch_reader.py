@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from torch_files import FIXTURES, WRITERS, Raw, pickled, random_state, tensor, whole
 
-from mdeq_jax.vision.torch_files.convert import import_torch
-from mdeq_jax.vision.torch_files.unpickle import _OPCODES
-from mdeq_jax.vision.torch_files.reader import read_state_dict
 from mdeq_jax.vision.model import ModelConfig
+from mdeq_jax.vision.torch_files.convert import import_torch
+from mdeq_jax.vision.torch_files.reader import read_state_dict
+from mdeq_jax.vision.torch_files.unpickle import _OPCODES
 
 TINY = ModelConfig(
     branch_channels=(4,),

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from mdeq_jax.vision.torch_files.keys import torch_name, torch_shape
 from mdeq_jax.vision.model import ModelConfig, create_model
+from mdeq_jax.vision.torch_files.keys import torch_name, torch_shape
 
-FIXTURES = Path(__file__).parent.parent / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 STORAGES = {
     "bfloat16": "BFloat16",
     "float16": "Half",
