@@ -7,7 +7,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.training.config import DataConfig
 
 Batch = dict[str, np.ndarray]
 

@@ -237,6 +237,18 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(state, config, int(found.name))
 
 
+def eval_variables(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what evaluation applies a model with, from the state of a `Checkpoint`.
+
+    The parameters are the averaged ones, if the run kept a moving average.
+    """
+    params = state["params"] if state.get("ema") is None else state["ema"]
+    collections = state.get("collections")
+    if collections is None:  # checkpoints of version 0.1 have this one collection
+        collections = {"batch_stats": state["batch_stats"]}
+    return {"params": params, **collections}
+
+
 def _manager(folder: epath.Path, *, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
         preservation_policy=ocp.checkpoint_managers.LatestN(keep), cleanup_tmp_directories=True

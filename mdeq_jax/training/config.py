@@ -163,3 +163,12 @@ class TrainConfig:
     def unrolled_at(self, step: int) -> int | None:
         """Return how often the cell is applied after `step` steps, or None where it is solved."""
         return self.num_layers if step < self.pretrain_steps else None
+
+
+RunConfig = __import__("typing").Any  # until the config room lands
+
+
+def may_change_on_resume(config):
+    from mdeq_jax.vision.config import MAY_CHANGE_ON_RESUME
+
+    return MAY_CHANGE_ON_RESUME

@@ -2,7 +2,8 @@
 
 import optax
 
-from mdeq_jax.vision.config import Config, OptimConfig
+from mdeq_jax.training.config import OptimConfig
+from mdeq_jax.training.config import RunConfig as Config
 
 # PyTorch's defaults for RMSprop: the decay of the mean square, and what is added to its root.
 _RMS_DECAY, _RMS_EPSILON = 0.99, 1e-8

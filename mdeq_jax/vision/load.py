@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from mdeq_jax.training.checkpoints import load_checkpoint
+from mdeq_jax.training.checkpoints import eval_variables, load_checkpoint
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
@@ -78,8 +78,8 @@ def load_trained(
     config = finalize(checkpoint.config)
     if expected is not None:
         _require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
-    variables = {name: checkpoint.state[name] for name in ("params", "batch_stats")}
-    return Trained(jax.tree.map(jnp.asarray, variables), config, checkpoint.step)
+    variables = jax.tree.map(jnp.asarray, eval_variables(checkpoint.state))
+    return Trained(variables, config, checkpoint.step)
 
 
 def start_from(

@@ -6,8 +6,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
+from mdeq_jax.training.experiment import Batch, Metrics
+from mdeq_jax.training.steps import masked_sums
 from mdeq_jax.vision.config import Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
 from mdeq_jax.vision.loss_config import IGNORE
@@ -19,10 +21,8 @@ from mdeq_jax.vision.losses import (
     weighted_mean,
 )
 from mdeq_jax.vision.model.resize import resize_bilinear
-from mdeq_jax.vision.segment import segment
+from mdeq_jax.vision.segment import padding, segment
 
-Batch = dict[str, Array]
-Metrics = dict[str, Float[Array, ""]]
 # From images to logits, an array or a dict of them, and a pytree beside them.
 Forward = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
 
@@ -138,7 +138,10 @@ class Segmentation:
         self, logits: Float[Array, "B h w num_classes"], batch: Batch, axis_name: str | None = None
     ) -> Float[Array, ""]:
         """Return the loss of `segmentation_loss`."""
-        return segmentation_loss(logits, batch["label"], self.options, axis_name)
+        labels = batch["label"]
+        # Where `VisionExperiment.forward` padded the images, no pixel counts.
+        labels = jnp.pad(labels, padding(labels.shape, self.divisor), constant_values=IGNORE)
+        return segmentation_loss(logits, labels, self.options, axis_name)
 
     def train_metrics(
         self, logits: Float[Array, "B h w num_classes"], batch: Batch, axis_name: str | None = None
@@ -282,11 +285,3 @@ def make_task(config: Config, class_names: Sequence[str] = ()) -> Task:
         scale = Part(segmentation, config.loss.scale_weight)
         parts |= {f"scale_{i}": scale for i in range(config.model.num_branches)}
     return MultiTask(parts)
-
-
-def masked_sums(
-    values: Mapping[str, Float[Array, " B"]], mask: Bool[Array, " B"]
-) -> dict[str, Array]:
-    """Return the sum of each over the images that the mask has."""
-    # Not a product: a padded image may well have a residual that is not finite.
-    return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
