@@ -112,7 +112,7 @@ def solver_traces(
         passed = experiment.forward(variables, batch, DEQ(forward), train=False, carry=carry)
         solution = passed.solution
         if solution is None:
-            raise ValueError("the model has no equilibrium, so that there is no solve to trace.")
+            raise ValueError("The model has no equilibrium, so there is no solve to trace.")
         _, pullback = jax.vjp(lambda z: solution.f(z, solution.args), solution.z)
         g = loss_gradient(experiment, variables, batch)(solution.z)
         adjoint = Exact(backward).solve(lambda u: pullback(u)[0], g, equilibrium, None)

@@ -115,7 +115,7 @@ def make_eval_step(
       evaluation: which evaluation.
       unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
     """
-    layer = evaluation_layer(experiment.config, evaluation, unrolled)
+    layer = evaluation_layer(experiment.config, unrolled, evaluation.max_steps)
 
     def step(variables: Variables, batch: Batch, carry: PyTree) -> tuple[PyTree, Array, PyTree]:
         carry = _reset(experiment, carry, batch.get("reset"))
@@ -133,17 +133,19 @@ def make_eval_step(
     return jax.jit(mapped)
 
 
-def evaluation_layer(config: RunConfig, evaluation: Evaluation, unrolled: int | None) -> DEQ:
+def evaluation_layer(
+    config: RunConfig, unrolled: int | None = None, max_steps: int | None = None
+) -> DEQ:
     """Return the equilibrium layer of an evaluation.
 
     Args:
       config: for the forward solver.
-      evaluation: which evaluation; its `max_steps`, if any, replaces the solver's.
       unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
+      max_steps: replaces config.solver.forward.max_steps, if not None.
     """
     forward = config.solver.forward
-    if evaluation.max_steps is not None:
-        forward = dataclasses.replace(forward, max_steps=evaluation.max_steps)
+    if max_steps is not None:
+        forward = dataclasses.replace(forward, max_steps=max_steps)
     solver = forward.build()
     return DEQ(solver) if unrolled is None else DEQ(solver, Unrolled(unrolled))
 
