@@ -14,8 +14,7 @@ from mdeq_jax.solvers import solve
 from mdeq_jax.training.objective import loss_gradient
 from mdeq_jax.training.steps import make_put
 from mdeq_jax.vision import data
-from mdeq_jax.vision.config import Config, DataConfig
-from mdeq_jax.vision.loss_config import IGNORE
+from mdeq_jax.vision.config import IGNORE, Config, DataConfig
 from mdeq_jax.vision.model import MDEQ
 from mdeq_jax.vision.segment import padding
 from mdeq_jax.vision.tasks import Batch, Metrics, Task, make_task

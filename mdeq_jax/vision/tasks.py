@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
-from mdeq_jax.vision.config import Config, InferenceConfig, LossConfig
+from mdeq_jax.vision.config import IGNORE, Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
-from mdeq_jax.vision.loss_config import IGNORE
 from mdeq_jax.vision.losses import (
     cross_entropy,
     pixel_cross_entropy,

@@ -1,0 +1,5 @@
+"""MDEQ on images, as an experiment for the training loop."""
+
+from mdeq_jax.vision.config import Config
+
+__all__ = ["Config"]
