@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
 from mdeq_jax.training.advice import evaluation_advice
 from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.mesh import check_batch_sizes, create_mesh, replicate
 from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.load import load_trained
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -49,7 +49,7 @@ def main(config: Config) -> dict[str, Any]:
         raise ValueError(f"--output is {path!r}, which is no .npz file; name it NAME.npz.")
     if not folder.is_dir():
         raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")
-    experiment = create_experiment(config)
+    experiment = applications.find(config.app).create_experiment(config)
     trained = load_trained(_CHECKPOINT.value, expected=config.model)
     mesh = create_mesh()
     check_batch_sizes(config, mesh)

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
 from mdeq_jax.training.advice import evaluation_advice, training_advice
@@ -28,7 +29,6 @@ from mdeq_jax.training.metrics import NonFiniteError
 from mdeq_jax.training.optim import batch_size_warning
 from mdeq_jax.training.state import TrainState
 from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
 # Most samples whose solves are drawn.
@@ -47,7 +47,10 @@ def main(config: Config) -> dict[str, Any]:
     warning = batch_size_warning(config, cli.recipe())
     if warning and is_main():
         print(f"warning: {warning}", file=sys.stderr)
-    experiment, workdir = create_experiment(config), Path(_WORKDIR.value)
+    experiment, workdir = (
+        applications.find(config.app).create_experiment(config),
+        Path(_WORKDIR.value),
+    )
     try:
         trained = train(experiment, workdir, profile=_PROFILE.value)
     except NonFiniteError as error:

@@ -37,7 +37,7 @@ def training_advice(config: Config) -> str:
     elif share > parts:
         changes.append({"data.batch_size": share // parts // 2 * parts * devices})
     if config.adjoint.name == "phantom":
-        changes.append({"adjoint.steps": max(1, config.adjoint.steps // 2)})
+        changes.append({"adjoint.steps": max(1, config.adjoint.phantom().steps // 2)})
     if config.train.pretrain_steps > 0:
         changes.append({"train.num_layers": max(1, config.train.num_layers // 2)})
     said = _describe("A training step", config, devices, training_memory, changes)

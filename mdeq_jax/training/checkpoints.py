@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mdeq_jax.checks import require_names
+from mdeq_jax.training.layer_config import without_unused_options
 from mdeq_jax.training.workdir import config_differences, require_writable, set_aside
 
 LATEST, BEST = "checkpoints", "best"
@@ -234,7 +235,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     found, (state, config) = _first_whole(
         folders, lambda folder: (_read_state(folder), _read_config(folder))
     )
-    return Checkpoint(state, config, int(found.name))
+    return Checkpoint(state, without_unused_options(config), int(found.name))
 
 
 def eval_variables(state: Mapping[str, Any]) -> dict[str, Any]:

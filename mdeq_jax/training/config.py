@@ -1,60 +1,50 @@
-"""The sections of a config that say what is trained on, by what, and for how long."""
+"""`RunConfig`, the part of a run's configuration that every application has.
+
+An application extends it with its model, its data and its loss.
+"""
 
 import dataclasses
 import itertools
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeVar
 
 from mdeq_jax.checks import require, require_int, require_share
+from mdeq_jax.training.layer_config import (
+    AdjointConfig,
+    CorrectionConfig,
+    JacobianConfig,
+    SolversConfig,
+)
+from mdeq_jax.training.sections import from_mapping, with_values
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The data set and how it is fed.
+    """How examples are read, whatever they are. An application adds which examples those are.
 
     Attributes:
-      name: of the data set.
-      dir: folder of TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
-      root: folder of your own files: of "folder" and "seg_folder", or of "cityscapes" where it is
-        extracted; None reads "cityscapes" through TFDS.
-      batch_size: training images of one step, over all devices and processes.
-      eval_batch_size: likewise in evaluation.
-      image_size: (height, width) of the images, or crops of them, that are trained on.
-      eval_image_size: (height, width) in evaluation. For "imagenet2012" and "folder", of the middle
-        of an image; None is `image_size`. For segmentation, what images are padded to; None is the
-        size of the data set's own images, of the largest where they differ.
-      augment: whether training images are augmented.
-      colour_jitter: most by which brightness, contrast and saturation are changed, each by a factor
-        of up to 1 ± this, in the augmentation of "imagenet2012" and "folder".
+      batch_size: examples of one training step, over all devices and processes, at least 1.
+      eval_batch_size: examples of one evaluation step, over all devices and processes, at least 1.
       workers: number of processes that read and augment; 0 does so in the training process.
-      threads: number of threads of each of those processes, each of them one batch ahead.
-      max_bad_records: most examples that cannot be read, in each process that reads; more are an
-        error. The next example takes the place of such a one; evaluation leaves it out.
+      threads: number of threads of each of those processes, at least 1. Each thread is one batch
+        ahead.
+      max_bad_records: most examples that each reading process may find unreadable; one more is an
+        error. In training the next example takes the place of an unreadable one; evaluation leaves
+        it out.
     """
 
-    name: str = "digits"
-    dir: str | None = None
-    root: str | None = None
     batch_size: int = 64
     eval_batch_size: int = 120
-    image_size: tuple[int, ...] = (8, 8)
-    eval_image_size: tuple[int, ...] | None = None
-    augment: bool = True
-    colour_jitter: float = 0.0
     workers: int = 0
     threads: int = 1
     max_bad_records: int = 10
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
-        for field in ("image_size", "eval_image_size"):
-            size = getattr(self, field)
-            two_sides = size is None or (len(size) == 2 and min(size) > 0)
-            require(self, field, two_sides, "a height and a width, both at least 1")
         for field in ("batch_size", "eval_batch_size", "threads"):
             require_int(self, field, minimum=1)
         for field in ("workers", "max_bad_records"):
             require_int(self, field, minimum=0)
-        require(self, "colour_jitter", self.colour_jitter >= 0, "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +155,122 @@ class TrainConfig:
         return self.num_layers if step < self.pretrain_steps else None
 
 
-RunConfig = __import__("typing").Any  # until the config room lands
+MAY_CHANGE_ON_RESUME = (
+    "data.eval_batch_size",
+    "data.workers",
+    "data.threads",
+    "data.max_bad_records",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_seconds",
+    "train.checkpoint_steps",
+    "train.on_nonfinite",
+    "train.max_skipped",
+    "train.spectral_radius_iterations",
+    "init_from",
+    "init_from_allow_missing",
+)
+"""Keys of every application that may have other values when a run is resumed.
+
+They say how data are read, what is logged and saved, how the model is evaluated, what a fresh run
+starts from, and what becomes of a step whose loss is not finite. None of them changes any other
+training step.
+"""
 
 
-def may_change_on_resume(config):
-    from mdeq_jax.vision.config import MAY_CHANGE_ON_RESUME
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a run of any application is made of.
 
-    return MAY_CHANGE_ON_RESUME
+    Attributes:
+      app: the application that is trained, a name of `mdeq_jax.applications.APPLICATIONS`. Each
+        application's config has its own name as the default.
+      solver: the forward and the backward solver.
+      adjoint: where the gradient comes from.
+      correction: losses on states of the solve.
+      jacobian: regularisation of the cell's Jacobian.
+      optim: the optimizer.
+      train: the course of training.
+      data: how examples are read.
+      dtype: what the model computes in. "bfloat16" is for accelerators; parameters, the statistics
+        of norms, states and history of the solvers, outputs and loss stay in float32. Rounding
+        leaves a relative residual of 2e-3 to 1e-2, depending on the model, so a tolerance below
+        1e-2 spends steps that gain nothing.
+      init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
+        fit; None starts from random ones. What keeps its initial value is printed. An array of the
+        cell that would keep it is an error.
+      init_from_allow_missing: arrays of the cell that may keep their initial values although
+        `init_from` is given. Each entry is a path, such as "params/cell/post_fuse_layers_*", or a
+        PyTorch name, such as "fullstage.post_fuse_layers.*"; ``*`` stands for any part.
+      seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
+    """
+
+    may_change_on_resume: ClassVar[tuple[str, ...]] = MAY_CHANGE_ON_RESUME
+
+    app: str = ""
+    solver: SolversConfig = SolversConfig()
+    adjoint: AdjointConfig = AdjointConfig()
+    correction: CorrectionConfig = CorrectionConfig()
+    jacobian: JacobianConfig = JacobianConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    init_from: str | None = None
+    init_from_allow_missing: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def compute_dtype(self) -> str | None:
+        """The dtype for a model to compute in; None is the dtype of the parameters, float32."""
+        return None if self.dtype == "float32" else self.dtype
+
+    def __post_init__(self):
+        """Check what concerns more than one section; raises ValueError."""
+        require_int(self, "seed", minimum=0)
+        require(self, "seed", self.seed < 2**32, "below 2**32")
+        self._check_adjoint()
+        steps = self.solver.forward.max_steps
+        jitter = self.jacobian.step_jitter
+        if self.jacobian.probability > 0 and jitter >= steps:
+            raise ValueError(
+                f"config.jacobian.step_jitter is {jitter}, which can leave a solve of at most "
+                f"{steps} steps none; lower it or raise config.solver.forward.max_steps."
+            )
+        if self.correction.states > steps:
+            raise ValueError(
+                f"config.correction.states is {self.correction.states}, but the solve has at most "
+                f"{steps} steps; lower it or raise config.solver.forward.max_steps."
+            )
+
+    def _check_adjoint(self) -> None:
+        self.adjoint.require_own_options(with_correction=self.correction.states > 1)
+        forward, every = self.solver.forward, self.adjoint.opa_every
+        if self.adjoint.name == "shine" and (forward.name, forward.memory) != ("broyden", None):
+            raise ValueError(
+                "config.adjoint.name is 'shine', which reuses the whole history of Broyden's "
+                f"method, but config.solver.forward is {forward.name!r} with "
+                f"memory={forward.memory}; set its name to 'broyden' and its memory to None, or "
+                "take another adjoint."
+            )
+        if every is not None and every > forward.max_steps:
+            raise ValueError(
+                f"config.adjoint.opa_every is {every}, but the solve has at most "
+                f"{forward.max_steps} steps; lower it or raise config.solver.forward.max_steps."
+            )
+
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
+
+def override(config: AnyConfig, changes: Mapping[str, Any]) -> AnyConfig:
+    """Return a config of the same application with other values under some dotted keys.
+
+    Raises:
+      ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
+
+    Examples:
+      >>> override(RunConfig(), {"solver.forward.max_steps": 6}).solver.forward.max_steps
+      6
+    """
+    return from_mapping(type(config)(), with_values(dataclasses.asdict(config), changes))

@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 
 from mdeq_jax.runtime.hosts import in_any_process, is_main
 from mdeq_jax.training.checkpoints import Checkpointer
-from mdeq_jax.training.config import RunConfig, TrainConfig, may_change_on_resume
+from mdeq_jax.training.config import RunConfig, TrainConfig
 from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.experiment import Batch, Experiment, Score
 from mdeq_jax.training.mesh import check_batch_sizes, create_mesh, replicate
@@ -87,7 +87,7 @@ def train(experiment: Experiment, workdir: Path, *, profile: bool = False) -> Tr
     with contextlib.ExitStack() as stack:
         checkpointer = stack.enter_context(
             Checkpointer(
-                str(workdir), dataclasses.asdict(config), may_differ=may_change_on_resume(config)
+                str(workdir), dataclasses.asdict(config), may_differ=config.may_change_on_resume
             )
         )
         state = place_state(create_state(experiment, optimizer), mesh)

@@ -115,7 +115,9 @@ def training_memory(config: Config, sizes: Sizes, devices: int) -> StepMemory:
         adjoint_history = _history(config.solver.backward, sizes.state)
         phases.append(sizes.stem + adjoint_history + sizes.cell + 3 * state)
     if config.train.pretrain_steps > 0:
-        applied = config.train.num_layers - (config.adjoint.steps if name == "phantom" else 0)
+        applied = config.train.num_layers - (
+            config.adjoint.phantom().steps if name == "phantom" else 0
+        )
         unrolled = sizes.kept + applied * sizes.cell
         phases.append(_LEFT_BY_FUSION * unrolled + logits)
     images = config.data.batch_size // devices // config.train.accumulate_steps

@@ -7,8 +7,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from mdeq_jax.vision.config import LossConfig
-from mdeq_jax.vision.loss_config import IGNORE
+from mdeq_jax.vision.config import IGNORE, LossConfig
 from mdeq_jax.vision.model.resize import resize_bilinear
 
 

@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from mdeq_jax.training.experiment import Batch, Metrics
 from mdeq_jax.training.steps import masked_sums
-from mdeq_jax.vision.config import Config, InferenceConfig, LossConfig
+from mdeq_jax.vision.config import IGNORE, Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
-from mdeq_jax.vision.loss_config import IGNORE
 from mdeq_jax.vision.losses import (
     cross_entropy,
     pixel_cross_entropy,

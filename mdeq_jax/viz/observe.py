@@ -11,9 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from mdeq_jax.solvers import solve
 from mdeq_jax.solvers.stopping import relative_residual
 from mdeq_jax.stability import spectral_radius
-from mdeq_jax.vision.config import Config, DataConfig
+from mdeq_jax.vision.config import IGNORE, Config, DataConfig
 from mdeq_jax.vision.data import eval_batches, find_dataset
-from mdeq_jax.vision.loss_config import IGNORE
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.viz.formation import Formation

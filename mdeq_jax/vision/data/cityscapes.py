@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data.cityscapes_labels import CLASS_NAMES, LABELS
 from mdeq_jax.vision.data.dataset import Dataset, Example
 from mdeq_jax.vision.data.decoding import decode, decode_label
@@ -34,7 +34,6 @@ from mdeq_jax.vision.data.image_files import (
 )
 from mdeq_jax.vision.data.official import ARCHIVES
 from mdeq_jax.vision.data.prepared import Prepared, open_prepared
-from mdeq_jax.vision.loss_config import IGNORE
 
 IMAGE_SIZE = (1024, 2048)
 BUILDER = "cityscapes/semantic_segmentation"

@@ -17,12 +17,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data import augmentation, embedded
 from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, require_image_size
 from mdeq_jax.vision.data.digits import load_raw
 from mdeq_jax.vision.data.transforms import scaled_middle
-from mdeq_jax.vision.loss_config import IGNORE
 
 SIDE = 64
 BACKGROUND = 0

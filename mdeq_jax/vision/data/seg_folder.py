@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data.dataset import Dataset
 from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_images, read_text
 from mdeq_jax.vision.data.image_files import (
@@ -20,7 +20,6 @@ from mdeq_jax.vision.data.image_files import (
     largest_size,
     pixel_labelled,
 )
-from mdeq_jax.vision.loss_config import IGNORE
 
 _LAYOUT = "ROOT/classes.txt, ROOT/{train,val}/images and ROOT/{train,val}/labels"
 
