@@ -6,13 +6,17 @@ training loop trains.
 """
 
 import importlib
+import os
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from mdeq_jax.training import checkpoints
+from mdeq_jax.training.checkpoints import Trained
 from mdeq_jax.training.config import RunConfig
+from mdeq_jax.training.experiment import Experiment
 from mdeq_jax.training.sections import from_mapping, suggestion
 
 APPLICATIONS = {
@@ -40,6 +44,28 @@ def find(name: str) -> ModuleType:
             f"{suggestion(name, APPLICATIONS)}"
         )
     return importlib.import_module(APPLICATIONS[name])
+
+
+def create_experiment(config: RunConfig) -> Experiment:
+    """Return the experiment of a config of any application."""
+    return find(config.app).create_experiment(config)
+
+
+def load_trained(
+    checkpoint_dir: str | os.PathLike[str], expected: RunConfig | None = None
+) -> Trained[RunConfig]:
+    """Read a trained model of any application.
+
+    Args:
+      checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
+      expected: a config whose section ``model`` the checkpoint's must equal; None accepts any.
+
+    Raises:
+      ValueError: the folder does not exist, or holds no whole checkpoint; or the architectures
+        differ.
+    """
+    model = None if expected is None else expected.model
+    return checkpoints.load_trained(checkpoint_dir, finalize, model)
 
 
 def finalize(config: ConfigDict | Mapping[str, Any]) -> RunConfig:

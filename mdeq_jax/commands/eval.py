@@ -24,7 +24,6 @@ from mdeq_jax.training.advice import evaluation_advice
 from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.mesh import check_batch_sizes, create_mesh, replicate
 from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.load import load_trained
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -49,8 +48,8 @@ def main(config: Config) -> dict[str, Any]:
         raise ValueError(f"--output is {path!r}, which is no .npz file; name it NAME.npz.")
     if not folder.is_dir():
         raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")
-    experiment = applications.find(config.app).create_experiment(config)
-    trained = load_trained(_CHECKPOINT.value, expected=config.model)
+    experiment = applications.create_experiment(config)
+    trained = applications.load_trained(_CHECKPOINT.value, expected=config)
     mesh = create_mesh()
     check_batch_sizes(config, mesh)
     records = []

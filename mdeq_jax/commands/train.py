@@ -48,7 +48,7 @@ def main(config: Config) -> dict[str, Any]:
     if warning and is_main():
         print(f"warning: {warning}", file=sys.stderr)
     experiment, workdir = (
-        applications.find(config.app).create_experiment(config),
+        applications.create_experiment(config),
         Path(_WORKDIR.value),
     )
     try:
