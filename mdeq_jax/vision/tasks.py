@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
+from mdeq_jax.training.evaluation import masked_sums
 from mdeq_jax.training.experiment import Batch, Metrics
-from mdeq_jax.training.steps import masked_sums
 from mdeq_jax.vision.config import IGNORE, Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
 from mdeq_jax.vision.losses import (
