@@ -202,7 +202,11 @@ class Checkpointer:
 def write_checkpoint(folder: epath.Path, state: Any, config: Mapping[str, Any], step: int) -> None:
     """Writes one checkpoint outside of a run, into a folder that `load_checkpoint` takes.
 
-    Args: as of `Checkpointer` and its `save`.
+    Args:
+      folder: the folder that is written.
+      state: pytree of arrays.
+      config: the run's config, nested and of JSON types.
+      step: number of training steps taken.
     """
     items = {
         "state": ocp.args.StandardSave(state),
