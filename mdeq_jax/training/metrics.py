@@ -45,7 +45,7 @@ class MetricBuffer:
         self._unchecked: list[tuple[int, Mapping[str, Any]]] = []
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Add the metrics of step `step`, arrays or numbers; `check` the metrics of the step before."""
+        """Add the metrics of a step, arrays or numbers; `check` those of the step before."""
         self.check()
         self._unchecked.append((step, metrics))
 

@@ -31,8 +31,8 @@ class Task(Protocol):
 
     The logits are an array; with extra heads, a dict of arrays.
 
-    Where a method takes the name of a mesh axis, the batch is split over the devices of the axis, and
-    the mean of the devices' values is the value of the whole batch.
+    Where a method takes the name of a mesh axis, the batch is split over the devices of the axis,
+    and the mean of the devices' values is the value of the whole batch.
 
     Attributes:
       score: name of the evaluation's metric by which models are compared; higher is better.

@@ -169,7 +169,7 @@ class MDEQCell(nn.Module):
 
 
 def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:
-    """Return random parameters of the cell, float32; weight-normed kernels are split into g and v."""
+    """Return random parameters of the cell, float32; weight-normed kernels as g and v."""
     sides = [2 ** (config.num_branches - 1 - i) for i in range(config.num_branches)]
     widths = config.branch_channels
     z = tuple(
@@ -198,8 +198,8 @@ def dropout_masks(
       config: the architecture.
       batch: number of images, on one device.
       dtype: dtype of the masks.
-      axis_name: mesh axis over which the images are split. Each device draws the masks of all images
-        and keeps its own, so that an image's masks do not depend on the number of devices.
+      axis_name: mesh axis over which the images are split. Each device draws the masks of all
+        images and keeps its own, so that an image's masks do not depend on the number of devices.
     """
     keep = 1 - config.dropout
     devices = 1 if axis_name is None else lax.axis_size(axis_name)

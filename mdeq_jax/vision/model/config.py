@@ -33,8 +33,8 @@ class ModelConfig:
     A field "per branch" has one entry for each resolution, the highest first; lists become tuples.
 
     Attributes:
-      task: "classification" or "segmentation". It chooses the head, and the momentum of BatchNorm in
-        head and stem.
+      task: "classification" or "segmentation". It chooses the head, and the momentum of BatchNorm
+        in head and stem.
       num_classes: entries of the logits.
       branch_channels: per branch, channels of the state; the first is also the width of the stem.
       blocks_per_branch: per branch, residual blocks.

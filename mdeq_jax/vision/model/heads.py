@@ -17,8 +17,8 @@ _EXPANSION = 4
 class Bottleneck(nn.Module):
     """relu(BN(1×1 conv(relu(BN(3×3 conv(relu(BN(1×1 conv z))))))) + shortcut z).
 
-    The BatchNorms have no scale and no bias. The shortcut is the identity; where widths differ, it is
-    a 1×1 convolution with a BatchNorm that has both.
+    The BatchNorms have no scale and no bias. The shortcut is the identity; where widths differ, it
+    is a 1×1 convolution with a BatchNorm that has both.
 
     Attributes:
       width: inner channels; the output has 4 times as many.
@@ -121,7 +121,7 @@ class SegmentationHead(nn.Module):
             name="last_layer",
         )
         size = self.config.final_conv_kernel
-        # It does not share a name with the classification head's last layer: init_from would mix them.
+        # Its own name: init_from would otherwise take the classification head's last layer for it.
         last_conv = Conv(self.config.num_classes, size, use_bias=True, name="pixel_classifier")
         return last_conv(to_working_dtype(nn.relu(last(y, train))))
 

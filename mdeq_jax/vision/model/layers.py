@@ -18,8 +18,8 @@ normal_init = nn.initializers.normal(0.01)
 def compute_dtype(x: Array, *parameters: Array) -> jnp.dtype:
     """Return the dtype that a layer computes in.
 
-    If x has 16 bits, it is the dtype of x: parameters stay in float32 and are rounded where they are
-    used. Otherwise it is the promoted dtype of x and the parameters.
+    If x has 16 bits, it is the dtype of x: parameters stay in float32 and are rounded where they
+    are used. Otherwise it is the promoted dtype of x and the parameters.
     """
     return x.dtype if x.dtype.itemsize == 2 else jnp.result_type(x, *parameters)
 

@@ -10,7 +10,8 @@ from mdeq_jax.vision.model.layers import Conv, ConvBN
 class Stem(nn.Module):
     """At least two 3×3 convolutions with BatchNorm and ReLU, downsample_times of them of stride 2.
 
-    A 1×1 convolution, ``stage0``, follows if the stem downsamples or there are three branches. Source: `MDEQNet` in `lib/models/mdeq_core.py`, locuslab/deq.
+    A 1×1 convolution, ``stage0``, follows if the stem downsamples or there are three branches.
+    Source: `MDEQNet` in `lib/models/mdeq_core.py`, locuslab/deq.
 
     Attributes:
       config: the architecture.
