@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
+from mdeq_jax.training.losses import masked_mean
 from mdeq_jax.vision.config import Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
 from mdeq_jax.vision.loss_config import IGNORE
@@ -16,7 +17,6 @@ from mdeq_jax.vision.losses import (
     pixel_cross_entropy,
     pixel_weights,
     segmentation_loss,
-    weighted_mean,
 )
 from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.segment import segment
@@ -146,7 +146,7 @@ class Segmentation:
         """Return the share of pixels that are right."""
         labels = batch["label"]
         right = resize_bilinear(logits, labels.shape[1:]).argmax(-1) == labels
-        return {"pixel_accuracy": weighted_mean(right, labels != IGNORE, axis_name)}
+        return {"pixel_accuracy": masked_mean(right, labels != IGNORE, axis_name)}
 
     def predict(
         self, forward: Forward, images: Float[Array, "B H W 3"]
