@@ -21,10 +21,10 @@ from absl import flags, logging
 from mdeq_jax.commands import cli
 from mdeq_jax.training.advice import prediction_advice
 from mdeq_jax.training.evaluation import require_fit
+from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
-from mdeq_jax.vision.data.decoding import BadRecordError
 from mdeq_jax.vision.data.image_files import read_image
 from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.predict.images import find_images, model_input
