@@ -20,9 +20,9 @@ from absl import flags, logging
 
 from mdeq_jax.commands import cli
 from mdeq_jax.training.advice import prediction_advice
+from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
-from mdeq_jax.vision.data.decoding import BadRecordError
 from mdeq_jax.vision.data.image_files import read_image
 from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.load import load_trained

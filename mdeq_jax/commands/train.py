@@ -43,8 +43,14 @@ _PROFILE = flags.DEFINE_bool(
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Train in the workdir, or continue to train there."""
-    warning = batch_size_warning(config, cli.recipe())
+    """Train in the workdir, or go on training there."""
+    recipe = cli.recipe()
+    warning = batch_size_warning(
+        config.data.batch_size,
+        config.optim.learning_rate,
+        recipe.data.batch_size,
+        recipe.optim.learning_rate,
+    )
     if warning and is_main():
         print(f"warning: {warning}", file=sys.stderr)
     experiment, workdir = (

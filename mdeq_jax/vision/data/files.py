@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from mdeq_jax.vision.data.decoding import BadRecordError
+from mdeq_jax.training.reader import BadRecordError
 
 # Formats that OpenCV reads.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

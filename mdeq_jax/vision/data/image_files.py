@@ -11,10 +11,11 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
+from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data.augmentation import augmented, centred, whole
 from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Pixels
-from mdeq_jax.vision.data.decoding import BadRecordError, decode, decode_label, header_size, size_of
+from mdeq_jax.vision.data.decoding import decode, decode_label, header_size, size_of
 from mdeq_jax.vision.data.files import read_file
 from mdeq_jax.vision.data.transforms import scaled_middle
 
