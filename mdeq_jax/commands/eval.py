@@ -19,7 +19,6 @@ from absl import flags
 
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
-from mdeq_jax.training.advice import evaluation_advice
 from mdeq_jax.training.evaluation import evaluate, require_fit
 from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
 from mdeq_jax.vision import data
@@ -73,4 +72,4 @@ def main(config: Config) -> dict[str, Any]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True, advice=(evaluation_advice,))
+    cli.run(main, on_hosts=True)

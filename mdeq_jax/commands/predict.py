@@ -19,7 +19,6 @@ import numpy as np
 from absl import flags, logging
 
 from mdeq_jax.commands import cli
-from mdeq_jax.training.advice import prediction_advice
 from mdeq_jax.training.evaluation import require_fit
 from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.data import find_dataset
@@ -127,7 +126,7 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, advice=(prediction_advice,))
+    cli.run(main)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from absl import flags
 
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
-from mdeq_jax.training.advice import evaluation_advice, training_advice
 from mdeq_jax.training.checkpoints import LATEST
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
@@ -52,4 +51,4 @@ def main(config: Config) -> dict[str, Any]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True, advice=(training_advice, evaluation_advice))
+    cli.run(main, on_hosts=True)
