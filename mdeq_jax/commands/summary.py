@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 from flax import linen as nn
-from flax import traverse_util
 from jaxtyping import PyTree
 
 from mdeq_jax.commands import cli
@@ -106,8 +105,8 @@ def summarize(config: Config) -> Summary:
         apply = functools.partial(model.apply, adjoint=Unrolled(1))
         _, info = jax.eval_shape(apply, variables, image)
     parameters, multiply_adds = collections.Counter(), collections.Counter()
-    for path, leaf in traverse_util.flatten_dict(variables["params"]).items():
-        parameters[_part(path)] += leaf.size
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        parameters[_part(tuple(key.key for key in path))] += leaf.size
     for path, number in calls.items():
         multiply_adds[_part(path)] += number
     names = sorted(parameters, key=lambda name: (name == "head", name != "stem", name))
