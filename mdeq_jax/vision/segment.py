@@ -1,9 +1,9 @@
 """Segmentation of images of any size: whole or in windows, mirrored, at several scales.
 
 Source: `multi_scale_inference` in `lib/datasets/cityscapes.py` and `inference` in
-`lib/datasets/base_dataset.py`, locuslab/deq. In contrast to them, the mirrored image goes through the
-solver too, and sums of exponentials are kept as logarithms: in float32, exp of a logit of 100
-overflows, and that of a pixel far below the largest is 0 for every class.
+`lib/datasets/base_dataset.py`, locuslab/deq. Two things differ from there. The mirrored image goes
+through the solver too. Sums of exponentials are kept as logarithms: in float32, exp of a logit of
+100 overflows, and that of a pixel far below the largest is 0 for every class.
 """
 
 import functools
