@@ -24,7 +24,7 @@ from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
 from mdeq_jax.vision.data.decoding import BadRecordError
-from mdeq_jax.vision.data.image_files import read_image
+from mdeq_jax.vision.data.files import read_image
 from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.predict.images import find_images, model_input
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
