@@ -7,7 +7,6 @@ one rename, when all of it is written.
 
 import contextlib
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +15,7 @@ import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from mdeq_jax.checks import require_names
@@ -23,7 +23,6 @@ from mdeq_jax.training.workdir import config_differences, require_writable, set_
 
 LATEST, BEST = "checkpoints", "best"
 
-_logger = logging.getLogger(__name__)
 
 State = TypeVar("State")
 Content = TypeVar("Content")
@@ -168,7 +167,7 @@ class Checkpointer:
                 args = ocp.args.Composite(evaluation=ocp.args.JsonRestore())
                 return self._best.restore(int(folder.name), args=args)["evaluation"]
             except Exception as error:
-                _logger.warning("checkpoint %s cannot be read: %s", folder, _reason(error))
+                logging.warning("checkpoint %s cannot be read: %s", folder, _reason(error))
                 set_aside([folder])
                 self._best.reload()
         return None
@@ -290,7 +289,7 @@ def _first_whole(
             return folder, read(folder)
         except Exception as error:  # Orbax has no class of its own for a damaged file
             problems.append(f"{folder} cannot be read: {_reason(error)}")
-            _logger.warning("checkpoint %s", problems[-1])
+            logging.warning("checkpoint %s", problems[-1])
     raise ValueError(
         "\n".join(problems) + "\nNo whole checkpoint is left; restore the folder from a copy, name"
         " another, or delete it to start afresh."
