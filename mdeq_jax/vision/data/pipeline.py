@@ -11,12 +11,12 @@ from mdeq_jax.training.sections import suggestion
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.cifar10 import cifar10
 from mdeq_jax.vision.data.cityscapes import cityscapes
+from mdeq_jax.vision.data.classification_folder import folder
 from mdeq_jax.vision.data.dataset import Dataset
 from mdeq_jax.vision.data.digit_scenes import digit_scenes
 from mdeq_jax.vision.data.digits import digits
-from mdeq_jax.vision.data.folder import folder
 from mdeq_jax.vision.data.imagenet2012 import imagenet2012
-from mdeq_jax.vision.data.seg_folder import seg_folder
+from mdeq_jax.vision.data.segmentation_folder import seg_folder
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": digits,
