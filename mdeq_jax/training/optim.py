@@ -1,6 +1,7 @@
 """Optimizers, learning-rate schedules and the average of the parameters, from optax."""
 
 import fnmatch
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -164,12 +165,11 @@ def _name(path: jax.tree_util.KeyPath) -> str:
 def _weight_decay(optim: OptimConfig) -> optax.GradientTransformation:
     """Add to each update the parameter times the weight decay of its group."""
 
-    def add(updates: PyTree, params: PyTree | None) -> PyTree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, u, p: u + _group(optim, path).weight_decay * p, updates, params
-        )
+    def add(path: jax.tree_util.KeyPath, update: Array, param: Array) -> Array:
+        decay = _group(optim, path).weight_decay
+        return update + decay * param if decay else update
 
-    return optax.stateless(add)
+    return optax.stateless(functools.partial(jax.tree_util.tree_map_with_path, add))
 
 
 def _group_factors(optim: OptimConfig) -> optax.GradientTransformation:
