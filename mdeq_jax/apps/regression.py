@@ -13,6 +13,7 @@ The second command trains under several γ and prints one table. Source: Bai, Ko
 200 parameters, 4,096 pairs to train on and 1,000 to validate.
 """
 
+import functools
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,21 +28,20 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.apps.regression_config import Config
 from mdeq_jax.solvers import Picard
-from mdeq_jax.training.arrays import padded_batches, shuffled_batches
 from mdeq_jax.training.config import override
+from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
     Evaluation,
     Forward,
-    HostBatch,
     Layer,
     Metrics,
     Prediction,
     Score,
     Variables,
 )
+from mdeq_jax.training.loaders import eval_batches, shuffled_batches
 from mdeq_jax.training.loop import train
-from mdeq_jax.training.steps import solver_statistics
 from mdeq_jax.training.weights import load_matching
 
 __all__ = ["COUNTING", "Config", "Regression", "cell", "create_experiment", "draw_pairs", "fit"]
@@ -67,17 +67,18 @@ def init_params(key: PRNGKeyArray, width: int) -> dict[str, Array]:
     }
 
 
-def draw_pairs(key: PRNGKeyArray, count: int) -> HostBatch:
-    """Return "x", uniform in (−2, 2), and "y" = 3x³/2 + x² − 5x + 2 sin x − 3 + N(0, 0.05).
+def draw_pairs(key: PRNGKeyArray, count: int) -> list[dict[str, np.ndarray]]:
+    """Return pairs "x", uniform in (−2, 2), and "y" = 3x³/2 + x² − 5x + 2 sin x − 3 + N(0, 0.05).
 
     Args:
       key: the random key.
-      count: number of pairs; both arrays are (count, 1).
+      count: number of pairs, each of two arrays (1,).
     """
     place, noise = jax.random.split(key)
     x = jax.random.uniform(place, (count, 1), minval=-2.0, maxval=2.0)
     y = 1.5 * x**3 + x**2 - 5 * x + 2 * jnp.sin(x) - 3
-    return {"x": np.asarray(x), "y": np.asarray(y + 0.05**0.5 * jax.random.normal(noise, x.shape))}
+    y = y + 0.05**0.5 * jax.random.normal(noise, x.shape)
+    return [{"x": x, "y": y} for x, y in zip(np.asarray(x), np.asarray(y), strict=True)]
 
 
 class Regression:
@@ -110,11 +111,25 @@ class Regression:
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of shuffled batches."""
-        return shuffled_batches(self._train_pairs, self.config.data, self.config.seed)
+        return shuffled_batches(
+            self._train_pairs,
+            lambda pair, generator: pair,
+            self.config.data,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     def evaluations(self) -> Mapping[str, Evaluation]:
         """Return the one evaluation, "eval", which counts plain steps."""
-        batches = lambda: padded_batches(self._eval_pairs, self.config.data)  # noqa: E731
+        batches = functools.partial(
+            eval_batches,
+            self._eval_pairs,
+            dict,
+            self.config.data,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
         return {"eval": Evaluation(batches, solver=COUNTING)}
 
     def prepare(self, batch: Batch) -> Batch:
@@ -146,7 +161,7 @@ class Regression:
     def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
         """Return the sum of squared errors."""
         errors = (outputs - batch["y"])[:, 0] ** 2
-        return {"squared_error": jnp.where(batch["mask"], errors, 0).sum()}
+        return masked_sums({"squared_error": errors}, batch["mask"])
 
     def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
         """Return the mean squared error."""

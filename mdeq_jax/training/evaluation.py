@@ -1,22 +1,35 @@
 """Evaluation over whole data sets, and the traces of both solves on a batch."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Shaped
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from mdeq_jax.implicit import DEQ, Exact, equilibrium
+from mdeq_jax.implicit import DEQ, Exact, Solution, Unrolled, equilibrium
 from mdeq_jax.runtime.hosts import gather_rows
+from mdeq_jax.stability import spectral_radius
 from mdeq_jax.training.config import RunConfig
-from mdeq_jax.training.experiment import Batch, Evaluation, Experiment, Variables
-from mdeq_jax.training.mesh import shard
+from mdeq_jax.training.experiment import (
+    Batch,
+    Evaluation,
+    Experiment,
+    Variables,
+    make_put,
+    reset_carry,
+    rows_of,
+)
+from mdeq_jax.training.mesh import AXIS, shard
 from mdeq_jax.training.objective import loss_gradient
-from mdeq_jax.training.steps import EvalStep, make_eval_step, make_put
 
 OnRecords = Callable[[Shaped[np.ndarray, "n ..."]], None]
+# (variables, batch, carry) -> (sums, what is recorded of each row, new carry)
+EvalStep = Callable[[Variables, Batch, PyTree], tuple[PyTree, Array, PyTree]]
 
 
 class Evaluator:
@@ -88,6 +101,89 @@ class Evaluator:
         return {**metrics, **means, "examples": float(total["count"])}
 
 
+def make_eval_step(
+    experiment: Experiment, mesh: Mesh, evaluation: Evaluation, *, unrolled: int | None
+) -> EvalStep:
+    """Return the compiled ``eval_step(variables, batch, carry) -> (sums, records, carry)``.
+
+    The sums, over the rows where the batch's "mask" is True, are those of `Experiment.sums`,
+    "count", the number of rows, and "statistics", the sums of the experiment's statistics. The
+    records, one for each row, are sharded as the batch is.
+
+    Args:
+      experiment: the experiment.
+      mesh: the mesh, as `create_mesh` returns it.
+      evaluation: which evaluation.
+      unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
+    """
+    layer = evaluation_layer(experiment.config, unrolled, evaluation)
+
+    def step(variables: Variables, batch: Batch, carry: PyTree) -> tuple[PyTree, Array, PyTree]:
+        carry = reset_carry(experiment, carry, batch.get("reset"))
+        prediction = experiment.predict(variables, batch, layer, carry)
+        sums = {
+            **experiment.sums(prediction.outputs, batch),
+            "count": batch["mask"].sum().astype(jnp.float32),
+            "statistics": masked_sums(prediction.statistics, batch["mask"]),
+        }
+        return lax.psum(sums, AXIS), experiment.record(prediction.outputs), prediction.carry
+
+    rows = PartitionSpec(AXIS)
+    specs = PartitionSpec(), rows, rows
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=specs)
+    return jax.jit(mapped)
+
+
+def evaluation_layer(
+    config: RunConfig, unrolled: int | None = None, evaluation: Evaluation | None = None
+) -> DEQ:
+    """Return the equilibrium layer of an evaluation.
+
+    Args:
+      config: for the forward solver.
+      unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
+      evaluation: may name another solver or limit of steps; None keeps those of the config.
+    """
+    solver = config.solver.forward.build()
+    if evaluation is not None:
+        solver = evaluation.solver or solver
+        if evaluation.max_steps is not None:
+            solver = dataclasses.replace(solver, max_steps=evaluation.max_steps)
+    return DEQ(solver) if unrolled is None else DEQ(solver, Unrolled(unrolled))
+
+
+def solver_statistics(
+    config: RunConfig, solution: Solution | None
+) -> dict[str, Float[Array, " B"]]:
+    """Return what evaluation reports of a solve, a number for each sample.
+
+    These are solver_steps, residual and converged, and spectral_radius (the Jacobian's at the
+    equilibrium) where config.train.spectral_radius_iterations asks for it. A model without an
+    equilibrium (None) has none of them.
+    """
+    if solution is None:
+        return {}
+    result, iterations = solution.result, config.train.spectral_radius_iterations
+    statistics = {
+        "solver_steps": result.steps,
+        "residual": result.residual,
+        "converged": result.converged,
+    }
+    if iterations > 0:
+        key = jax.random.key(0)
+        radius = spectral_radius(solution.f, solution.z, solution.args, key, iterations)
+        statistics["spectral_radius"] = radius
+    return statistics
+
+
+def masked_sums(
+    values: Mapping[str, Float[Array, " B"]], mask: Bool[Array, " B"]
+) -> dict[str, Float[Array, ""]]:
+    """Return the sum of each array over the rows where the mask is True."""
+    # Not a product: the residual of a row that is padding may be other than finite.
+    return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
+
+
 def _widen(sums: np.ndarray) -> np.ndarray:
     """Return the sums of a batch in a type in which those of a data set lose nothing."""
     return sums.astype(np.int64 if np.issubdtype(sums.dtype, np.integer) else np.float64)
@@ -108,7 +204,7 @@ def solver_traces(
 
     @jax.jit
     def traces(variables: Variables, batch: Batch) -> tuple[Array, Array]:
-        carry = experiment.init_carry(len(jax.tree.leaves(batch)[0]))
+        carry = experiment.init_carry(rows_of(batch))
         passed = experiment.forward(variables, batch, DEQ(forward), train=False, carry=carry)
         solution = passed.solution
         if solution is None:

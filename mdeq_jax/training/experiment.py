@@ -13,11 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import grain
+import jax
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.implicit import Solution
 from mdeq_jax.solvers import Solver, State
+from mdeq_jax.solvers.norms import select
+from mdeq_jax.training.mesh import AXIS, shard
 
 # Arrays by name, the batch first.
 Batch = Mapping[str, Array]
@@ -222,3 +227,27 @@ class Experiment(Protocol):
     def record(self, outputs: PyTree) -> Array:
         """Return what `eval.py --output` writes of each row, (B, ...)."""
         ...
+
+
+def make_put(experiment: Experiment, mesh: Mesh) -> Callable[[PyTree], Batch]:
+    """Return a function that moves a host batch to the devices and prepares it there.
+
+    Args:
+      experiment: the experiment, for its `prepare`.
+      mesh: the mesh, as `create_mesh` returns it.
+    """
+    prepare = jax.jit(experiment.prepare)
+    return lambda batch: prepare(shard(batch, mesh))
+
+
+def rows_of(batch: Batch) -> int:
+    """Return the number of rows of a batch."""
+    return len(jax.tree.leaves(batch)[0])
+
+
+def reset_carry(experiment: Experiment, carry: PyTree, reset: Bool[Array, " B"] | None) -> PyTree:
+    """Return the carry with fresh rows where `reset` is True; None resets nothing."""
+    if reset is None:
+        return carry
+    fresh = lax.pcast(experiment.init_carry(len(reset)), AXIS, to="varying")
+    return select(reset, fresh, carry)

@@ -38,14 +38,14 @@ class MetricBuffer:
 
         Args:
           max_skipped: most steps in a row whose loss or gradient may be other than finite, because
-            the training step leaves the parameters alone then. They count in no mean.
+            the training step does not change the parameters then. They count in no mean.
         """
         self._max_skipped, self._skipped = max_skipped, 0
         self._steps: list[Mapping[str, Any]] = []
         self._unchecked: list[tuple[int, Mapping[str, Any]]] = []
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Take the metrics of step `step`, arrays or numbers; `check` those of the step before."""
+        """Add the metrics of a step, arrays or numbers; `check` those of the step before."""
         self.check()
         self._unchecked.append((step, metrics))
 

@@ -1,4 +1,4 @@
-"""The gradient of a training step on one device, of all its rows or in microbatches."""
+"""The gradient of a batch, taken in microbatches one after the other."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -6,13 +6,41 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from mdeq_jax.stability import gradient_error
-from mdeq_jax.training.config import RunConfig
-from mdeq_jax.training.experiment import Batch, Experiment, Metrics
+from mdeq_jax.implicit import Solution
+from mdeq_jax.training.experiment import Batch, Metrics
 from mdeq_jax.training.mesh import AXIS
-from mdeq_jax.training.objective import Draw, make_objective, rows_of
+
+
+class Draw(NamedTuple):
+    """What a training step draws at random.
+
+    Attributes:
+      key: key of dropout and of probes, the same on all devices.
+      gamma: weight of the Jacobian's term; None without regularisation.
+      step_limit: limit of the forward solve's steps; None keeps the solver's own.
+    """
+
+    key: PRNGKeyArray
+    gamma: Float[Array, ""] | None = None
+    step_limit: Int[Array, ""] | None = None
+
+
+class Outcome(NamedTuple):
+    """What a forward pass returns beside the value that is minimised.
+
+    Attributes:
+      metrics: metrics of the device's rows; their means over devices are those of the batch.
+      collections: the new values of the Flax collections other than "params".
+      carry: the new carry.
+      solution: what the layer returned; None for a model without an equilibrium.
+    """
+
+    metrics: Metrics
+    collections: Mapping[str, PyTree]
+    carry: PyTree
+    solution: Solution | None
 
 
 class Gradient(NamedTuple):
@@ -33,49 +61,6 @@ class Gradient(NamedTuple):
 
 # (params, collections, batch, carry, draw) -> Gradient
 GradientFunction = Callable[[PyTree, Mapping[str, PyTree], Batch, PyTree, Draw], Gradient]
-
-
-def make_gradient(experiment: Experiment, *, unrolled: int | None) -> GradientFunction:
-    """Return ``gradient(params, collections, batch, carry, draw)``, the gradient of the objective.
-
-    The metrics are those of `make_objective`, and for a model with an equilibrium adjoint_steps and
-    adjoint_residual. The exact gradient of a solved equilibrium adds adjoint_converged, the share
-    of samples whose adjoint residual is at most config.solver.backward.tol. If both solvers stop
-    each sample by itself, it also adds gradient_error, an estimate of the gradient's relative
-    error. With config.train.accumulate_steps above 1, gradient and metrics are means over
-    microbatches (`accumulated`).
-
-    Args:
-      experiment: the experiment.
-      unrolled: number of applications of the cell in place of the solve; None solves.
-    """
-    config: RunConfig = experiment.config
-    objective = make_objective(experiment, unrolled=unrolled)
-    solvers = config.solver.forward, config.solver.backward
-    by_sample = all(solver.stop_scope == "sample" for solver in solvers)
-    solves_adjoint = config.adjoint.name == "exact" and unrolled is None
-
-    def gradient(
-        params: PyTree, collections: Mapping[str, PyTree], batch: Batch, carry: PyTree, draw: Draw
-    ) -> Gradient:
-        probe = lax.pcast(jnp.zeros((rows_of(batch), 2)), AXIS, to="varying")
-        value = jax.grad(objective, argnums=(0, 1), has_aux=True)
-        (grads, adjoint), outcome = value(params, probe, collections, batch, carry, draw)
-        metrics = outcome.metrics
-        if outcome.solution is not None:
-            steps, residuals = adjoint.T
-            metrics["adjoint_steps"] = steps.mean()
-            metrics["adjoint_residual"] = residuals.mean()
-            if solves_adjoint:
-                metrics["adjoint_converged"] = (residuals <= config.solver.backward.tol).mean()
-            if solves_adjoint and by_sample:
-                stop_mode = config.solver.forward.stop_mode
-                errors = gradient_error(outcome.solution.result, adjoint, stop_mode)
-                metrics["gradient_error"] = errors.mean()
-        return Gradient(grads, outcome.collections, metrics, outcome.carry)
-
-    parts = config.train.accumulate_steps
-    return gradient if parts == 1 else accumulated(gradient, parts)
 
 
 def accumulated(gradient: GradientFunction, parts: int) -> GradientFunction:

@@ -1,4 +1,6 @@
-"""The training step and the evaluation step, each one `jax.shard_map` over the mesh axis "data".
+"""The training step, one `jax.shard_map` over the mesh axis "data".
+
+    step → gradient → objective → forward pass of the experiment → equilibrium layer
 
 A device solves for its rows of the batch and exchanges nothing with the others meanwhile: there is
 no collective in a solver loop. Batch statistics reduce over the axis by name; gradients are
@@ -14,33 +16,21 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from mdeq_jax.implicit import DEQ, Solution, Unrolled
-from mdeq_jax.solvers.norms import select
-from mdeq_jax.stability import spectral_radius
+from mdeq_jax.stability import gradient_error
 from mdeq_jax.training.config import RunConfig
-from mdeq_jax.training.experiment import Batch, Evaluation, Experiment, Metrics, Variables
+from mdeq_jax.training.experiment import Batch, Experiment, Metrics, reset_carry, rows_of
 from mdeq_jax.training.jacobian import draw
-from mdeq_jax.training.mesh import AXIS, shard
-from mdeq_jax.training.microbatches import make_gradient
-from mdeq_jax.training.objective import Draw
+from mdeq_jax.training.mesh import AXIS
+from mdeq_jax.training.microbatches import Draw, Gradient, GradientFunction, Outcome, accumulated
+from mdeq_jax.training.objective import added_terms, loss_gradient, training_layer
+from mdeq_jax.training.optim import update_ema
 from mdeq_jax.training.state import STATE_SPECS, TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-# (variables, batch, carry) -> (sums, what is recorded of each row, new carry)
-EvalStep = Callable[[Variables, Batch, PyTree], tuple[PyTree, Array, PyTree]]
-
-
-def make_put(experiment: Experiment, mesh: Mesh) -> Callable[[PyTree], Batch]:
-    """Return a function that moves a host batch to the devices and prepares it there.
-
-    Args:
-      experiment: the experiment, for its `prepare`.
-      mesh: the mesh, as `create_mesh` returns it.
-    """
-    prepare = jax.jit(experiment.prepare)
-    return lambda batch: prepare(shard(batch, mesh))
+# (params, probe, collections, batch, carry, draw) -> (value, Outcome)
+Objective = Callable[..., tuple[Float[Array, ""], Outcome]]
 
 
 def make_train_step(
@@ -76,7 +66,7 @@ def make_train_step(
         drawn = Draw(key, *(draw_term(term_key, state.step) if regularized else ()))
         # Marked as varying, each device keeps its own gradient until the one mean below.
         params = lax.pcast(state.params, AXIS, to="varying")
-        carry = _reset(experiment, state.carry, batch.get("reset"))
+        carry = reset_carry(experiment, state.carry, batch.get("reset"))
         own = gradient(params, state.collections, batch, carry, drawn)
         grads, metrics = lax.pmean((own.grads, own.metrics), AXIS)
         metrics["grad_norm"] = optax.tree.norm(grads)
@@ -85,8 +75,9 @@ def make_train_step(
         new = TrainState(
             state.step + 1, params, dict(own.collections), opt_state, state.key, own.carry
         )
-        if state.ema is not None:
-            new = dataclasses.replace(new, ema=update_ema(state.ema, params, config.optim))
+        if config.optim.ema_decay is not None:
+            ema = update_ema(state.ema, params, state.step, config.optim.ema_decay)
+            new = dataclasses.replace(new, ema=ema)
         if config.train.on_nonfinite == "skip":
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
             skipped = dataclasses.replace(state, step=state.step + 1)
@@ -100,92 +91,89 @@ def make_train_step(
     return jax.jit(mapped, donate_argnums=0)
 
 
-def make_eval_step(
-    experiment: Experiment, mesh: Mesh, evaluation: Evaluation, *, unrolled: int | None
-) -> EvalStep:
-    """Return the compiled ``eval_step(variables, batch, carry) -> (sums, records, carry)``.
+def make_gradient(experiment: Experiment, *, unrolled: int | None) -> GradientFunction:
+    """Return ``gradient(params, collections, batch, carry, draw)``, the gradient of the objective.
 
-    The sums, over the rows where the batch's "mask" is True, are those of `Experiment.sums`,
-    "count", the number of rows, and "statistics", the sums of the experiment's statistics. The
-    records, one for each row, are sharded as the batch is.
+    The metrics are those of `make_objective`, and for a model with an equilibrium adjoint_steps and
+    adjoint_residual. The exact gradient of a solved equilibrium adds adjoint_converged, the share
+    of samples whose adjoint residual is at most config.solver.backward.tol. If both solvers stop
+    each sample by itself, it also adds gradient_error, an estimate of the gradient's relative
+    error. With config.train.accumulate_steps above 1, gradient and metrics are means over
+    microbatches (`accumulated`).
 
     Args:
       experiment: the experiment.
-      mesh: the mesh, as `create_mesh` returns it.
-      evaluation: which evaluation.
-      unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
+      unrolled: number of applications of the cell in place of the solve; None solves.
     """
-    layer = evaluation_layer(experiment.config, unrolled, evaluation)
+    config: RunConfig = experiment.config
+    objective = make_objective(experiment, unrolled=unrolled)
+    solvers = config.solver.forward, config.solver.backward
+    by_sample = all(solver.stop_scope == "sample" for solver in solvers)
+    solves_adjoint = config.adjoint.name == "exact" and unrolled is None
 
-    def step(variables: Variables, batch: Batch, carry: PyTree) -> tuple[PyTree, Array, PyTree]:
-        carry = _reset(experiment, carry, batch.get("reset"))
-        prediction = experiment.predict(variables, batch, layer, carry)
-        sums = {
-            **experiment.sums(prediction.outputs, batch),
-            "count": batch["mask"].sum().astype(jnp.float32),
-            "statistics": masked_sums(prediction.statistics, batch["mask"]),
-        }
-        return lax.psum(sums, AXIS), experiment.record(prediction.outputs), prediction.carry
+    def gradient(
+        params: PyTree, collections: Mapping[str, PyTree], batch: Batch, carry: PyTree, draw: Draw
+    ) -> Gradient:
+        probe = lax.pcast(jnp.zeros((rows_of(batch), 2)), AXIS, to="varying")
+        value = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        (grads, adjoint), outcome = value(params, probe, collections, batch, carry, draw)
+        metrics = outcome.metrics
+        if outcome.solution is not None:
+            steps, residuals = adjoint.T
+            metrics["adjoint_steps"] = steps.mean()
+            metrics["adjoint_residual"] = residuals.mean()
+            if solves_adjoint:
+                metrics["adjoint_converged"] = (residuals <= config.solver.backward.tol).mean()
+            if solves_adjoint and by_sample:
+                stop_mode = config.solver.forward.stop_mode
+                errors = gradient_error(outcome.solution.result, adjoint, stop_mode)
+                metrics["gradient_error"] = errors.mean()
+        return Gradient(grads, outcome.collections, metrics, outcome.carry)
 
-    rows = PartitionSpec(AXIS)
-    specs = PartitionSpec(), rows, rows
-    mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=specs)
-    return jax.jit(mapped)
+    parts = config.train.accumulate_steps
+    return gradient if parts == 1 else accumulated(gradient, parts)
 
 
-def evaluation_layer(
-    config: RunConfig, unrolled: int | None = None, evaluation: Evaluation | None = None
-) -> DEQ:
-    """Return the equilibrium layer of an evaluation.
+def make_objective(experiment: Experiment, *, unrolled: int | None) -> Objective:
+    """Return ``objective(params, probe, collections, batch, carry, draw) -> (value, Outcome)``.
+
+    It runs on each device under `shard_map` over the mesh axis "data". The metrics are the
+    experiment's loss ("loss") and its other metrics; of the forward solve, solver_steps and
+    residual; with fixed-point correction correction_term, and with Jacobian regularisation
+    jacobian_term: what each adds to the value.
 
     Args:
-      config: for the forward solver.
-      unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
-      evaluation: may name another solver or limit of steps; None keeps those of the config.
+      experiment: the experiment, with solvers, adjoint, correction and Jacobian regularisation in
+        its config.
+      unrolled: number of applications of the cell in place of the solve; None solves.
     """
-    solver = config.solver.forward.build()
-    if evaluation is not None:
-        solver = evaluation.solver or solver
-        if evaluation.max_steps is not None:
-            solver = dataclasses.replace(solver, max_steps=evaluation.max_steps)
-    return DEQ(solver) if unrolled is None else DEQ(solver, Unrolled(unrolled))
+    config: RunConfig = experiment.config
+    deq = training_layer(config, unrolled)
 
+    def objective(
+        params: PyTree,
+        probe: Float[Array, "B 2"],
+        collections: Mapping[str, PyTree],
+        batch: Batch,
+        carry: PyTree,
+        draw: Draw,
+    ) -> tuple[Float[Array, ""], Outcome]:
+        variables = {"params": params, **collections}
+        outer = None
+        if config.adjoint.opa_every is not None:
+            outer = loss_gradient(experiment, variables, batch)
+        layer = functools.partial(
+            deq, step_limit=draw.step_limit, adjoint_probe=probe, outer_gradient=outer
+        )
+        forward = experiment.forward(variables, batch, layer, train=True, key=draw.key, carry=carry)
+        loss, metrics = experiment.loss(variables, forward.outputs, batch, AXIS)
+        metrics, terms = {"loss": loss, **metrics}, {}
+        solution = forward.solution
+        if solution is not None:
+            metrics["solver_steps"] = solution.result.steps.mean()
+            metrics["residual"] = solution.result.residual.mean()
+            terms = added_terms(experiment, variables, batch, solution, draw)
+        outcome = Outcome(metrics | terms, forward.collections, forward.carry, solution)
+        return sum(terms.values(), loss), outcome
 
-def solver_statistics(
-    config: RunConfig, solution: Solution | None
-) -> dict[str, Float[Array, " B"]]:
-    """Return what evaluation reports of a solve, a number for each sample.
-
-    These are solver_steps, residual and converged, and spectral_radius (the Jacobian's at the
-    equilibrium) where config.train.spectral_radius_iterations asks for it. A model without an
-    equilibrium (None) has none of them.
-    """
-    if solution is None:
-        return {}
-    result, iterations = solution.result, config.train.spectral_radius_iterations
-    statistics = {
-        "solver_steps": result.steps,
-        "residual": result.residual,
-        "converged": result.converged,
-    }
-    if iterations > 0:
-        key = jax.random.key(0)
-        radius = spectral_radius(solution.f, solution.z, solution.args, key, iterations)
-        statistics["spectral_radius"] = radius
-    return statistics
-
-
-def masked_sums(
-    values: Mapping[str, Float[Array, " B"]], mask: Bool[Array, " B"]
-) -> dict[str, Float[Array, ""]]:
-    """Return the sum of each array over the rows where the mask is True."""
-    # Not a product: the residual of a row that is padding may be other than finite.
-    return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
-
-
-def _reset(experiment: Experiment, carry: PyTree, reset: Bool[Array, " B"] | None) -> PyTree:
-    """Return the carry with fresh rows where `reset` is True."""
-    if reset is None:
-        return carry
-    fresh = lax.pcast(experiment.init_carry(len(reset)), AXIS, to="varying")
-    return select(reset, fresh, carry)
+    return objective

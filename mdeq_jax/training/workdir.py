@@ -1,17 +1,15 @@
 """What a workdir must satisfy before a run may go on in it, and folders that appear whole."""
 
 import contextlib
-import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
-
-_logger = logging.getLogger(__name__)
 
 
 def require_writable(folder: epath.Path) -> None:
@@ -50,12 +48,12 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
 def set_aside(folders: Iterable[epath.Path]) -> None:
     """Renames folders that cannot be read, N to N.damaged, with a warning; in all processes.
 
-    They are not removed, for it may have been the reading that failed, and they be whole.
+    Renamed, not deleted: the read may have failed although the checkpoint is intact.
     """
     multihost_utils.sync_global_devices("all processes have read")
     for folder in folders:
         aside = folder.with_name(f"{folder.name}.damaged")
-        _logger.warning("it is kept as %s; rename it to try again, or delete it", aside)
+        logging.warning("it is kept as %s; rename it to try again, or delete it", aside)
         if jax.process_index() == 0:
             if aside.exists():
                 aside.rmtree()

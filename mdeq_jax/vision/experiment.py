@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import State
+from mdeq_jax.training.evaluation import solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
     Evaluation,
@@ -22,7 +23,6 @@ from mdeq_jax.training.experiment import (
     Variables,
 )
 from mdeq_jax.training.mesh import AXIS
-from mdeq_jax.training.steps import solver_statistics
 from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.data import Dataset, eval_batches, find_dataset, train_iterator
 from mdeq_jax.vision.load import start_from

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from mdeq_jax.training import loaders
 from mdeq_jax.training.batches import BatchIterator
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ def test_the_memory_is_used(names):
 def test_the_loss_falls_and_solves_converge(names):
     experiment, metrics = names["Sine"](names["Config"]()), names["trained"].metrics
     variables = experiment.init(jax.random.key(0))
-    batch = names["streams"](64, seed=0)(0)
+    batch = next(experiment.train_batches())
     initial = experiment.loss(variables, np.zeros_like(batch["y"]), batch, None)[0]
     assert initial == pytest.approx(0.5, abs=0.1)  # the variance of a sine
     assert metrics["eval/error"] < 0.1 * initial
@@ -57,7 +58,7 @@ class Ending(BatchIterator):
 def test_an_interrupted_run_ends_as_one_that_was_not(names, tmp_path, monkeypatch):
     config, train = names["Config"](), names["train"]
     with monkeypatch.context() as patch:
-        patch.setitem(names, "BatchIterator", Ending)
+        patch.setattr(loaders, "BatchIterator", Ending)
         with pytest.raises(ValueError, match="no more data"):
             train(names["Sine"](config), tmp_path)
     resumed = train(names["Sine"](config), tmp_path)
