@@ -118,6 +118,7 @@ def training_layer(config: Config, unrolled: int | None) -> DEQ:
         if unrolled is None
         else Unrolled(unrolled),
         sample_at=config.correction.sample_at(config.solver.forward.max_steps),
+        sampling=config.correction.mode,
         phantom=config.adjoint.phantom(),
     )
 

@@ -228,7 +228,7 @@ class Series(Adjoint):
 
     terms: int = 40
 
-    def solve(self, pullback, g, equilibrium, kept):
+    def solve(self, pullback, g, equilibrium, memory):
         def add_term(_, u):
             return jax.tree.map(jnp.add, pullback(u), g)
 
