@@ -91,5 +91,5 @@ def unroll(f: Callable[[State, Any], State], z0: State, args: PyTree, steps: int
         converged=jnp.zeros_like(unknown, bool),
         trace=jnp.stack(trace) if trace else unknown[None][:0],
         best_step=taken,
-        status=jnp.full_like(taken, Status.STEP_LIMIT),
+        status=jnp.full_like(unknown, int(Status.STEP_LIMIT), jnp.int32),
     )

@@ -93,7 +93,7 @@ def _draw(
     like: State,
     first: Int[Array, ""] | int,
 ) -> State:
-    """Draw each leaf of each sample by a key of its own, from the leaf's and the sample's number."""
+    """Return a draw; the key of a leaf of a sample follows from both their numbers."""
     leaves, structure = jax.tree.flatten(like)
     numbers = sample_numbers(like, first)
 

@@ -6,7 +6,8 @@ residual that it brings add the pair
     vᵀ = sᵀB⁻¹,  u = (s − B⁻¹y) / (vᵀy)
 
 so that B⁻¹y = s. Any term of a sum can be dropped; a factor of the product in `broyden.py` cannot.
-A pair takes twice the memory of a row in `broyden.py`. Source: `broyden` in `lib/solvers.py`, locuslab/deq.
+A pair takes twice the memory of a row in `broyden.py`. Source: `broyden` in `lib/solvers.py`,
+locuslab/deq.
 """
 
 from typing import NamedTuple

@@ -15,9 +15,9 @@ from mdeq_jax.solvers.solver import State
 # By default GPUs and TPUs multiply with a mantissa of 7 to 10 bits.
 _PRECISION = lax.Precision.HIGHEST
 
-# Rows whose starts are a multiple of _PAGE bytes apart share the sets of a CPU's caches, which hold 8
-# to 16 lines each: a pass over 20 such rows takes about 1.3 times as long. _APART more bytes between
-# the rows prevent it. On other devices they only cost memory, 192 bytes per row.
+# Rows whose starts are a multiple of _PAGE bytes apart share the sets of a CPU's caches, which hold
+# 8 to 16 lines each: a pass over 20 such rows takes about 1.3 times as long. _APART more bytes
+# between rows prevent it. On other devices they only cost memory, 192 bytes per row.
 _PAGE, _APART = 4096, 3 * 64
 
 

@@ -94,11 +94,13 @@ class StopRule(NamedTuple):
           now: the measure of the current iterate.
           stalled: whether the residual has stalled, as `has_stalled` says.
         """
-        status = jnp.full_like(now.size, Status.STEP_LIMIT, jnp.int32)
-        status = jnp.where(stalled, Status.STALLED, status)
+        status = jnp.where(
+            stalled, Status.STALLED, jnp.full_like(now.size, Status.STEP_LIMIT, jnp.int32)
+        )
         status = jnp.where(now.size > self.largest, Status.DIVERGED, status)
         status = jnp.where(jnp.isfinite(now.size), status, Status.NOT_FINITE)
-        return jnp.where(now.residual <= self.tol, Status.CONVERGED, status)
+        status = jnp.where(now.residual <= self.tol, Status.CONVERGED, status)
+        return status.astype(jnp.int32)
 
     def has_stalled(
         self,
