@@ -1,7 +1,7 @@
 """Broyden's method with outer-problem awareness (OPA): it also learns where the loss will look.
 
-The backward pass needs gᵀB⁻¹ for one g, the gradient of the outer loss. The steps of the forward
-solve know nothing of g. Therefore B learns one more secant equation at every m-th step,
+The backward pass needs gᵀB⁻¹ for one g, the gradient of the outer loss, which the steps of the
+forward solve do not depend on. Therefore B learns one more secant equation at every m-th step,
 
     vᵀB = vᵀ(J − I)  for  v = −gᵀB⁻¹,
 

@@ -1,4 +1,4 @@
-"""Good Broyden's method, computed from nothing but the history of its steps.
+"""Good Broyden's method, computed from the history of its steps.
 
 With B₀⁻¹ = −I and full steps s_n = −B_n⁻¹ g_n, the update of the inverse needs no separate pair
 (u, v), because u is the next step itself (C. T. Kelley, "Iterative Methods for Linear and Nonlinear

@@ -103,7 +103,7 @@ class Point(NamedTuple):
         """The function u ↦ u J with J = ∂f/∂z at z.
 
         Reading it evaluates f once more and keeps what f computed. Read it once and outside of
-        loops. A solver that does not read it pays nothing.
+        loops. It costs nothing unless it is read.
         """
         _, pull = jax.vjp(self.f, self.z)
         return lambda u: pull(u)[0]
@@ -128,7 +128,7 @@ class Solver(abc.ABC):
         ‖f(z)−z‖ / (‖f(z)‖ + 1e-9).
 
     Examples:
-      A solver that takes half a step and remembers nothing:
+      A solver that takes half a step and has no memory:
 
       >>> import dataclasses, jax
       >>> import jax.numpy as jnp

@@ -94,13 +94,12 @@ class StopRule(NamedTuple):
           now: the measure of the current iterate.
           stalled: whether the residual has stalled, as `has_stalled` says.
         """
-        status = jnp.where(
-            stalled, Status.STALLED, jnp.full_like(now.size, Status.STEP_LIMIT, jnp.int32)
-        )
+        status = jnp.full_like(now.size, Status.STEP_LIMIT, jnp.int32)
+        status = jnp.where(stalled, Status.STALLED, status)
         status = jnp.where(now.size > self.largest, Status.DIVERGED, status)
         status = jnp.where(jnp.isfinite(now.size), status, Status.NOT_FINITE)
         status = jnp.where(now.residual <= self.tol, Status.CONVERGED, status)
-        return status.astype(jnp.int32)
+        return status.astype(jnp.int32)  # not weakly typed
 
     def has_stalled(
         self,
