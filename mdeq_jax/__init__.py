@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from mdeq_jax.solvers import Anderson as Anderson
     from mdeq_jax.solvers import Broyden as Broyden
     from mdeq_jax.solvers import Picard as Picard
+    from mdeq_jax.solvers import Point as Point
     from mdeq_jax.solvers import Solver as Solver
     from mdeq_jax.solvers import SolverResult as SolverResult
+    from mdeq_jax.solvers import Status as Status
+    from mdeq_jax.solvers import initial_state as initial_state
     from mdeq_jax.solvers import solve as solve
     from mdeq_jax.stability import gradient_error as gradient_error
     from mdeq_jax.stability import jacobian_loss as jacobian_loss
@@ -41,8 +44,11 @@ _HOME = {
     "Anderson": "solvers",
     "Broyden": "solvers",
     "Picard": "solvers",
+    "Point": "solvers",
     "Solver": "solvers",
     "SolverResult": "solvers",
+    "Status": "solvers",
+    "initial_state": "solvers",
     "solve": "solvers",
     "Adjoint": "implicit",
     "DEQ": "implicit",

@@ -167,6 +167,7 @@ def test_a_whole_number_is_a_fine_float():
         ({"jacobian": {"probability": 0.1}}, r"probability is 0\.1, but the term has no weight"),
         ({"correction": {"states": 0}}, r"config\.correction\.states is 0"),
         ({"correction": {"gamma": 0.0}}, r"config\.correction\.gamma is 0\.0; .*\(0, 1\]"),
+        ({"correction": {"mode": "slices"}}, r"correction\.mode is 'slices'.*'index' or 'slice'"),
         ({"correction": {"states": 40}}, r"correction\.states is 40.* at most 18 steps"),
         ({"model": {"injection": "none"}}, r"injection is 'none'"),
         (
@@ -372,7 +373,7 @@ MATHEMATICS = {
     "solver.forward": SOLVER,
     "solver.backward": SOLVER,
     "adjoint": "name steps damping refine fallback opa_every",
-    "correction": "states gamma",
+    "correction": "states gamma mode",
     "loss": "class_weights ohem ohem_threshold ohem_min_kept classification_weight scale_weight",
     "data": "name batch_size image_size augment colour_jitter",
     "optim": "name learning_rate schedule learning_rate_floor step_epochs step_factor decay_rate "
