@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import pytest
 
+from mdeq_jax.training.advice import adjoint_advice
 from mdeq_jax.training.metrics import MetricBuffer, NonFiniteError, Recorder, to_json
-from mdeq_jax.training.remedies import adjoint_remedies
 from mdeq_jax.vision.config import Config, override
 
 GOOD = {"loss": jnp.float32(2.0), "grad_norm": jnp.float32(1.0)}
@@ -138,7 +138,7 @@ def test_adjoint_solves_that_mostly_converge_are_not_told(share, tmp_path, capsy
 )
 def test_each_remedy_can_be_set_and_changes_the_config(overrides):
     config = override(Config(), overrides)
-    lines = [line for line in adjoint_remedies(config).splitlines() if "--config." in line]
+    lines = [line for line in adjoint_advice(config).splitlines() if "--config." in line]
     assert len(lines) == 4
     for line in lines:
         remedy = re.findall(r"--config\.([\w.]+)=([\w.+-]+)", line)
