@@ -1,4 +1,4 @@
-"""A comparison of settings: errors, accuracy against latency, gradients against their cost."""
+"""A comparison of settings: accuracies, accuracy against latency, gradients against their cost."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
-from mdeq_jax.viz.style import BLUE, GREEN, ORANGE, finish, new_figure, save
+from mdeq_jax.viz.style import BLUE, GREEN, ORANGE, new_figure, save
 
 _ROW_HEIGHT = 0.24
 _LEAST_ERROR = 0.01
@@ -32,32 +32,21 @@ def plot_comparison(
       accuracies: group, setting and accuracy in [0, 1], in order.
       latency: seconds of a batch and accuracy, for two ways of stopping the solver early.
       gradients: seconds of the backward pass and cosine with the exact gradient.
-      path: path of the PNG to write.
+      path: of the PNG to write.
     """
-    figure = new_figure(13, max(6.0, 1.5 + _ROW_HEIGHT * len(accuracies)))
+    height = max(6.0, 1.5 + _ROW_HEIGHT * len(accuracies))
+    figure = new_figure(13, height)
     panels = figure.subplot_mosaic([["settings", "latency"], ["settings", "gradients"]])
-    _draw_errors(panels["settings"], accuracies)
-    for (name, points), colour, marker, above in zip(
-        latency.items(), (BLUE, ORANGE), "os", (5, -11), strict=True
-    ):
-        _draw_points(panels["latency"], points, 100, above, colour)
-        panels["latency"].lines[-1].set(marker=marker, label=name)
-    title = "What stopping early costs the base's model"
-    finish(panels["latency"], title, x="inference, ms per batch", y="test accuracy, %")
-    panels["latency"].set_xscale("log")
-    panels["latency"].legend()
-    _draw_points(panels["gradients"], gradients, 1, 5, GREEN)
-    panels["gradients"].lines[-1].set(marker="o", linestyle="none")
-    title = "Gradients: quality against cost, each on its own trained model"
-    y = "cosine with the exact gradient, cell"
-    finish(panels["gradients"], title, x="backward, ms per batch", y=y)
+    _draw_accuracies(panels["settings"], accuracies)
+    _draw_latency(panels["latency"], latency)
+    _draw_gradients(panels["gradients"], gradients)
     save(figure, path)
 
 
-def _draw_errors(axes: Axes, accuracies: Sequence[tuple[str, str, float]]) -> None:
+def _draw_accuracies(axes: Axes, accuracies: Sequence[tuple[str, str, float]]) -> None:
     groups = list(dict.fromkeys(group for group, _, _ in accuracies))
     for row, (group, _, accuracy) in enumerate(accuracies):
-        # The colours of neighbouring groups alternate.
+        # Neighbouring groups alternate.
         colour = (BLUE, ORANGE)[groups.index(group) % 2]
         error = max(100 * (1 - accuracy), _LEAST_ERROR)
         axes.plot(error, row, marker="o", color=colour)
@@ -66,17 +55,36 @@ def _draw_errors(axes: Axes, accuracies: Sequence[tuple[str, str, float]]) -> No
     names = [name if group == name else f"{group}: {name}" for group, name, _ in accuracies]
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    # A logarithmic axis tells settings near 100 % apart beside one that fails.
+    # By errors on a logarithmic axis, settings near 100 % are told apart beside one that fails.
     axes.set_xscale("log")
     axes.set_xlim(right=200)
-    finish(axes, "Error of each setting", x="test error, % (number: accuracy)", y="")
+    axes.grid(alpha=0.3)
+    axes.set(xlabel="test error, % (number: accuracy)", title="Error of each setting")
 
 
-def _draw_points(
-    axes: Axes, points: Sequence[Point], scale: float, above: float, colour: str
-) -> None:
-    seconds = [1e3 * point.seconds for point in points]
-    values = [scale * point.value for point in points]
-    axes.plot(seconds, values, linewidth=1, color=colour)
-    for x, y, point in zip(seconds, values, points, strict=True):
-        axes.annotate(point.label, (x, y), (3, above), textcoords="offset points", fontsize=7)
+def _draw_latency(axes: Axes, latency: Mapping[str, Sequence[Point]]) -> None:
+    styles = ((BLUE, "o", 5), (ORANGE, "s", -11))
+    for (name, points), (colour, marker, above) in zip(latency.items(), styles, strict=True):
+        seconds = [1e3 * point.seconds for point in points]
+        values = [100 * point.value for point in points]
+        axes.plot(seconds, values, marker=marker, color=colour, label=name, linewidth=1)
+        _label(axes, points, scale=100, above=above)
+    axes.set(xlabel="inference, ms per batch", ylabel="test accuracy, %", xscale="log")
+    axes.set_title("What stopping early costs the base's model")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _draw_gradients(axes: Axes, gradients: Sequence[Point]) -> None:
+    seconds = [1e3 * point.seconds for point in gradients]
+    axes.scatter(seconds, [point.value for point in gradients], color=GREEN)
+    _label(axes, gradients, scale=1, above=5)
+    axes.set(xlabel="backward, ms per batch", ylabel="cosine with the exact gradient, cell")
+    axes.set_title("Gradients: quality against cost, each on its own trained model")
+    axes.grid(alpha=0.3)
+
+
+def _label(axes: Axes, points: Sequence[Point], scale: float, above: float) -> None:
+    for point in points:
+        where = (1e3 * point.seconds, scale * point.value)
+        axes.annotate(point.label, where, (3, above), textcoords="offset points", fontsize=7)

@@ -1,5 +1,6 @@
 """The architecture that a PyTorch file's names and shapes tell of."""
 
+import collections
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -80,13 +81,8 @@ def _blocks(shapes: Shapes) -> tuple[int, ...]:
     found = sorted(
         tuple(map(int, m.groups())) for m in map(re.compile(pattern).fullmatch, shapes) if m
     )
-    count = 1 + max((branch for branch, _ in found), default=-1)
-    blocks = tuple(sum(branch == i for branch, _ in found) for i in range(count))
-    if (
-        not blocks
-        or 0 in blocks
-        or found != [(i, j) for i, number in enumerate(blocks) for j in range(number)]
-    ):
+    blocks = tuple(collections.Counter(branch for branch, _ in found).values())
+    if not blocks or found != [(i, j) for i, number in enumerate(blocks) for j in range(number)]:
         raise ValueError(
             "it is of no MDEQ, or blocks are missing: convolutions are needed in "
             f"{_BRANCH.format(0, 0, 'conv2')} and on; give the whole file of an MDEQ."
