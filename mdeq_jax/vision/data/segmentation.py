@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,7 +39,7 @@ class Pairs(Sequence[Example]):
     """Images with their labels, read on access.
 
     Attributes:
-      paths: of each image and of its label file.
+      paths: the path of each image and of its label file.
       classes: for each id in a label file the class, `IGNORE` or `UNKNOWN`.
       doubtful: names of the label files that a warning named, see `holds_black_and_white`.
     """
@@ -52,14 +52,8 @@ class Pairs(Sequence[Example]):
         """Return the number of images."""
         return len(self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Pairs": ...
-    def __getitem__(self, index: int | slice) -> "Example | Pairs":
-        """Return {"image": uint8 (H, W, 3), "label": uint8 (H, W), "name"}, or a part of all."""
-        if isinstance(index, slice):
-            return dataclasses.replace(self, paths=self.paths[index])
+    def __getitem__(self, index: Any) -> Example:
+        """Return {"image": uint8 (H, W, 3), "label": uint8 (H, W), "name"}."""
         image_path, label_path = self.paths[index]
         image = read_image(image_path)
         ids = decode_label(read_file(label_path), str(label_path))
