@@ -5,7 +5,19 @@ import re
 
 import pytest
 
-from mdeq_jax import Anderson, Broyden, Exact, JacobianFree, Neumann, Phantom, Picard, Shine
+from mdeq_jax import (
+    Anderson,
+    Broyden,
+    Exact,
+    JacobianFree,
+    Neumann,
+    Phantom,
+    Picard,
+    Shine,
+    applications,
+)
+from mdeq_jax.training import config as run_config
+from mdeq_jax.training.layer_config import without_unused_options
 from mdeq_jax.training.sections import keys, read_value, with_values
 from mdeq_jax.training.workdir import config_differences
 from mdeq_jax.vision.config import (
@@ -16,6 +28,7 @@ from mdeq_jax.vision.config import (
     SolverConfig,
     default_config,
     finalize,
+    override,
 )
 
 
@@ -87,6 +100,16 @@ def test_a_whole_number_is_a_fine_float():
         ({"optim": {"clip_norm": 0.0}}, r"clip_norm is 0\.0; it must be above 0, or None"),
         ({"optim": {"step_epochs": (30, 20)}}, r"step_epochs is \(30, 20\); .* rising list"),
         ({"optim": {"step_factor": 0.0}}, r"step_factor is 0\.0; it must be above 0"),
+        ({"optim": {"decay_rate": 0.0}}, r"decay_rate is 0\.0; .*in \(0, 1\]"),
+        ({"optim": {"decay_steps": 0}}, "decay_steps is 0; .*at least 1"),
+        ({"optim": {"cycle_rise": 1.0}}, r"cycle_rise is 1\.0; .*in \(0, 1\)"),
+        ({"optim": {"warmup_steps": -1}}, "warmup_steps is -1; .*at least 0"),
+        ({"optim": {"ema_decay": 1.0}}, r"ema_decay is 1\.0; .*in \[0, 1\), or None"),
+        ({"optim": {"groups": (("*", -1, 0),)}}, "optim.groups is .*factor and weight decay"),
+        (
+            {"optim": {"groups": (("*", 1.0),)}},
+            r"optim.groups is \(\('\*', 1\.0\),\) .*a list of \(str, float, float\)",
+        ),
         ({"data": {"image_size": (32,)}}, r"image_size is \(32,\); .* a height and a width"),
         ({"data": {"image_size": (0, 8)}}, r"image_size is \(0, 8\)"),
         ({"data": {"eval_image_size": (8, 0)}}, r"eval_image_size is \(8, 0\)"),
@@ -104,9 +127,27 @@ def test_a_whole_number_is_a_fine_float():
         ({"adjoint": {"name": "shine", "refine": -1}}, r"config\.adjoint\.refine is -1"),
         (
             {"adjoint": {"refine": 3}},
-            r"config\.adjoint: refine is 3.* name is 'exact'; set it to 'shine'",
+            r"config\.adjoint\.refine is 3, but 'exact' has no such option; it has none",
         ),
-        ({"adjoint": {"opa_every": 5}}, r"opa_every 5, which belong to the adjoint 'shine'"),
+        (
+            {"adjoint": {"name": "phantom", "opa_every": 5}},
+            r"config\.adjoint\.opa_every is 5, but 'phantom' .* has steps, damping\.",
+        ),
+        ({"adjoint": {"steps": 3}}, r"config\.adjoint\.steps is 3, but 'exact' has no such option"),
+        (
+            {"solver": {"forward": {"window": 6}}},
+            r"config\.solver\.forward\.window is 6, but 'broyden' has no such option; it has "
+            r"max_steps, tol, stop_mode, stop_scope, memory, when_full\. Set it to None",
+        ),
+        (
+            {"solver": {"backward": {"name": "picard", "memory": 5}}},
+            r"config\.solver\.backward\.memory is 5, but 'picard' .* stop_scope, damping\.",
+        ),
+        (
+            {"solver": {"forward": {"when_full": "restrat"}}},
+            r"when_full is 'restrat' .*'restart' or 'overwrite' or None\. Did you mean restart\?",
+        ),
+        ({"app": "visoin"}, r"config\.app is 'visoin' .*'vision'\. Did you mean vision\?"),
         (
             {"adjoint": {"name": "shine"}, "solver": {"forward": {"name": "anderson"}}},
             r"config\.adjoint\.name is 'shine'.*forward is 'anderson'.*to 'broyden'",
@@ -169,6 +210,67 @@ def test_adjoints_by_name():
     assert AdjointConfig("neumann", 3, 0.7).build(backward) == Neumann(3, 0.7)
     shine = AdjointConfig("shine", refine=2, fallback=1.3, opa_every=4).build(backward)
     assert shine == Shine(refine=2, fallback=1.3, opa_every=4)
+
+
+@pytest.mark.parametrize("name", ["broyden", "anderson", "picard"])
+def test_a_solvers_options_have_its_own_defaults(name):
+    own = {"broyden": Broyden, "anderson": Anderson, "picard": Picard}[name]
+    assert SolverConfig(name).build() == own()
+
+
+@pytest.mark.parametrize("name", ["neumann", "jacobian_free", "phantom", "shine"])
+def test_an_adjoints_options_have_its_own_defaults(name):
+    own = {"neumann": Neumann, "jacobian_free": JacobianFree, "phantom": Phantom, "shine": Shine}
+    assert AdjointConfig(name).build(Picard(3)) == own[name]()
+
+
+def test_the_correction_has_steps_and_damping_whatever_the_adjoint():
+    adjoint = finalize({"adjoint": {"steps": 3}, "correction": {"states": 2}}).adjoint
+    assert adjoint.phantom() == Phantom(steps=3)
+    assert adjoint.build(Picard(3)) == Exact(Picard(3))
+
+
+@pytest.mark.parametrize("adjoint", ["exact", "shine"])
+def test_a_config_that_an_older_version_stored(adjoint):
+    """It held every option of every solver and adjoint, and no application."""
+    solver = {
+        **{"name": "broyden", "max_steps": 7, "tol": 1e-3, "memory": None, "when_full": "restart"},
+        **{"window": 6, "ridge": 1e-4, "ridge_mode": "relative", "mixing": 1.0, "damping": 1.0},
+    }
+    options = {"steps": 5, "damping": 0.5, "refine": 0, "fallback": 1.8, "opa_every": None}
+    stored = {"solver": {"forward": solver}, "adjoint": {"name": adjoint, **options}}
+    config = finalize(without_unused_options(stored))
+    assert config.app == "vision"
+    assert config.solver.forward.build() == Broyden(7)
+    own = {"exact": Exact(Picard(3)), "shine": Shine()}
+    assert config.adjoint.build(Picard(3)) == own[adjoint]
+    corrected = finalize(without_unused_options({**stored, "correction": {"states": 2}}))
+    assert corrected.adjoint.phantom() == Phantom(5, 0.5)
+
+
+def test_what_this_version_stores_is_left_as_it_is():
+    stored = dataclasses.asdict(finalize({"adjoint": {"name": "shine", "refine": 2}}))
+    assert without_unused_options(stored) == stored
+
+
+def test_every_application_has_a_config_of_its_name():
+    for name in applications.APPLICATIONS:
+        assert applications.finalize({"app": name}).app == name
+
+
+def test_a_config_without_an_application_is_visions():
+    assert applications.finalize({"seed": 3}) == Config(seed=3)
+    assert applications.finalize(default_config()) == Config()
+
+
+def test_an_unknown_application():
+    with pytest.raises(ValueError, match=r"config\.app is 'visoin'; .* Did you mean vision\?"):
+        applications.finalize({"app": "visoin"})
+
+
+def test_an_override_keeps_the_application():
+    changed = override(Config(), {"model.dropout": 0.1})
+    assert changed == finalize({"model": {"dropout": 0.1}})
 
 
 @pytest.mark.parametrize(
@@ -273,8 +375,9 @@ MATHEMATICS = {
     "correction": "states gamma",
     "loss": "class_weights ohem ohem_threshold ohem_min_kept classification_weight scale_weight",
     "data": "name batch_size image_size augment colour_jitter",
-    "optim": "name learning_rate schedule learning_rate_floor step_epochs step_factor weight_decay "
-    "momentum nesterov clip_norm",
+    "optim": "name learning_rate schedule learning_rate_floor step_epochs step_factor decay_rate "
+    "decay_steps cycle_rise warmup_steps weight_decay weight_decay_mode groups momentum nesterov "
+    "clip_norm ema_decay",
     "jacobian": "probability weight pretrain_weight increment_steps stop_epoch step_jitter",
     "train": "epochs epoch_fraction steps pretrain_steps num_layers accumulate_steps",
 }
@@ -284,7 +387,7 @@ def test_every_key_either_belongs_to_the_mathematics_or_may_change_on_resume():
     fixed = {
         f"{section}.{name}" for section, names in MATHEMATICS.items() for name in names.split()
     }
-    fixed |= {"dtype", "seed"}
+    fixed |= {"app", "dtype", "seed"}
     known = list(keys(Config()))
     leaves = {key for key in known if not any(other.startswith(f"{key}.") for other in known)}
     free = {
@@ -295,3 +398,11 @@ def test_every_key_either_belongs_to_the_mathematics_or_may_change_on_resume():
     assert free == leaves - fixed
     assert fixed <= leaves
     assert set(MAY_CHANGE_ON_RESUME) <= set(known)
+
+
+def test_an_application_adds_to_what_may_change_on_resume():
+    generic = run_config.MAY_CHANGE_ON_RESUME
+    assert set(generic) <= set(keys(run_config.RunConfig()))
+    assert run_config.RunConfig.may_change_on_resume == generic
+    assert set(generic) < set(Config.may_change_on_resume)
+    assert Config.may_change_on_resume == MAY_CHANGE_ON_RESUME

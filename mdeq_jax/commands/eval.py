@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
-from mdeq_jax.training.evaluation import evaluate, require_fit
-from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
-from mdeq_jax.vision import data
+from mdeq_jax.training.evaluation import Evaluator
+from mdeq_jax.training.mesh import check_batch_sizes, create_mesh, replicate
 from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.load import load_trained
-from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.tasks import make_task
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -50,22 +47,18 @@ def main(config: Config) -> dict[str, Any]:
         raise ValueError(f"--output is {path!r}, which is no .npz file; name it NAME.npz.")
     if not folder.is_dir():
         raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")
-    dataset = data.find_dataset(config.data)
-    require_fit(config, dataset)
-    trained = load_trained(_CHECKPOINT.value, expected=config.model)
+    experiment = applications.create_experiment(config)
+    trained = applications.load_trained(_CHECKPOINT.value, expected=config)
     mesh = create_mesh()
-    check_batch_sizes(config.data, mesh)
-    unrolled = trained.config.train.unrolled_at(trained.step)
-    model = create_model(config.model, dtype=config.compute_dtype)
-    eval_step = make_eval_step(model, config, mesh, unrolled=unrolled)
-    task = make_task(config, dataset.class_names)
-    outputs = []
-    variables = replicate(trained.variables, mesh)
-    metrics = evaluate(
-        eval_step, variables, config.data, mesh, task, None if path is None else outputs.append
+    check_batch_sizes(config, mesh)
+    records = []
+    metrics = Evaluator(experiment, mesh)(
+        replicate(trained.variables, mesh),
+        unrolled=trained.config.train.unrolled_at(trained.step),
+        on_records=None if path is None else lambda _: records.append,
     )
     if path is not None and is_main():
-        arrays: dict[str, Any] = {task.output_name: np.concatenate(outputs)}
+        arrays: dict[str, Any] = {experiment.record_name: np.concatenate(records)}
         np.savez(path, **arrays)
     return {**metrics, "steps": trained.step, "wall_s": round(time.monotonic() - started, 2)}
 

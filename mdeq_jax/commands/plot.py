@@ -18,10 +18,9 @@ from pathlib import Path
 import jax
 
 from mdeq_jax.runtime.compilation import convolve_on_all_cores, keep_compiled_programs
-from mdeq_jax.training.evaluation import require_fit, solver_traces
-from mdeq_jax.vision.data import find_dataset
+from mdeq_jax.training.evaluation import solver_traces
+from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.load import Trained, load_trained
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.viz.curves import plot_curves, read_metrics
 from mdeq_jax.viz.formation import animate_formation, plot_formation
 from mdeq_jax.viz.images import plot_spectral_radius, plot_steps_against_confidence
@@ -35,10 +34,8 @@ def draw_traces(options: Options) -> None:
     """Residuals of the forward and of the adjoint solve against solver steps."""
     trained = _trained(options)
     batch = next(first_images(trained.config.data, options.images))
-    model = create_model(trained.config.model, dtype=trained.config.compute_dtype)
-    traces = solver_traces(model, trained.config, trained.variables, batch)
-    forward, backward = jax.device_get(traces)
-    plot_solver_traces(forward, backward, options.output)
+    traces = solver_traces(create_experiment(trained.config), trained.variables, batch)
+    plot_solver_traces(*jax.device_get(traces), options.output)
 
 
 def draw_formation(options: Options) -> None:
@@ -88,7 +85,7 @@ def _trained(options: Options) -> Trained:
     if options.data_dir is not None:
         data = dataclasses.replace(config.data, dir=options.data_dir)
         config = dataclasses.replace(config, data=data)
-    require_fit(config, find_dataset(config.data))
+    create_experiment(config)  # it refuses data that do not fit the model
     return trained._replace(config=config)
 
 

@@ -19,12 +19,11 @@ import numpy as np
 from absl import flags, logging
 
 from mdeq_jax.commands import cli
-from mdeq_jax.training.evaluation import require_fit
+from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
-from mdeq_jax.vision.data.decoding import BadRecordError
 from mdeq_jax.vision.data.files import read_image
+from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.predict.images import find_images, model_input
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
@@ -61,13 +60,13 @@ _SOLVER_COLUMNS = (
 def main(config: Config) -> dict[str, Any]:
     """Predict all images that can be read, and only then complain of the others."""
     started, output = time.monotonic(), Path(_OUTPUT.value)
-    images, dataset = find_images(_INPUT.value, output), find_dataset(config.data)
-    require_fit(config, dataset)
+    images, experiment = find_images(_INPUT.value, output), create_experiment(config)
+    dataset = experiment.dataset
     trained = load_trained(_CHECKPOINT.value, expected=config.model)
     if _WARM_START.value:
-        predictor = FramePredictor(trained, config, compare=_COMPARE.value)
+        predictor = FramePredictor(trained, experiment, compare=_COMPARE.value)
     else:
-        predictor = Predictor(trained, config)
+        predictor = Predictor(trained, experiment)
     output.mkdir(parents=True, exist_ok=True)
     task = config.model.task
     if task == "classification":

@@ -19,10 +19,12 @@ from jaxtyping import PyTree
 
 from mdeq_jax.commands import cli
 from mdeq_jax.implicit import Unrolled
+from mdeq_jax.training.mesh import create_mesh
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import create_state
-from mdeq_jax.training.steps import AXIS, create_mesh, make_train_step
+from mdeq_jax.training.steps import make_train_step
 from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.model.layers import Conv
 
@@ -127,12 +129,10 @@ def tree_bytes(tree: PyTree) -> int:
 
 def compiled_memory(config: Config) -> dict[str, int]:
     """Return XLA's figures of a compiled training step: bytes of one device, by kind."""
-    model = create_model(config.model, axis_name=AXIS, dtype=config.compute_dtype)
-    optimizer, size = create_optimizer(config.optim, 1, 1), config.data.image_size
-    state = jax.eval_shape(lambda: create_state(model, optimizer, (*size, 3), seed=0))
-    step = make_train_step(
-        model, config, optimizer, create_mesh(), unrolled=None, steps_per_epoch=1
-    )
+    experiment, size = create_experiment(config), config.data.image_size
+    optimizer = create_optimizer(config.optim, 1, 1)
+    state = jax.eval_shape(lambda: create_state(experiment, optimizer))
+    step = make_train_step(experiment, optimizer, create_mesh(), unrolled=None, steps_per_epoch=1)
     n, pixels = config.data.batch_size, size if config.model.task == "segmentation" else ()
     shapes = {"image": (n, *size, 3), "label": (n, *pixels), "image_label": (n,)}
     batch = {

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mdeq_jax.comparison.sizes import count_parameters, nearest
 from mdeq_jax.training.sections import suggestion
-from mdeq_jax.vision.config import Config, override
+from mdeq_jax.vision.config import AdjointConfig, Config, SolverConfig, override
 from mdeq_jax.vision.model import ModelConfig, create_model
 
 Changes = Mapping[str, Any]
@@ -77,17 +77,24 @@ class Planned:
     message: str = ""
 
 
+def _renamed(section: str, name: str) -> Changes:
+    """Another solver or adjoint, without the base's options, which it may not have."""
+    options = SolverConfig if section.startswith("solver") else AdjointConfig
+    own = [field.name for field in dataclasses.fields(options) if field.default is None]
+    return {f"{section}.name": name, **dict.fromkeys(f"{section}.{key}" for key in own)}
+
+
 def _adjoint(name: str) -> Changes:
-    """Without the base's options of SHINE, which other adjoints refuse."""
-    return {"adjoint.name": name, "adjoint.refine": 0, "adjoint.opa_every": None}
+    return _renamed("adjoint", name)
 
 
 # It reuses the whole history of Broyden's method.
-_SHINE = {**_adjoint("shine"), "solver.forward.name": "broyden", "solver.forward.memory": None}
+_SHINE = {**_adjoint("shine"), **_renamed("solver.forward", "broyden")}
 
 
 def _solver(name: str) -> Changes:
-    return {**_adjoint("exact"), "solver.forward.name": name, "solver.backward.name": name}
+    forward, backward = (_renamed(f"solver.{which}", name) for which in ("forward", "backward"))
+    return {**_adjoint("exact"), **forward, **backward}
 
 
 def _unrolled(layers: int) -> Changes:

@@ -16,13 +16,13 @@ _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 def connect(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
     """Join the processes that were started together; before anything is computed.
 
-    Without arguments they are found as JAX does on TPUs, under Slurm and under Open MPI, and a
-    process that was started alone stays so, without asking the network.
+    Without arguments, JAX finds them on TPUs, under Slurm and under Open MPI; a single process does
+    not ask the network.
 
     Args:
       coordinator: "HOST:PORT" of process 0.
       process_count: number of processes.
-      process_id: of this one, in [0, process_count).
+      process_id: number of this process, in [0, process_count).
 
     Raises:
       ValueError: some of the three are given and some not, or one is out of range.
@@ -40,7 +40,7 @@ def connect(coordinator: str | None, process_count: int | None, process_id: int 
         )
     if ":" not in str(coordinator):
         raise ValueError(f"--coordinator is {coordinator!r}; it must be HOST:PORT of process 0.")
-    # What is said explicitly holds: all devices of the host are the process's, also under Slurm.
+    # Explicit flags win, also under Slurm: the process gets all devices of its host.
     jax.distributed.initialize(
         coordinator, process_count, process_id, cluster_detection_method="deactivate"
     )
@@ -54,12 +54,12 @@ def _started_together() -> bool:
 
 
 def is_main() -> bool:
-    """Return whether this is process 0, the one that logs and writes what needs no other."""
+    """Return whether this is process 0, which logs and writes for all."""
     return jax.process_index() == 0
 
 
 def in_any_process(*flags: bool) -> list[bool]:
-    """Return of each flag whether any process has set it; all processes call this together."""
+    """Return for each flag whether any process has set it; all processes call this together."""
     if jax.process_count() == 1:
         return list(flags)
     return multihost_utils.process_allgather(np.array(flags)).any(axis=0).tolist()

@@ -1,6 +1,6 @@
 """What to say when a device is out of memory, or when adjoint solves do not converge."""
 
-from mdeq_jax.vision.config import Config
+from mdeq_jax.training.config import RunConfig
 
 MEMORY_REMEDIES = """\
 Each of these settings takes less memory:
@@ -21,7 +21,7 @@ def out_of_memory(error: RuntimeError) -> str | None:
     return line if "RESOURCE_EXHAUSTED" in line else None
 
 
-def adjoint_advice(config: Config) -> str:
+def adjoint_advice(config: RunConfig) -> str:
     """Return the settings that let adjoint solves converge, or that do without them."""
     backward, jacobian = config.solver.backward, config.jacobian
     steps, tol = backward.max_steps, backward.tol

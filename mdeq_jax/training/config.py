@@ -1,60 +1,50 @@
-"""The sections of a config that say what is trained on, by what, and for how long."""
+"""`RunConfig`, the part of a run's configuration that every application has.
+
+An application extends it with its model, its data and its loss.
+"""
 
 import dataclasses
 import itertools
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, TypeVar
 
 from mdeq_jax.checks import require, require_int, require_share
+from mdeq_jax.training.layer_config import (
+    AdjointConfig,
+    CorrectionConfig,
+    JacobianConfig,
+    SolversConfig,
+)
+from mdeq_jax.training.sections import from_mapping, with_values
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The data set and how it is fed.
+    """How examples are read, whatever they are. An application adds which examples those are.
 
     Attributes:
-      name: of the data set.
-      dir: folder of TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
-      root: folder of your own files: of "folder" and "seg_folder", or of "cityscapes" where it is
-        extracted; None reads "cityscapes" through TFDS.
-      batch_size: training images of one step, over all devices and processes.
-      eval_batch_size: likewise in evaluation.
-      image_size: (height, width) of the images, or crops of them, that are trained on.
-      eval_image_size: (height, width) in evaluation. For "imagenet2012" and "folder", of the middle
-        of an image; None is `image_size`. For segmentation, what images are padded to; None is the
-        size of the data set's own images, of the largest where they differ.
-      augment: whether training images are augmented.
-      colour_jitter: most by which brightness, contrast and saturation are changed, each by a factor
-        of up to 1 ± this, in the augmentation of "imagenet2012" and "folder".
+      batch_size: examples of one training step, over all devices and processes, at least 1.
+      eval_batch_size: examples of one evaluation step, over all devices and processes, at least 1.
       workers: number of processes that read and augment; 0 does so in the training process.
-      threads: number of threads of each of those processes, each of them one batch ahead.
-      max_bad_records: most examples that cannot be read, in each process that reads; more are an
-        error. The next example takes the place of such a one; evaluation leaves it out.
+      threads: number of threads of each of those processes, at least 1. Each thread is one batch
+        ahead.
+      max_bad_records: most examples that each reading process may find unreadable; one more is an
+        error. In training the next example takes the place of an unreadable one; evaluation leaves
+        it out.
     """
 
-    name: str = "digits"
-    dir: str | None = None
-    root: str | None = None
     batch_size: int = 64
     eval_batch_size: int = 120
-    image_size: tuple[int, ...] = (8, 8)
-    eval_image_size: tuple[int, ...] | None = None
-    augment: bool = True
-    colour_jitter: float = 0.0
     workers: int = 0
     threads: int = 1
     max_bad_records: int = 10
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
-        for field in ("image_size", "eval_image_size"):
-            size = getattr(self, field)
-            two_sides = size is None or (len(size) == 2 and min(size) > 0)
-            require(self, field, two_sides, "a height and a width, both at least 1")
         for field in ("batch_size", "eval_batch_size", "threads"):
             require_int(self, field, minimum=1)
         for field in ("workers", "max_bad_records"):
             require_int(self, field, minimum=0)
-        require(self, "colour_jitter", self.colour_jitter >= 0, "at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,29 +53,47 @@ class OptimConfig:
 
     Attributes:
       name: "adam", "sgd" or "rmsprop".
-      learning_rate: at the start.
-      schedule: "cosine" from there to `learning_rate_floor` at the last step, "poly" as
-        (1 − t / steps)^0.9, "step", or "constant".
-      learning_rate_floor: where the cosine ends.
+      learning_rate: the highest learning rate of the schedule, above 0.
+      schedule: "cosine", "poly", "step", "exponential", "one_cycle" or "constant"; see
+        `mdeq_jax.training.optim.learning_rate` for the formulas.
+      learning_rate_floor: last learning rate of "cosine", between 0 and `learning_rate`.
       step_epochs: epochs at which "step" multiplies the learning rate by `step_factor`.
-      step_factor: that factor, above 0.
-      weight_decay: L2 penalty on every parameter, added to the gradient before the optimizer's
-        scaling, as PyTorch's optimizers do.
-      momentum: of SGD and RMSprop, in [0, 1).
-      nesterov: whether SGD's momentum is Nesterov's.
+      step_factor: factor of "step", above 0.
+      decay_rate: factor of "exponential" every `decay_steps` steps, in (0, 1].
+      decay_steps: number of steps between two decays of "exponential"; None is one epoch.
+      cycle_rise: share of the steps in which "one_cycle" rises, in (0, 1).
+      warmup_steps: number of first steps in which the learning rate of any schedule is multiplied
+        by (t + 1) / warmup_steps; 0 is no warm-up.
+      weight_decay: weight decay of every parameter outside of `groups`, at least 0.
+      weight_decay_mode: "coupled" adds the weight decay to the gradient before the optimizer's
+        scaling, as L2 penalties and PyTorch's Adam do; "decoupled" adds it after, as AdamW does.
+      groups: entries (pattern, learning-rate factor, weight decay) for some of the parameters. The
+        pattern is matched with the parameter's path, such as "cell/conv/kernel"; `*` stands for any
+        part of it. The first entry that matches counts. Factor and weight decay are at least 0.
+      momentum: momentum of "sgd" and "rmsprop", in [0, 1).
+      nesterov: whether the momentum of "sgd" is Nesterov's.
       clip_norm: bound on the gradient's global norm; None is unbounded.
+      ema_decay: decay of the exponential moving average of the parameters, in [0, 1); None keeps no
+        average.
     """
 
     name: Literal["adam", "sgd", "rmsprop"] = "adam"
     learning_rate: float = 1e-3
-    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "poly", "step", "exponential", "one_cycle", "constant"] = "cosine"
     learning_rate_floor: float = 1e-6
     step_epochs: tuple[int, ...] = (30, 60, 90)
     step_factor: float = 0.1
+    decay_rate: float = 0.95
+    decay_steps: int | None = None
+    cycle_rise: float = 0.05
+    warmup_steps: int = 0
     weight_decay: float = 0.0
+    weight_decay_mode: Literal["coupled", "decoupled"] = "coupled"
+    groups: tuple[tuple[str, float, float], ...] = ()
     momentum: float = 0.9
     nesterov: bool = True
     clip_norm: float | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
@@ -95,9 +103,18 @@ class OptimConfig:
         rising = all(a < b for a, b in itertools.pairwise((0, *self.step_epochs)))
         require(self, "step_epochs", rising, "a rising list of whole numbers above 0")
         require(self, "step_factor", self.step_factor > 0, "above 0")
+        require_share(self, "decay_rate")
+        if self.decay_steps is not None:
+            require_int(self, "decay_steps", minimum=1)
+        require(self, "cycle_rise", 0 < self.cycle_rise < 1, "in (0, 1)")
+        require_int(self, "warmup_steps", minimum=0)
         require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        signs = all(factor >= 0 and decay >= 0 for _, factor, decay in self.groups)
+        require(self, "groups", signs, "entries whose factor and weight decay are at least 0")
         require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
         require(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
+        share = self.ema_decay is None or 0 <= self.ema_decay < 1
+        require(self, "ema_decay", share, "in [0, 1), or None")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,3 +180,124 @@ class TrainConfig:
     def unrolled_at(self, step: int) -> int | None:
         """Return how often the cell is applied after `step` steps, or None where it is solved."""
         return self.num_layers if step < self.pretrain_steps else None
+
+
+MAY_CHANGE_ON_RESUME = (
+    "data.eval_batch_size",
+    "data.workers",
+    "data.threads",
+    "data.max_bad_records",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_seconds",
+    "train.checkpoint_steps",
+    "train.on_nonfinite",
+    "train.max_skipped",
+    "train.spectral_radius_iterations",
+    "init_from",
+    "init_from_allow_missing",
+)
+"""Keys of every application that may have other values when a run is resumed.
+
+They say how data are read, what is logged and saved, how the model is evaluated, what a fresh run
+starts from, and what becomes of a step whose loss is not finite. None of them changes any other
+training step.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What a run of any application is made of.
+
+    Attributes:
+      app: the application that is trained, a name of `mdeq_jax.applications.APPLICATIONS`. Each
+        application's config has its own name as the default.
+      solver: the forward and the backward solver.
+      adjoint: where the gradient comes from.
+      correction: losses on states of the solve.
+      jacobian: regularisation of the cell's Jacobian.
+      optim: the optimizer.
+      train: the course of training.
+      data: how examples are read.
+      dtype: what the model computes in. "bfloat16" is for accelerators; parameters, the statistics
+        of norms, states and history of the solvers, outputs and loss stay in float32. Rounding
+        leaves a relative residual of 2e-3 to 1e-2, depending on the model, so a tolerance below
+        1e-2 spends steps that gain nothing.
+      init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
+        fit; None starts from random ones. What keeps its initial value is printed. An array of the
+        cell that would keep it is an error.
+      init_from_allow_missing: arrays of the cell that may keep their initial values although
+        `init_from` is given. Each entry is a path, such as "params/cell/post_fuse_layers_*", or a
+        PyTorch name, such as "fullstage.post_fuse_layers.*"; ``*`` stands for any part.
+      seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
+    """
+
+    may_change_on_resume: ClassVar[tuple[str, ...]] = MAY_CHANGE_ON_RESUME
+
+    app: str = ""
+    solver: SolversConfig = SolversConfig()
+    adjoint: AdjointConfig = AdjointConfig()
+    correction: CorrectionConfig = CorrectionConfig()
+    jacobian: JacobianConfig = JacobianConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    init_from: str | None = None
+    init_from_allow_missing: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def compute_dtype(self) -> str | None:
+        """The dtype for a model to compute in; None is the dtype of the parameters, float32."""
+        return None if self.dtype == "float32" else self.dtype
+
+    def __post_init__(self):
+        """Check what concerns more than one section; raises ValueError."""
+        require_int(self, "seed", minimum=0)
+        require(self, "seed", self.seed < 2**32, "below 2**32")
+        self._check_adjoint()
+        steps = self.solver.forward.max_steps
+        jitter = self.jacobian.step_jitter
+        if self.jacobian.probability > 0 and jitter >= steps:
+            raise ValueError(
+                f"config.jacobian.step_jitter is {jitter}, which can leave a solve of at most "
+                f"{steps} steps none; lower it or raise config.solver.forward.max_steps."
+            )
+        if self.correction.states > steps:
+            raise ValueError(
+                f"config.correction.states is {self.correction.states}, but the solve has at most "
+                f"{steps} steps; lower it or raise config.solver.forward.max_steps."
+            )
+
+    def _check_adjoint(self) -> None:
+        self.adjoint.require_own_options(with_correction=self.correction.states > 1)
+        forward, every = self.solver.forward, self.adjoint.opa_every
+        if self.adjoint.name == "shine" and (forward.name, forward.memory) != ("broyden", None):
+            raise ValueError(
+                "config.adjoint.name is 'shine', which reuses the whole history of Broyden's "
+                f"method, but config.solver.forward is {forward.name!r} with "
+                f"memory={forward.memory}; set its name to 'broyden' and its memory to None, or "
+                "take another adjoint."
+            )
+        if every is not None and every > forward.max_steps:
+            raise ValueError(
+                f"config.adjoint.opa_every is {every}, but the solve has at most "
+                f"{forward.max_steps} steps; lower it or raise config.solver.forward.max_steps."
+            )
+
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
+
+def override(config: AnyConfig, changes: Mapping[str, Any]) -> AnyConfig:
+    """Return a config of the same application with other values under some dotted keys.
+
+    Raises:
+      ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
+
+    Examples:
+      >>> override(RunConfig(), {"solver.forward.max_steps": 6}).solver.forward.max_steps
+      6
+    """
+    return from_mapping(type(config)(), with_values(dataclasses.asdict(config), changes))

@@ -36,7 +36,7 @@ def load_config(name: str) -> ConfigDict:
     """Return what a config file's `get_config` does, for another config to start from.
 
     Args:
-      name: as of `config_file`.
+      name: name of a config that comes with the package, such as "digits", or path of a file.
 
     Raises:
       ValueError: there is no such file, it defines no `get_config` that returns a ConfigDict, or an

@@ -1,134 +1,211 @@
-"""Evaluation over a whole data set, and the traces of both solves on a batch."""
+"""Evaluation over whole data sets, and the traces of both solves on a batch."""
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree, Shaped
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from mdeq_jax.implicit import Exact, equilibrium
+from mdeq_jax.implicit import DEQ, Exact, Solution, Unrolled, equilibrium
 from mdeq_jax.runtime.hosts import gather_rows
-from mdeq_jax.solvers import solve
+from mdeq_jax.stability import spectral_radius
+from mdeq_jax.training.config import RunConfig
+from mdeq_jax.training.experiment import (
+    Batch,
+    Evaluation,
+    Experiment,
+    Variables,
+    make_put,
+    reset_carry,
+    rows_of,
+)
+from mdeq_jax.training.mesh import AXIS, shard
 from mdeq_jax.training.objective import loss_gradient
-from mdeq_jax.training.steps import make_put
-from mdeq_jax.vision import data
-from mdeq_jax.vision.config import Config, DataConfig
-from mdeq_jax.vision.loss_config import IGNORE
-from mdeq_jax.vision.model import MDEQ
-from mdeq_jax.vision.segment import padding
-from mdeq_jax.vision.tasks import Batch, Metrics, Task, make_task
 
-# What an evaluation step sums besides what the task does: the means of these are reported.
-_STATISTICS = ("solver_steps", "residual", "converged", "spectral_radius")
+OnRecords = Callable[[Shaped[np.ndarray, "n ..."]], None]
+# (variables, batch, carry) -> (sums, what is recorded of each row, new carry)
+EvalStep = Callable[[Variables, Batch, PyTree], tuple[PyTree, Array, PyTree]]
 
 
-def require_fit(config: Config, dataset: data.Dataset) -> None:
-    """Raise ValueError unless the configured model is one for the data set.
+class Evaluator:
+    """The evaluations of an experiment, compiled once each."""
+
+    def __init__(self, experiment: Experiment, mesh: Mesh):
+        """Prepare the evaluations; data that are missing raise ValueError here.
+
+        Args:
+          experiment: the experiment.
+          mesh: the mesh, as `create_mesh` returns it.
+        """
+        self._experiment, self._mesh = experiment, mesh
+        self._put = make_put(experiment, mesh)
+        self._evaluations = experiment.evaluations()
+        self._step = functools.cache(self._compiled)
+
+    def _compiled(self, name: str, unrolled: int | None) -> EvalStep:
+        evaluation = self._evaluations[name]
+        return make_eval_step(self._experiment, self._mesh, evaluation, unrolled=unrolled)
+
+    def __call__(
+        self,
+        variables: Variables,
+        *,
+        unrolled: int | None,
+        on_records: Callable[[str], OnRecords] | None = None,
+    ) -> dict[str, float]:
+        """Return the metrics of every evaluation, in which each sample counts once.
+
+        Args:
+          variables: the model's variables, replicated over the mesh.
+          unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
+          on_records: returns, for the name of an evaluation, what is called in every process with
+            the records of each batch's samples, those of all processes, without padding.
+
+        Returns:
+          Of each evaluation NAME the experiment's metrics and the means of its statistics, such as
+          NAME/solver_steps and NAME/converged, and NAME/examples, the number of samples.
+        """
+        metrics = {}
+        for name, evaluation in self._evaluations.items():
+            step = self._step(name, unrolled)
+            take = on_records(name) if on_records else None
+            values = self._pass_over(evaluation, step, variables, take)
+            metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
+        return metrics
+
+    def _pass_over(
+        self,
+        evaluation: Evaluation,
+        step: EvalStep,
+        variables: Variables,
+        on_records: OnRecords | None,
+    ) -> dict[str, float]:
+        experiment, sums = self._experiment, []
+        size = experiment.config.data.eval_batch_size // jax.process_count()
+        carry = shard(experiment.init_carry(size), self._mesh)
+        for batch in evaluation.batches():
+            batch_sums, records, carry = step(variables, self._put(batch), carry)
+            sums.append(jax.tree.map(_widen, jax.device_get(batch_sums)))
+            if on_records is not None:
+                local = np.concatenate([piece.data for piece in records.addressable_shards])
+                rows, mask = gather_rows((local, batch["mask"]))
+                on_records(rows[mask])
+        total = jax.tree.map(lambda *parts: sum(parts), *sums)
+        metrics = experiment.summarize(total)
+        means = {k: float(x / total["count"]) for k, x in total["statistics"].items()}
+        return {**metrics, **means, "examples": float(total["count"])}
+
+
+def make_eval_step(
+    experiment: Experiment, mesh: Mesh, evaluation: Evaluation, *, unrolled: int | None
+) -> EvalStep:
+    """Return the compiled ``eval_step(variables, batch, carry) -> (sums, records, carry)``.
+
+    The sums, over the rows where the batch's "mask" is True, are those of `Experiment.sums`,
+    "count", the number of rows, and "statistics", the sums of the experiment's statistics. The
+    records, one for each row, are sharded as the batch is.
 
     Args:
-      config: of the run.
-      dataset: as `find_dataset` returns it.
+      experiment: the experiment.
+      mesh: the mesh, as `create_mesh` returns it.
+      evaluation: which evaluation.
+      unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
     """
-    name, num_classes = config.data.name, len(dataset.class_names)
-    offered = {dataset.task, *(["classification"] if dataset.image_labels else [])}
-    if config.model.task not in offered:
-        raise ValueError(
-            f"config.model.task is {config.model.task!r}, but data set {name!r} is for "
-            f"{dataset.task}; set it to that."
-        )
-    if "classification" in config.model.extra_heads and not dataset.image_labels:
-        raise ValueError(
-            f"config.model.extra_heads is {config.model.extra_heads}, but data set {name!r} has no "
-            "label for an image as a whole; leave 'classification' out."
-        )
-    if num_classes != config.model.num_classes:
-        raise ValueError(
-            f"config.model.num_classes is {config.model.num_classes}, but data set "
-            f"{name!r} has {num_classes} classes; set it to that."
-        )
+    layer = evaluation_layer(experiment.config, unrolled, evaluation.max_steps)
+
+    def step(variables: Variables, batch: Batch, carry: PyTree) -> tuple[PyTree, Array, PyTree]:
+        carry = reset_carry(experiment, carry, batch.get("reset"))
+        prediction = experiment.predict(variables, batch, layer, carry)
+        sums = {
+            **experiment.sums(prediction.outputs, batch),
+            "count": batch["mask"].sum().astype(jnp.float32),
+            "statistics": masked_sums(prediction.statistics, batch["mask"]),
+        }
+        return lax.psum(sums, AXIS), experiment.record(prediction.outputs), prediction.carry
+
+    rows = PartitionSpec(AXIS)
+    specs = PartitionSpec(), rows, rows
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=specs)
+    return jax.jit(mapped)
 
 
-def evaluate(
-    eval_step: Callable[[PyTree, Batch], tuple[Metrics, Array]],
-    variables: PyTree,
-    config: DataConfig,
-    mesh: Mesh,
-    task: Task,
-    on_outputs: Callable[[Shaped[np.ndarray, "n ..."]], None] | None = None,
-) -> dict[str, float]:
-    """Return the metrics of the evaluation split, in which each image counts once.
+def evaluation_layer(
+    config: RunConfig, unrolled: int | None = None, max_steps: int | None = None
+) -> DEQ:
+    """Return the equilibrium layer of an evaluation.
 
     Args:
-      eval_step: as `make_eval_step` returns it.
-      variables: of the model, replicated over the mesh.
-      config: the data set, of which every process reads its share.
-      mesh: as `create_mesh` returns it.
-      task: as `make_task` returns it.
-      on_outputs: called in every process with the task's outputs of each batch's images, those of
-        all processes, without those that are padding.
-
-    Returns:
-      The task's metrics, each under ``eval/``, with ``eval/solver_steps``, ``eval/residual``,
-      ``eval/converged`` (a share), ``eval/spectral_radius`` where the config asks for it, and
-      ``eval/examples``.
+      config: for the forward solver.
+      unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
+      max_steps: replaces config.solver.forward.max_steps, if not None.
     """
-    batches = data.eval_batches(
-        config, process_index=jax.process_index(), process_count=jax.process_count()
-    )
-    put, sums = make_put(data.find_dataset(config).normalise, mesh), []
-    for batch in batches:
-        batch_sums, outputs = eval_step(variables, put(batch))
-        sums.append(jax.tree.map(_widen, jax.device_get(batch_sums)))
-        if on_outputs is not None:
-            local = np.concatenate([piece.data for piece in outputs.addressable_shards])
-            rows, mask = gather_rows((local, batch["mask"]))
-            on_outputs(rows[mask])
-    total = jax.tree.map(lambda *parts: sum(parts), *sums)
-    metrics = task.summarize(total)
-    metrics |= {name: float(total[name] / total["count"]) for name in _STATISTICS if name in total}
-    named = {f"eval/{name}": value for name, value in metrics.items()}
-    return {**named, "eval/examples": float(total["count"])}
+    forward = config.solver.forward
+    if max_steps is not None:
+        forward = dataclasses.replace(forward, max_steps=max_steps)
+    solver = forward.build()
+    return DEQ(solver) if unrolled is None else DEQ(solver, Unrolled(unrolled))
+
+
+def solver_statistics(config: RunConfig, solution: Solution) -> dict[str, Float[Array, " B"]]:
+    """Return what evaluation reports of a solve, a number for each sample.
+
+    These are solver_steps, residual and converged, and spectral_radius (the Jacobian's at the
+    equilibrium) where config.train.spectral_radius_iterations asks for it.
+    """
+    result, iterations = solution.result, config.train.spectral_radius_iterations
+    statistics = {
+        "solver_steps": result.steps,
+        "residual": result.residual,
+        "converged": result.converged,
+    }
+    if iterations > 0:
+        key = jax.random.key(0)
+        radius = spectral_radius(solution.f, solution.z, solution.args, key, iterations)
+        statistics["spectral_radius"] = radius
+    return statistics
+
+
+def masked_sums(
+    values: Mapping[str, Float[Array, " B"]], mask: Bool[Array, " B"]
+) -> dict[str, Float[Array, ""]]:
+    """Return the sum of each array over the rows where the mask is True."""
+    # Not a product: the residual of a row that is padding may be other than finite.
+    return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
 
 
 def _widen(sums: np.ndarray) -> np.ndarray:
-    """The sums of a batch in types in which those of a data set lose nothing."""
+    """Return the sums of a batch in a type in which those of a data set lose nothing."""
     return sums.astype(np.int64 if np.issubdtype(sums.dtype, np.integer) else np.float64)
 
 
-def _pad(batch: dict[str, np.ndarray], divisor: int) -> dict[str, np.ndarray]:
-    """A batch whose images the model takes; where they are padded, no pixel counts."""
-    image, label = batch["image"], batch["label"]
-    if label.ndim > 1:
-        image = np.pad(image, padding(image.shape, divisor))
-        label = np.pad(label, padding(label.shape, divisor), constant_values=IGNORE)
-    return {**batch, "image": image, "label": label}
-
-
 def solver_traces(
-    model: MDEQ, config: Config, variables: PyTree, batch: dict[str, np.ndarray]
+    experiment: Experiment, variables: Variables, batch: Batch
 ) -> tuple[Float[Array, "forward_steps B"], Float[Array, "backward_steps B"]]:
     """Return the residuals of the forward and of the exact adjoint solve after each step.
 
     Args:
-      model: the model.
-      config: for both solvers.
-      variables: of the model, on the host.
-      batch: as `eval_batches` yields it, images normalised.
+      experiment: the experiment, whose model has an equilibrium.
+      variables: the model's variables.
+      batch: a prepared batch.
     """
+    config: RunConfig = experiment.config
     forward, backward = config.solver.forward.build(), config.solver.backward.build()
-    batch = _pad(batch, config.model.size_divisor)
 
     @jax.jit
-    def traces(variables: PyTree, batch: dict[str, Array]) -> tuple[Array, Array]:
-        problem: Any = model.apply(variables, batch["image"], method="problem")
-        f, z0, args = problem
-        result = solve(f, z0, args, forward)
-
-        _, pullback = jax.vjp(lambda z: f(z, args), result.z)
-        g = loss_gradient(model, variables, batch, make_task(config).loss)(result.z)
-        adjoint = Exact(backward).solve(lambda u: pullback(u)[0], g, equilibrium)
-        return result.trace, adjoint.trace
+    def traces(variables: Variables, batch: Batch) -> tuple[Array, Array]:
+        carry = experiment.init_carry(rows_of(batch))
+        passed = experiment.forward(variables, batch, DEQ(forward), train=False, carry=carry)
+        solution = passed.solution
+        if solution is None:
+            raise ValueError("The model has no equilibrium, so there is no solve to trace.")
+        _, pullback = jax.vjp(lambda z: solution.f(z, solution.args), solution.z)
+        g = loss_gradient(experiment, variables, batch)(solution.z)
+        adjoint = Exact(backward).solve(lambda u: pullback(u)[0], g, equilibrium, None)
+        return solution.result.trace, adjoint.trace
 
     return traces(variables, batch)

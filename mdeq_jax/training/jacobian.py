@@ -5,29 +5,28 @@ and `train` in `lib/core/cls_function.py`, locuslab/deq.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from mdeq_jax.solvers import Solver, State
+from mdeq_jax.implicit import Solution
+from mdeq_jax.solvers import Solver
 from mdeq_jax.solvers.norms import vary_together
 from mdeq_jax.stability import jacobian_loss
-from mdeq_jax.vision.config import Config
+from mdeq_jax.training.config import RunConfig
 
 
-def forward_solver(config: Config) -> Solver:
-    """Return the training step's forward solver, with room for one step more where they jitter."""
+def forward_solver(config: RunConfig) -> Solver:
+    """Return the forward solver of training steps, with room for one more step if steps jitter."""
     options, forward = config.jacobian, config.solver.forward
     room = int(options.probability > 0 and options.step_jitter > 0)
     return dataclasses.replace(forward, max_steps=forward.max_steps + room).build()
 
 
 def draw(
-    config: Config,
+    config: RunConfig,
     key: PRNGKeyArray,
     step: Int[Array, ""],
     *,
@@ -37,9 +36,9 @@ def draw(
     """Return γ, which is 0 on steps without the term, and the forward solve's limit of steps.
 
     Args:
-      config: of the run.
-      key: of this step, the same on all devices.
-      step: steps taken so far.
+      config: the config of the run.
+      key: this step's key, the same on all devices.
+      step: number of steps taken so far.
       unrolled: whether the cell is unrolled at this step.
       steps_per_epoch: number of steps of an epoch.
     """
@@ -54,10 +53,15 @@ def draw(
     return gamma, limit
 
 
-def solved_weight(config: Config, step: Int[Array, ""], steps_per_epoch: int) -> Float[Array, ""]:
+def solved_weight(
+    config: RunConfig, step: Int[Array, ""], steps_per_epoch: int
+) -> Float[Array, ""]:
     """Return γ(step) once the cell is solved: it grows by 0.1 at a time and ends at `stop_epoch`.
 
-    Args: as of `draw`.
+    Args:
+      config: the config of the run.
+      step: number of steps taken so far.
+      steps_per_epoch: number of steps of an epoch.
     """
     options = config.jacobian
     weight = jnp.asarray(options.weight)
@@ -70,14 +74,17 @@ def solved_weight(config: Config, step: Int[Array, ""], steps_per_epoch: int) ->
 
 
 def jacobian_term(
-    gamma: Float[Array, ""],
-    f: Callable[[State, Any], State],
-    z: State,
-    args: PyTree,
-    key: PRNGKeyArray,
-    first: Int[Array, ""] | int = 0,
+    gamma: Float[Array, ""], solution: Solution, key: PRNGKeyArray, first: Int[Array, ""] | int = 0
 ) -> Float[Array, ""]:
-    """Return γ·`jacobian_loss`, which costs nothing where γ is 0; arguments as there."""
+    """Return γ·`jacobian_loss` at an equilibrium, which costs nothing where γ is 0.
+
+    Args:
+      gamma: γ, at least 0.
+      solution: the equilibrium, its map and the map's arguments.
+      key: key of the probes, the same on all devices.
+      first: number of the first row of this device in the batch.
+    """
+    f, z, args = solution.f, solution.z, solution.args
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(z))
     value = lax.cond(
         gamma > 0,

@@ -1,18 +1,49 @@
 """The sections of a config that say how equilibria and their gradients are found."""
 
+import copy
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from mdeq_jax.checks import require, require_int, require_share
 from mdeq_jax.implicit import Adjoint, Exact, JacobianFree, Neumann, Phantom, Shine
 from mdeq_jax.solvers import Anderson, Broyden, Picard, Solver
 
 _SOLVERS = {"picard": Picard, "anderson": Anderson, "broyden": Broyden}
+_ADJOINTS = {
+    "exact": Exact,
+    "neumann": Neumann,
+    "jacobian_free": JacobianFree,
+    "phantom": Phantom,
+    "shine": Shine,
+}
+
+
+def _given(section: Any, owner: type) -> dict[str, Any]:
+    """The options of a class that a section sets."""
+    values = {option: getattr(section, option, None) for option in _options(owner)}
+    return {option: value for option, value in values.items() if value is not None}
+
+
+def _options(owner: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(owner)]
+
+
+def _require_own_options(section: Any, key: str, owner: type, *others: type) -> None:
+    own = [option for named in (owner, *others) for option in _options(named)]
+    own = [option for option in own if hasattr(section, option)]  # an adjoint's solver is no key
+    for option in _options(type(section)):
+        value = getattr(section, option)
+        if option not in ("name", *own) and value is not None:
+            raise ValueError(
+                f"{key}.{option} is {value!r}, but {section.name!r} has no such option; it has "
+                f"{', '.join(own) or 'none'}. Set it to None, or choose another name."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class SolverConfig:
-    """A solver by name. A field that the named solver does not have is not used.
+    """A solver by name. An option that is None has the named solver's own default.
 
     Attributes:
       name: "broyden", "anderson" or "picard".
@@ -20,43 +51,48 @@ class SolverConfig:
       tol: residual at which a sample has converged, at least 0.
       stop_mode: "rel" or "abs" residual.
       stop_scope: "sample", or "batch" as the originals stop.
-      memory: Broyden's rows of history; None keeps all steps.
-      when_full: what Broyden does when its rows are full: "restart" forgets them all, "overwrite"
-        the oldest one.
-      window: Anderson's window, at least 1.
-      ridge: Anderson's regularisation, at least 0.
-      ridge_mode: "relative" to the Gram matrix, or "absolute" as in the originals.
-      mixing: Anderson's β in (0, 1].
-      damping: Picard's damping in (0, 1].
+      memory: "broyden": rows of history, at least 1; None keeps all steps.
+      when_full: "broyden": what happens when its rows are full; "restart" forgets them all,
+        "overwrite" the oldest one.
+      window: "anderson": number of past iterates, at least 1.
+      ridge: "anderson": regularisation, at least 0.
+      ridge_mode: "anderson": "relative" to the Gram matrix, or "absolute" as in the originals.
+      mixing: "anderson": β in (0, 1].
+      damping: "picard": damping in (0, 1].
     """
 
     name: Literal["broyden", "anderson", "picard"] = "broyden"
-    max_steps: int = 30
-    tol: float = 1e-3
-    stop_mode: Literal["rel", "abs"] = "rel"
-    stop_scope: Literal["sample", "batch"] = "sample"
+    max_steps: int = Solver.max_steps
+    tol: float = Solver.tol
+    stop_mode: Literal["rel", "abs"] = Solver.stop_mode
+    stop_scope: Literal["sample", "batch"] = Solver.stop_scope
     memory: int | None = None
-    when_full: Literal["restart", "overwrite"] = "restart"
-    window: int = 6
-    ridge: float = 1e-4
-    ridge_mode: Literal["relative", "absolute"] = "relative"
-    mixing: float = 1.0
-    damping: float = 1.0
+    when_full: Literal["restart", "overwrite"] | None = None
+    window: int | None = None
+    ridge: float | None = None
+    ridge_mode: Literal["relative", "absolute"] | None = None
+    mixing: float | None = None
+    damping: float | None = None
 
     def __post_init__(self):
         """Check the options by building the solver; raises ValueError."""
+        _require_own_options(self, "SolverConfig", _SOLVERS[self.name])
         self.build()
 
     def build(self) -> Solver:
         """Return the solver."""
         solver = _SOLVERS[self.name]
-        names = [field.name for field in dataclasses.fields(solver)]
-        return solver(**{name: getattr(self, name) for name in names})
+        return solver(**_given(self, solver))
 
 
 @dataclasses.dataclass(frozen=True)
 class SolversConfig:
-    """The solver of the equilibrium and that of its adjoint equation."""
+    """The solvers of the equilibrium and of its adjoint equation.
+
+    Attributes:
+      forward: the solver of the equilibrium.
+      backward: the solver of the adjoint equation, which the adjoint "exact" uses.
+    """
 
     forward: SolverConfig = SolverConfig(max_steps=18)
     backward: SolverConfig = SolverConfig(max_steps=20)
@@ -66,53 +102,72 @@ class SolversConfig:
 class AdjointConfig:
     """Where the gradient of the equilibrium comes from.
 
-    An adjoint does not use fields that it does not have; `refine` and `opa_every`, which are off by
-    default, are an error with any but "shine".
+    An option that is None has the named adjoint's own default.
 
     Attributes:
       name: "exact" (solved by `solver.backward`), "neumann", "jacobian_free", "phantom" or "shine".
-      steps: k of "neumann", "phantom" and the sampled states of `correction`, at least 1.
-      damping: τ or λ of the same, in (0, 1].
-      refine: backward steps of "shine", at least 0.
-      fallback: "shine" gives way to "jacobian_free" where ‖u‖ is above this many times ‖g‖; None
-        never does.
-      opa_every: forward steps between secant updates of "shine" in the direction of the loss, at
-        least 1; None has none.
+      steps: k of "neumann", of "phantom", and of the phantom gradient that the sampled states of
+        `correction` have; at least 1.
+      damping: λ of "neumann", τ of "phantom" and of the sampled states of `correction`; in (0, 1].
+      refine: "shine": number of backward steps, at least 0.
+      fallback: "shine": it gives way to "jacobian_free" where ‖u‖ is above this many times ‖g‖;
+        inf never gives way.
+      opa_every: "shine": number of forward steps between secant updates in the direction of the
+        loss, at least 1; None has no such updates.
     """
 
     name: Literal["exact", "neumann", "jacobian_free", "phantom", "shine"] = "exact"
-    steps: int = 5
-    damping: float = 0.5
-    refine: int = 0
-    fallback: float | None = 1.8
+    steps: int | None = None
+    damping: float | None = None
+    refine: int | None = None
+    fallback: float | None = None
     opa_every: int | None = None
 
     def __post_init__(self):
-        """Check the options; raises ValueError."""
+        """Check the values; raises ValueError."""
         self.phantom()
-        shine = self._shine()
-        if self.name != "shine" and (shine.refine, shine.opa_every) != (0, None):
-            raise ValueError(
-                f"refine is {self.refine} and opa_every {self.opa_every}, which belong to the "
-                f"adjoint 'shine', but name is {self.name!r}; set it to 'shine' or leave them out."
-            )
+        Shine(**_given(self, Shine))
 
-    def build(self, backward: Solver) -> Adjoint | Phantom:
-        """Return the adjoint; `backward` solves the exact one."""
-        return {
-            "exact": Exact(backward),
-            "neumann": Neumann(self.steps, self.damping),
-            "jacobian_free": JacobianFree(),
-            "phantom": self.phantom(),
-            "shine": self._shine(),
-        }[self.name]
+    def require_own_options(self, *, with_correction: bool) -> None:
+        """Raise ValueError where an option is set that the named adjoint does not have.
+
+        Args:
+          with_correction: whether the run has sampled states, which use `steps` and `damping`.
+        """
+        others = (Phantom,) if with_correction else ()
+        _require_own_options(self, "config.adjoint", _ADJOINTS[self.name], *others)
+
+    def build(self, backward: Solver) -> Adjoint:
+        """Return the adjoint.
+
+        Args:
+          backward: the solver of the adjoint equation, which only "exact" uses.
+        """
+        adjoint = _ADJOINTS[self.name]
+        return Exact(backward) if adjoint is Exact else adjoint(**_given(self, adjoint))
 
     def phantom(self) -> Phantom:
         """Return the phantom gradient of these steps and this damping."""
-        return Phantom(self.steps, self.damping)
+        return Phantom(**_given(self, Phantom))
 
-    def _shine(self) -> Shine:
-        return Shine(self.refine, self.fallback, self.opa_every)
+
+def without_unused_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored config without options that its solvers and its adjoint do not have.
+
+    Older versions stored the options of every solver and adjoint, used or not.
+
+    Args:
+      config: nested mapping of a run's keys, which was checked before it was stored.
+    """
+    result = copy.deepcopy(dict(config))
+    corrected = result.get("correction", {}).get("states", 1) > 1
+    sections = [(section, _SOLVERS) for section in result.get("solver", {}).values()]
+    for section, classes in (*sections, (result.get("adjoint", {}), _ADJOINTS)):
+        used = ["name", *(_options(classes[section["name"]]) if "name" in section else section)]
+        used += _options(Phantom) if corrected and classes is _ADJOINTS else []
+        for option in section.keys() - {*used}:
+            section[option] = None
+    return result
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,14 +38,14 @@ class MetricBuffer:
 
         Args:
           max_skipped: most steps in a row whose loss or gradient may be other than finite, because
-            the training step leaves the parameters alone then. They count in no mean.
+            the training step does not change the parameters then. They count in no mean.
         """
         self._max_skipped, self._skipped = max_skipped, 0
         self._steps: list[Mapping[str, Any]] = []
         self._unchecked: list[tuple[int, Mapping[str, Any]]] = []
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Take the metrics of step `step`, arrays or numbers; `check` those of the step before."""
+        """Add the metrics of a step, arrays or numbers; `check` those of the step before."""
         self.check()
         self._unchecked.append((step, metrics))
 
@@ -61,7 +61,7 @@ class MetricBuffer:
             if self._skipped == self._max_skipped:
                 raise NonFiniteError(broken, value, step, self._skipped)
             self._skipped += 1
-            _show(f"warning: {broken} is {value} at step {step}; the step is skipped", keep=True)
+            show(f"warning: {broken} is {value} at step {step}; the step is skipped", keep=True)
         self._unchecked.clear()
 
     def mean(self) -> dict[str, float]:
@@ -86,7 +86,8 @@ class Recorder:
         *,
         total_steps: int,
         batch_size: int,
-        score: str = "accuracy",
+        sample: str,
+        progress: Mapping[str, str],
         adjoint_advice: str = "",
     ):
         """Open the files.
@@ -94,12 +95,14 @@ class Recorder:
         Args:
           workdir: the folder, which exists.
           resumed_from: step of the checkpoint that the run goes on from, 0 for a fresh start.
-          total_steps: for the progress line.
-          batch_size: images of a step.
-          score: name of the metric, a share, that the progress line shows beside the loss.
+          total_steps: number of steps of the run, for the progress line.
+          batch_size: samples of a step.
+          sample: what a sample is called, such as "token".
+          progress: metrics that the progress line shows beside the loss, each with its format.
           adjoint_advice: remedies for adjoint solves that do not converge; `train` shows them once.
         """
-        self._total, self._batch_size, self._score = total_steps, batch_size, score
+        self._total, self._batch_size = total_steps, batch_size
+        self._sample, self._progress = sample, progress
         self._adjoint_advice, self._advised = adjoint_advice, False
         self._file = _reopen(workdir / "metrics.jsonl", resumed_from)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_from + 1)
@@ -108,49 +111,57 @@ class Recorder:
     def train(self, step: int, metrics: Mapping[str, float], phase: str) -> None:
         """Record the mean metrics of the steps up to `step`, and show progress.
 
-        The time of a step is split in two: `data_wait_s`, which is among the metrics, and
+        The time of a step has two parts: `data_wait_s`, which is among the metrics, and
         `device_step_s`, the rest. Neither these nor the time left include evaluations.
         """
         (last_step, last_time), now = self._mark, time.monotonic()
         self._mark = (step, now)
         rate = (step - last_step) / (now - last_time)
+        samples_per_s, device_s = rate * self._batch_size, 1 / rate - metrics["data_wait_s"]
         speed = {
             "steps_per_s": rate,
-            "images_per_s": rate * self._batch_size,
-            "device_step_s": 1 / rate - metrics["data_wait_s"],
+            f"{self._sample}s_per_s": samples_per_s,
+            "device_step_s": device_s,
         }
         scalars = {f"train/{name}": value for name, value in {**metrics, **speed}.items()}
         self._write(step, {**scalars, "train/phase": phase})
+        shown = [f"step {step}/{self._total} ({phase})", f"loss {metrics['loss']:.4f}"]
+        shown += [f"{name} {metrics[name]:{form}}" for name, form in self._progress.items()]
+        shown += [f"{rate:.2f} steps/s", f"{samples_per_s:.0f} {self._sample}s/s"]
+        shown += [f"data {1e3 * metrics['data_wait_s']:.0f} ms", f"device {1e3 * device_s:.0f} ms"]
+        if "solver_steps" in metrics:
+            shown.append(
+                f"solver steps {metrics['solver_steps']:.1f} forward "
+                f"{metrics['adjoint_steps']:.1f} backward"
+            )
+            shown.append(f"residual {metrics['residual']:.1e}")
         eta = time.strftime("%H:%M:%S", time.gmtime((self._total - step) / rate))
-        _show(
-            f"step {step}/{self._total} ({phase})  loss {metrics['loss']:.4f}  "
-            f"{self._score} {metrics[self._score]:.2%}  {rate:.2f} steps/s  "
-            f"{speed['images_per_s']:.0f} images/s  data {1e3 * metrics['data_wait_s']:.0f} ms  "
-            f"device {1e3 * speed['device_step_s']:.0f} ms  "
-            f"solver steps {metrics['solver_steps']:.1f} forward "
-            f"{metrics['adjoint_steps']:.1f} backward  residual {metrics['residual']:.1e}  "
-            f"ETA {eta}"
-        )
+        show("  ".join([*shown, f"ETA {eta}"]))
         self._advise_on_adjoint(step, metrics)
 
     def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float = 0.0) -> None:
-        """Record an evaluation, and show it without what is of single classes (``eval/A/B``).
+        """Record an evaluation, and show the metrics whose names are NAME/METRIC.
 
-        The seconds that it took are not the training steps'.
+        Longer names, such as those of single classes, are recorded and not shown.
+
+        Args:
+          step: number of steps taken.
+          metrics: the metrics, by their full names.
+          seconds: how long the evaluation took; this time is not the training steps'.
         """
         last_step, last_time = self._mark
         self._mark = (last_step, last_time + seconds)
         self._write(step, metrics)
         overall = [name for name in metrics if name.count("/") < 2]
         shown = "  ".join(f"{name} {metrics[name]:.4g}" for name in overall)
-        _show(f"step {step}/{self._total}  {shown}", keep=True)
+        show(f"step {step}/{self._total}  {shown}", keep=True)
 
     def _advise_on_adjoint(self, step: int, metrics: Mapping[str, float]) -> None:
         """Warn, once per run, if most adjoint solves since the last record did not converge."""
         share = metrics.get("adjoint_converged", 1.0)  # some gradients solve no adjoint equation
         if share < 0.5 and not self._advised:
             self._advised = True
-            _show(
+            show(
                 f"warning: adjoint_converged is {share:.0%} at step {step}: most adjoint solves do "
                 f"not converge, and their gradients are inexact. {self._adjoint_advice}",
                 keep=True,
@@ -169,21 +180,8 @@ class Recorder:
         self._board.close()
 
 
-class NoRecorder:
-    """Takes the place of a `Recorder` in all processes but the one that records."""
-
-    def train(self, step: int, metrics: Mapping[str, float], phase: str) -> None:
-        """Do nothing."""
-
-    def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float = 0.0) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
 def to_json(values: Mapping[str, Any]) -> str:
-    """Return one line of JSON; a number that is not finite becomes null, for JSON has none."""
+    """Return one line of JSON, in which a number that is not finite is null."""
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()
@@ -208,7 +206,7 @@ def _step(line: str) -> float:
         return math.inf
 
 
-def _show(line: str, keep: bool = False) -> None:
+def show(line: str, keep: bool = False) -> None:
     """Print to stderr; on a terminal, over the last line unless it is to be kept."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="\n" if keep else "", file=sys.stderr, flush=True)

@@ -13,9 +13,11 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ml_collections import ConfigDict, config_dict
+
+Section = TypeVar("Section")
 
 _NAMES = {types.NoneType: "None", bool: "True or False"}
 
@@ -24,31 +26,32 @@ def to_config_dict(section: Any) -> ConfigDict:
     """Return a section as a ConfigDict in which what is None still has a type to be set to."""
     hints = typing.get_type_hints(type(section))
     result = ConfigDict()
-    for name, hint in hints.items():
-        value = getattr(section, name)
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
             value = to_config_dict(value)
         elif value is None:
-            option = typing.get_args(hint)[0]
-            value = config_dict.placeholder(typing.get_origin(option) or option)
-        result[name] = value
+            option = _options(hints[field.name])[0]
+            value = config_dict.placeholder(str if _words(option) else _class_of(option))
+        result[field.name] = value
     return result
 
 
-def from_mapping(default: Any, values: Mapping[str, Any]) -> Any:
+def from_mapping(default: Section, values: ConfigDict | Mapping[str, Any]) -> Section:
     """Return the dataclass `default` with some of its fields replaced.
 
     Args:
       default: a dataclass, whose fields may be dataclasses.
-      values: nested mapping of what to replace.
+      values: nested mapping from keys to new values, any of them left out.
 
     Raises:
       ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
     """
-    if isinstance(values, Mapping):
-        for key in _keys_of(values):
+    nested = values.to_dict() if isinstance(values, ConfigDict) else values
+    if isinstance(nested, Mapping):
+        for key in _keys_of(nested):
             require_key(default, key)
-    return _replace(default, values, "config")
+    return _replace(default, nested, "config")
 
 
 def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +182,12 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
 
 def _options(hint: Any) -> tuple[Any, ...]:
     """The types of which a value may be."""
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _class_of(hint: Any) -> type:
+    return typing.get_origin(hint) or hint
 
 
 def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
@@ -190,8 +198,10 @@ def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return False, value
-        entries = [_fit(entry, arguments[0]) for entry in value]
-        return all(fits for fits, _ in entries), tuple(entry for _, entry in entries)
+        hints = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        entries = [_fit(entry, hint) for entry, hint in zip(value, hints, strict=False)]
+        fits = len(value) == len(hints) and all(fits for fits, _ in entries)
+        return fits, tuple(entry for _, entry in entries)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return True, float(value)
     return type(value) is hint, value
@@ -206,5 +216,8 @@ def _describe(hint: Any) -> str:
     if words := _words(hint):
         return " or ".join(map(repr, words))
     if typing.get_origin(hint) is tuple:
-        return f"a list of {_describe(typing.get_args(hint)[0])}"
+        first, *rest = typing.get_args(hint)
+        if rest == [...]:
+            return f"a list of {_describe(first)}"
+        return f"({', '.join(map(_describe, typing.get_args(hint)))})"
     return _NAMES.get(hint) or hint.__name__

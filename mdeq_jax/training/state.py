@@ -5,8 +5,11 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PyTree, UInt32
+
+from mdeq_jax.training.experiment import Experiment, Variables
+from mdeq_jax.training.mesh import AXIS, replicate, shard
 
 
 @jax.tree_util.register_dataclass
@@ -17,43 +20,67 @@ class TrainState:
     Attributes:
       step: () int32, steps taken.
       params: trainable parameters.
-      batch_stats: running statistics of BatchNorm.
-      opt_state: the optimizer's.
+      collections: the other Flax collections by name, such as "batch_stats"; possibly none.
+      opt_state: the optimizer's state.
       key: (2,) uint32, from which each step folds its own random numbers.
+      carry: what each row of a batch passes on to the next batch, leaves (B, ...); () without one.
+      ema: moving average of the parameters; None without one.
     """
 
     step: Int[Array, ""]
     params: PyTree
-    batch_stats: PyTree
+    collections: dict[str, PyTree]
     opt_state: optax.OptState
     key: UInt32[Array, "2"]
+    carry: PyTree = ()
+    ema: PyTree = None
 
     @property
-    def variables(self) -> dict[str, PyTree]:
-        """What the model is applied with."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+    def variables(self) -> Variables:
+        """What training applies the model with."""
+        return {"params": self.params, **self.collections}
+
+    @property
+    def eval_variables(self) -> Variables:
+        """What evaluation applies the model with: the averaged parameters, if there are any."""
+        return {**self.variables, "params": self.params if self.ema is None else self.ema}
 
 
-def create_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-    seed: int,
-) -> TrainState:
-    """Return the state before the first step.
+# How each part of the state is spread over the devices: rows of a batch are split, the rest copied.
+STATE_SPECS = TrainState(
+    step=PartitionSpec(),
+    params=PartitionSpec(),
+    collections=PartitionSpec(),  # pyright: ignore[reportArgumentType]
+    opt_state=PartitionSpec(),
+    key=PartitionSpec(),
+    carry=PartitionSpec(AXIS),
+    ema=PartitionSpec(),
+)
+
+
+def create_state(experiment: Experiment, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step, with this process's rows of the carry.
 
     Args:
-      model: as `create_model` returns it.
-      optimizer: as `create_optimizer` returns it.
-      image_shape: (H, W, 3) of the images.
-      seed: of the initial parameters and of the key.
+      experiment: the experiment; config.seed is the seed of the initial parameters and of the key.
+      optimizer: the optimizer, as `create_optimizer` returns it.
     """
-    init_key, key = jax.random.split(jax.random.PRNGKey(seed))
-    variables = jax.jit(model.init)(init_key, jnp.zeros((1, *image_shape)))
+    config = experiment.config
+    init_key, key = jax.random.split(jax.random.PRNGKey(config.seed))
+    variables = dict(jax.jit(experiment.init)(init_key))
+    params = variables.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=optimizer.init(variables["params"]),
+        params=params,
+        collections=variables,
+        opt_state=optimizer.init(params),
         key=key,
+        carry=experiment.init_carry(config.data.batch_size // jax.process_count()),
+        ema=params if config.optim.ema_decay is not None else None,
     )
+
+
+def place_state(state: TrainState, mesh: Mesh) -> TrainState:
+    """Put a state on the devices of a mesh: the rows of the carry are split, the rest is copied."""
+    rest = replicate(dataclasses.replace(state, carry=()), mesh)
+    return dataclasses.replace(rest, carry=shard(state.carry, mesh))

@@ -48,7 +48,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
 def set_aside(folders: Iterable[epath.Path]) -> None:
     """Renames folders that cannot be read, N to N.damaged, with a warning; in all processes.
 
-    They are not removed, for it may have been the reading that failed, and they be whole.
+    Renamed, not deleted: the read may have failed although the checkpoint is intact.
     """
     multihost_utils.sync_global_devices("all processes have read")
     for folder in folders:

@@ -1,4 +1,4 @@
-"""The configuration of a run: frozen dataclasses, and `finalize`, which checks what a user wrote.
+"""The configuration of a run of MDEQ on images: classification and segmentation.
 
 A config file returns a `ml_collections.ConfigDict` that starts from `default_config()` and states
 what differs; the command line overrides it; `finalize` turns the outcome into a `Config`.
@@ -6,12 +6,13 @@ what differs; the command line overrides it; `finalize` turns the outcome into a
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.checks import require, require_int
-from mdeq_jax.training.config import DataConfig, OptimConfig, TrainConfig
+from mdeq_jax.checks import require, require_int, require_share
+from mdeq_jax.training import config as run_config
+from mdeq_jax.training.config import OptimConfig, RunConfig, TrainConfig, override
 from mdeq_jax.training.config_files import config_file, load_config
 from mdeq_jax.training.layer_config import (
     AdjointConfig,
@@ -20,12 +21,11 @@ from mdeq_jax.training.layer_config import (
     SolverConfig,
     SolversConfig,
 )
-from mdeq_jax.training.sections import from_mapping, to_config_dict, with_values
-from mdeq_jax.vision.inference_config import InferenceConfig
-from mdeq_jax.vision.loss_config import LossConfig
+from mdeq_jax.training.sections import from_mapping, to_config_dict
 from mdeq_jax.vision.model.config import ModelConfig
 
 __all__ = [
+    "IGNORE",
     "MAY_CHANGE_ON_RESUME",
     "AdjointConfig",
     "Config",
@@ -46,88 +46,149 @@ __all__ = [
     "override",
 ]
 
+IGNORE = 255
+"""The label of pixels that count neither in a loss nor in a metric."""
+
+MAY_CHANGE_ON_RESUME = (
+    *run_config.MAY_CHANGE_ON_RESUME,
+    "data.dir",
+    "data.root",
+    "data.eval_image_size",
+    "inference",
+)
+"""Keys, and sections of keys, that may have other values when a run is resumed.
+
+They say where files lie, how data are read, what is logged and saved, how the model is evaluated,
+what a fresh run starts from, and what becomes of a step whose loss is not finite. None of them
+changes any other training step.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """All of a run.
+class DataConfig(run_config.DataConfig):
+    """The data set and how it is fed.
 
     Attributes:
-      model: the architecture.
-      solver: the forward and the backward solver.
-      adjoint: where the gradient comes from.
-      correction: losses on states of the solve.
-      loss: of segmentation.
-      data: the data set.
-      optim: the optimizer.
-      jacobian: regularisation of the cell's Jacobian.
-      train: the course of training.
-      inference: how evaluation and prediction see an image, for segmentation.
-      dtype: what stem, cell and head compute in. "bfloat16" is for accelerators; parameters, the
-        statistics of norms, states and history of the solvers, logits and loss stay in float32.
-        Rounding leaves a relative residual of 2e-3 to 1e-2, by the model: a tolerance below 1e-2
-        spends steps on nothing.
-      init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
-        fit; None starts from random ones. What keeps its initial value is printed. An array of the
-        cell that would keep it is an error.
-      init_from_allow_missing: arrays of the cell that may keep their initial values although
-        `init_from` is given. Each entry is a path, such as "params/cell/post_fuse_layers_*", or a
-        PyTorch name, such as "fullstage.post_fuse_layers.*"; ``*`` stands for any part.
-      seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
+      name: name of the data set.
+      dir: folder of TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
+      root: folder of your own files for "folder" and "seg_folder", and of the extracted archives
+        for "cityscapes"; None reads "cityscapes" through TFDS.
+      image_size: (height, width) of the images, or crops of them, that are trained on.
+      eval_image_size: (height, width) in evaluation. For "imagenet2012" and "folder" it is the size
+        of the crop from the middle of an image; None is `image_size`. For segmentation it is the
+        size that images are padded to; None is the size of the data set's own images, and of the
+        largest image where they differ.
+      augment: whether training images are augmented.
+      colour_jitter: most by which brightness, contrast and saturation are changed, each by a factor
+        of up to 1 ± this, in the augmentation of "imagenet2012" and "folder"; at least 0.
     """
 
-    model: ModelConfig = ModelConfig()
-    solver: SolversConfig = SolversConfig()
-    adjoint: AdjointConfig = AdjointConfig()
-    correction: CorrectionConfig = CorrectionConfig()
-    loss: LossConfig = LossConfig()
-    data: DataConfig = DataConfig()
-    optim: OptimConfig = OptimConfig()
-    jacobian: JacobianConfig = JacobianConfig()
-    train: TrainConfig = TrainConfig()
-    inference: InferenceConfig = InferenceConfig()
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    init_from: str | None = None
-    init_from_allow_missing: tuple[str, ...] = ()
-    seed: int = 0
-
-    @property
-    def compute_dtype(self) -> str | None:
-        """What `create_model` takes: None where the parameters' own dtype, float32, is meant."""
-        return None if self.dtype == "float32" else self.dtype
+    name: str = "digits"
+    dir: str | None = None
+    root: str | None = None
+    image_size: tuple[int, ...] = (8, 8)
+    eval_image_size: tuple[int, ...] | None = None
+    augment: bool = True
+    colour_jitter: float = 0.0
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
-        require_int(self, "seed", minimum=0)
-        require(self, "seed", self.seed < 2**32, "below 2**32")
-        forward = self.solver.forward
-        if self.adjoint.name == "shine" and (forward.name, forward.memory) != ("broyden", None):
-            raise ValueError(
-                "config.adjoint.name is 'shine', which reuses the whole history of Broyden's "
-                f"method, but config.solver.forward is {forward.name!r} with "
-                f"memory={forward.memory}; set its name to 'broyden' and its memory to None, or "
-                "take another adjoint."
-            )
-        every = self.adjoint.opa_every
-        if every is not None and every > forward.max_steps:
-            raise ValueError(
-                f"config.adjoint.opa_every is {every}, but the solve has at most "
-                f"{forward.max_steps} steps; lower it or raise config.solver.forward.max_steps."
-            )
-        jitter = self.jacobian.step_jitter
-        if self.jacobian.probability > 0 and jitter >= forward.max_steps:
-            raise ValueError(
-                f"config.jacobian.step_jitter is {jitter}, which can leave a solve of at most "
-                f"{forward.max_steps} steps none; lower it or raise "
-                "config.solver.forward.max_steps."
-            )
-        if self.correction.states > forward.max_steps:
-            raise ValueError(
-                f"config.correction.states is {self.correction.states}, but the solve has at most "
-                f"{forward.max_steps} steps; lower it or raise config.solver.forward.max_steps."
-            )
-        self._check_segmentation()
+        super().__post_init__()
+        for field in ("image_size", "eval_image_size"):
+            size = getattr(self, field)
+            two_sides = size is None or (len(size) == 2 and min(size) > 0)
+            require(self, field, two_sides, "a height and a width, both at least 1")
+        require(self, "colour_jitter", self.colour_jitter >= 0, "at least 0")
 
-    def _check_segmentation(self) -> None:
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The loss of segmentation: the class-weighted mean over all pixels, or over the hard ones.
+
+    Attributes:
+      class_weights: one weight per class, at least 0 and not all 0; None weighs all alike.
+      ohem: whether to mine hard examples online: the loss is then the mean over the hard pixels of
+        each device's share of the batch. A pixel is hard if the probability of its label is below
+        `ohem_threshold`.
+      ohem_threshold: that probability, in (0, 1].
+      ohem_min_kept: number of pixels, at least 1. The threshold is raised where fewer pixels than
+        this would be hard.
+      classification_weight: weight of the loss of the head "classification" of
+        `model.extra_heads`, at least 0.
+      scale_weight: weight of the loss of each branch of the head "scales" of `model.extra_heads`,
+        at least 0.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    ohem: bool = False
+    ohem_threshold: float = 0.9
+    ohem_min_kept: int = 131_072
+    classification_weight: float = 1.0
+    scale_weight: float = 0.1
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        weights = self.class_weights
+        if weights is not None:
+            holds = min(weights, default=-1) >= 0 and max(weights) > 0
+            require(self, "class_weights", holds, "a list of weights of at least 0, not all 0")
+        require_share(self, "ohem_threshold")
+        require_int(self, "ohem_min_kept", minimum=1)
+        for field in ("classification_weight", "scale_weight"):
+            require(self, field, getattr(self, field) >= 0, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceConfig:
+    """Test-time augmentation of segmentation; the defaults are one pass over the whole image.
+
+    Attributes:
+      flip: whether the logits are averaged with those of the mirrored image.
+      scales: factors of both sides of the image, each above 0; exp(logits) is summed over them.
+      window: (height, width) of the pieces in which the image is seen at scales above 1; None sees
+        the whole image at once.
+    """
+
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+    window: tuple[int, ...] | None = None
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        require(self, "scales", min(self.scales, default=0) > 0, "a list of numbers above 0")
+        if self.window is not None:
+            two_sides = len(self.window) == 2 and min(self.window) > 0
+            require(self, "window", two_sides, "a height and a width, both at least 1, or None")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an image is seen once, whole and as it is."""
+        return not self.flip and self.scales == (1.0,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunConfig):
+    """What a run of MDEQ on images is made of: the keys of `RunConfig`, and these.
+
+    Attributes:
+      app: "vision".
+      model: the architecture.
+      data: the data set and how it is fed.
+      loss: the loss of segmentation.
+      inference: how evaluation and prediction see an image, for segmentation.
+    """
+
+    may_change_on_resume: ClassVar[tuple[str, ...]] = MAY_CHANGE_ON_RESUME
+
+    app: Literal["vision"] = "vision"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    def __post_init__(self):
+        """Check what concerns more than one section; raises ValueError."""
+        super().__post_init__()
         weights, classes = self.loss.class_weights, self.model.num_classes
         if weights is not None and len(weights) != classes:
             raise ValueError(
@@ -152,33 +213,6 @@ class Config:
                 )
 
 
-MAY_CHANGE_ON_RESUME = (
-    "data.dir",
-    "data.root",
-    "data.eval_batch_size",
-    "data.eval_image_size",
-    "data.workers",
-    "data.threads",
-    "data.max_bad_records",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_seconds",
-    "train.checkpoint_steps",
-    "train.on_nonfinite",
-    "train.max_skipped",
-    "train.spectral_radius_iterations",
-    "inference",
-    "init_from",
-    "init_from_allow_missing",
-)
-"""Keys, and sections of keys, that may have other values when a run is resumed.
-
-They say where files lie, how data are read, what is logged and saved, how the model is evaluated,
-what a fresh run starts from, and what becomes of a step whose loss is not finite. None of them
-changes any other training step.
-"""
-
-
 def default_config() -> ConfigDict:
     """Return every key with its default, for a config file to start from."""
     return to_config_dict(Config())
@@ -186,6 +220,8 @@ def default_config() -> ConfigDict:
 
 def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
     """Check a config and freeze it.
+
+    `mdeq_jax.applications.finalize` does the same for a config of any application.
 
     Args:
       config: nested mapping with the keys of `Config`, any of them left out.
@@ -200,18 +236,4 @@ def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
       Traceback (most recent call last):
       ValueError: config.solver.forward.max_step is not a config key. Did you mean ...max_steps?
     """
-    nested = config.to_dict() if isinstance(config, ConfigDict) else config
-    return from_mapping(Config(), nested)
-
-
-def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """Return a config with other values under some dotted keys.
-
-    Raises:
-      ValueError: as `finalize`.
-
-    Examples:
-      >>> override(Config(), {"solver.forward.max_steps": 6}).solver.forward.max_steps
-      6
-    """
-    return finalize(with_values(dataclasses.asdict(config), changes))
+    return from_mapping(Config(), config)

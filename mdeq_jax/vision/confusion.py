@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from mdeq_jax.vision.loss_config import IGNORE
+from mdeq_jax.vision.config import IGNORE
 
 
 def confusion_matrix(

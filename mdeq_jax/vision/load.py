@@ -1,16 +1,15 @@
 """From a checkpoint to a model that can be applied."""
 
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from mdeq_jax.training.checkpoints import load_checkpoint
+from mdeq_jax.training import checkpoints
+from mdeq_jax.training.checkpoints import Trained
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
@@ -25,20 +24,6 @@ from mdeq_jax.vision.torch_files.keys import from_torch, our_shape
 from mdeq_jax.vision.torch_files.reader import LazyArray
 
 _CELL = "params/cell/"
-
-
-class Trained(NamedTuple):
-    """A model as a checkpoint has it.
-
-    Attributes:
-      variables: what the model is applied with.
-      config: of the run that wrote it.
-      step: training steps taken.
-    """
-
-    variables: PyTree
-    config: Config
-    step: int
 
 
 def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
@@ -67,19 +52,9 @@ def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
 
 def load_trained(
     checkpoint_dir: str | os.PathLike[str], expected: ModelConfig | None = None
-) -> Trained:
-    """Read a checkpoint, as `load`, and check that it is of an expected architecture.
-
-    Raises:
-      ValueError: as `load`; or the architectures differ, in more than dropout, which has no part
-        in evaluation.
-    """
-    checkpoint = load_checkpoint(os.fspath(checkpoint_dir))
-    config = finalize(checkpoint.config)
-    if expected is not None:
-        _require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
-    variables = {name: checkpoint.state[name] for name in ("params", "batch_stats")}
-    return Trained(jax.tree.map(jnp.asarray, variables), config, checkpoint.step)
+) -> Trained[Config]:
+    """Read a checkpoint of an MDEQ; see `mdeq_jax.training.checkpoints.load_trained`."""
+    return checkpoints.load_trained(checkpoint_dir, finalize, expected)
 
 
 def start_from(
@@ -171,19 +146,4 @@ def _require_cell(
             + "\nSet config.model to the architecture of those weights. To train these arrays from "
             "their initial values, allow it by name: "
             f"--config.init_from_allow_missing=\"('{_CELL}*',)\""
-        )
-
-
-def _require_same_architecture(stored: ModelConfig, expected: ModelConfig, where: str) -> None:
-    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name != "dropout"]
-    differing = [
-        f"config.model.{name} is {getattr(expected, name)!r}, the checkpoint's "
-        f"{getattr(stored, name)!r}"
-        for name in names
-        if getattr(stored, name) != getattr(expected, name)
-    ]
-    if differing:
-        raise ValueError(
-            f"the checkpoint in {where} is of another architecture: {'; '.join(differing)}. "
-            "Use the config it was trained with."
         )

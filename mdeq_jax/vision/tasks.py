@@ -1,4 +1,4 @@
-"""What training and evaluation have to know of a task; all else is the same for every task."""
+"""Tasks: losses, metrics and outputs of classification, segmentation, and both at once."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -6,39 +6,38 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from mdeq_jax.vision.config import Config, InferenceConfig, LossConfig
+from mdeq_jax.training.evaluation import masked_sums
+from mdeq_jax.training.experiment import Batch, Metrics
+from mdeq_jax.training.losses import masked_mean
+from mdeq_jax.vision.config import IGNORE, Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
-from mdeq_jax.vision.loss_config import IGNORE
 from mdeq_jax.vision.losses import (
     cross_entropy,
     pixel_cross_entropy,
     pixel_weights,
     segmentation_loss,
-    weighted_mean,
 )
 from mdeq_jax.vision.model.resize import resize_bilinear
-from mdeq_jax.vision.segment import segment
+from mdeq_jax.vision.segment import padding, segment
 
-Batch = dict[str, Array]
-Metrics = dict[str, Float[Array, ""]]
 # From images to logits, an array or a dict of them, and a pytree beside them.
 Forward = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
 
 
 class Task(Protocol):
-    """A task, by what it makes of a model's logits and of the batch that they belong to.
+    """A task: what it computes from a model's logits and the batch that they belong to.
 
-    The logits are an array, or a dict of them where the model has extra heads.
+    The logits are an array; with extra heads, a dict of arrays.
 
-    Where a method takes the name of a mesh axis, the batch is split over its devices, and the mean
-    of what these return is the value of the whole batch.
+    Where a method takes the name of a mesh axis, the batch is split over the devices of the axis,
+    and the mean of the devices' values is the value of the whole batch.
 
     Attributes:
       score: name of the evaluation's metric by which models are compared; higher is better.
-      train_score: name of the metric shown as training runs.
-      output_name: of what evaluation can write of every image.
+      train_score: name of the metric that the progress line shows.
+      output_name: name of the array that evaluation writes for the images.
     """
 
     score: ClassVar[str]
@@ -50,11 +49,11 @@ class Task(Protocol):
         ...
 
     def train_metrics(self, logits: PyTree, batch: Batch, axis_name: str | None = None) -> Metrics:
-        """Return what training reports beside the loss, `train_score` at least."""
+        """Return the metrics that training reports beside the loss, at least `train_score`."""
         ...
 
     def predict(self, forward: Forward, images: Float[Array, "B H W 3"]) -> tuple[PyTree, PyTree]:
-        """Return logits and statistics of some images as evaluation takes them."""
+        """Return logits and statistics of images in evaluation."""
         ...
 
     def sums(self, logits: PyTree, batch: Batch) -> dict[str, PyTree]:
@@ -66,13 +65,13 @@ class Task(Protocol):
         ...
 
     def output(self, logits: PyTree) -> Array:
-        """Return what evaluation can write of every image."""
+        """Return what evaluation writes of each image."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """One label per image, "image_label" in a batch whose "label" is of pixels."""
+    """One label per image: "image_label" where the batch has it, otherwise "label"."""
 
     score: ClassVar[str] = "accuracy"
     train_score: ClassVar[str] = "accuracy"
@@ -120,9 +119,9 @@ class Segmentation:
     """One label per pixel.
 
     Attributes:
-      options: of the loss.
-      inference: how evaluation sees an image.
-      divisor: what the sides of an image that the model takes are divisible by.
+      options: options of the loss.
+      inference: scales, windows and mirroring in evaluation.
+      divisor: the number by which the sides of the model's images must be divisible.
       class_names: one per class.
     """
 
@@ -138,7 +137,10 @@ class Segmentation:
         self, logits: Float[Array, "B h w num_classes"], batch: Batch, axis_name: str | None = None
     ) -> Float[Array, ""]:
         """Return the loss of `segmentation_loss`."""
-        return segmentation_loss(logits, batch["label"], self.options, axis_name)
+        labels = batch["label"]
+        # Where `VisionExperiment.forward` padded the images, no pixel counts.
+        labels = jnp.pad(labels, padding(labels.shape, self.divisor), constant_values=IGNORE)
+        return segmentation_loss(logits, labels, self.options, axis_name)
 
     def train_metrics(
         self, logits: Float[Array, "B h w num_classes"], batch: Batch, axis_name: str | None = None
@@ -146,7 +148,7 @@ class Segmentation:
         """Return the share of pixels that are right."""
         labels = batch["label"]
         right = resize_bilinear(logits, labels.shape[1:]).argmax(-1) == labels
-        return {"pixel_accuracy": weighted_mean(right, labels != IGNORE, axis_name)}
+        return {"pixel_accuracy": masked_mean(right, labels != IGNORE, axis_name)}
 
     def predict(
         self, forward: Forward, images: Float[Array, "B H W 3"]
@@ -175,11 +177,11 @@ class Segmentation:
 
 
 class Part(NamedTuple):
-    """What `MultiTask` makes of the logits of one head.
+    """The task of one head of a `MultiTask`.
 
     Attributes:
-      task: of the head.
-      weight: of its loss in the sum.
+      task: the head's task.
+      weight: weight of its loss in the sum.
     """
 
     task: Task
@@ -188,13 +190,13 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class MultiTask:
-    """The tasks of a segmentation model with extra heads, whose loss is Σ weight · loss of a part.
+    """The tasks of a segmentation model with extra heads; the loss is Σ weight · loss of a part.
 
-    What is reported of a part has its name in front. The heads of single branches are there for
-    training alone: evaluation leaves them out.
+    Each part's metrics have its name in front. The heads of single branches serve training only:
+    evaluation leaves them out.
 
     Attributes:
-      parts: by the name of the head's logits, "segmentation" among them.
+      parts: the parts by the names of their heads' logits, "segmentation" among them.
     """
 
     parts: Mapping[str, Part]
@@ -226,9 +228,9 @@ class MultiTask:
     def predict(
         self, forward: Forward, images: Float[Array, "B H W 3"]
     ) -> tuple[dict[str, Array], PyTree]:
-        """Return the logits of every pixel as `Segmentation.predict`, and those of the image.
+        """Return the logits of every pixel, as `Segmentation.predict` does, and of each image.
 
-        The latter are means over the passes, as the statistics are.
+        The logits of an image, like the statistics, are means over the passes.
         """
 
         def of_pixels(images: Float[Array, "B H W 3"]) -> tuple[Array, PyTree]:
@@ -241,7 +243,7 @@ class MultiTask:
         return {"segmentation": logits, **of_image}, statistics
 
     def sums(self, logits: Mapping[str, Array], batch: Batch) -> dict[str, PyTree]:
-        """Return the sums of each part that `predict` has logits of, by its name."""
+        """Return the sums of each part of which `predict` returns logits, by its name."""
         return {name: self.parts[name].task.sums(x, batch) for name, x in logits.items()}
 
     def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
@@ -266,7 +268,7 @@ def make_task(config: Config, class_names: Sequence[str] = ()) -> Task:
 
     Args:
       config: for the model's task, and the sections loss and inference.
-      class_names: by which metrics of single classes are called; by default their numbers.
+      class_names: names of the classes in the metrics of single classes; their numbers by default.
     """
     if config.model.task == "classification":
         return Classification()
@@ -282,11 +284,3 @@ def make_task(config: Config, class_names: Sequence[str] = ()) -> Task:
         scale = Part(segmentation, config.loss.scale_weight)
         parts |= {f"scale_{i}": scale for i in range(config.model.num_branches)}
     return MultiTask(parts)
-
-
-def masked_sums(
-    values: Mapping[str, Float[Array, " B"]], mask: Bool[Array, " B"]
-) -> dict[str, Array]:
-    """Return the sum of each over the images that the mask has."""
-    # Not a product: a padded image may well have a residual that is not finite.
-    return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}

@@ -11,11 +11,9 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from mdeq_jax.solvers import solve
 from mdeq_jax.solvers.stopping import relative_residual
 from mdeq_jax.stability import spectral_radius
-from mdeq_jax.vision.config import Config, DataConfig
+from mdeq_jax.vision.config import IGNORE, Config, DataConfig
 from mdeq_jax.vision.data import eval_batches, find_dataset
-from mdeq_jax.vision.loss_config import IGNORE
 from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.viz.formation import Formation
 from mdeq_jax.viz.images import ImageStatistics
@@ -84,22 +82,19 @@ def observe_images(
     """
     model = create_model(config.model, dtype=config.compute_dtype)
     solver = config.solver.forward.build()
-    cell = cell_function(config.model, config.compute_dtype)
 
     @jax.jit
     def run(variables: PyTree, batch: dict[str, Array]) -> tuple[Array, ...]:
-        output: Any = model.apply(
-            variables, batch["image"], solver=solver, mutable=["intermediates"]
-        )
-        (logits, info), sown = output
-        (args,) = sown["intermediates"]["cell_args"]
+        output: Any = model.apply(variables, batch["image"], solver=solver)
+        logits, info = output
         if isinstance(logits, dict):
             logits = logits[config.model.task]
         confidence, right = agreement(logits, batch["label"])
         radius = jnp.zeros_like(confidence)
         if radius_iterations:
             key = jax.random.key(0)
-            radius = spectral_radius(cell, info.z, args, key, radius_iterations)
+            found = info.solution
+            radius = spectral_radius(found.f, found.z, found.args, key, radius_iterations)
         return info.solver.steps, confidence, right, radius
 
     parts = [jax.device_get(run(variables, batch)) for batch in batches]

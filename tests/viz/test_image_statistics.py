@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mdeq_jax.vision.loss_config import IGNORE
+from mdeq_jax.vision.config import IGNORE
 from mdeq_jax.viz import images as viz
 from mdeq_jax.viz.images import ImageStatistics, plot_spectral_radius, plot_steps_against_confidence
 from mdeq_jax.viz.observe import agreement

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data.cityscapes_labels import CLASS_NAMES, LABELS
 from mdeq_jax.vision.data.dataset import Dataset, Example
 from mdeq_jax.vision.data.decoding import decode, decode_label
@@ -31,7 +31,6 @@ from mdeq_jax.vision.data.segmentation import (
     pixel_labelled,
     require_pairs_exist,
 )
-from mdeq_jax.vision.loss_config import IGNORE
 
 IMAGE_SIZE = (1024, 2048)
 BUILDER = "cityscapes/semantic_segmentation"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mdeq_jax.vision.loss_config import IGNORE
+from mdeq_jax.vision.config import IGNORE
 
 
 class Label(NamedTuple):

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mdeq_jax.training.reader import Example
 from mdeq_jax.vision.config import DataConfig
 
-Example = dict[str, Any]
 Size = tuple[int, ...]
 Pixels = UInt8[np.ndarray, "H W 3"]
 

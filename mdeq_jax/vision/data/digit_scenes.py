@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data import embedded
 from mdeq_jax.vision.data.classification_transforms import scaled_middle
 from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, require_image_size
@@ -28,7 +28,6 @@ from mdeq_jax.vision.data.segmentation_transforms import (
     random_crop,
     random_scale,
 )
-from mdeq_jax.vision.loss_config import IGNORE
 
 SIDE = 64
 BACKGROUND = 0

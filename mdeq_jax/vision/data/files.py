@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.data.dataset import Pixels
-from mdeq_jax.vision.data.decoding import BadRecordError, decode
+from mdeq_jax.vision.data.decoding import decode
 
 # Formats that OpenCV reads.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")

@@ -11,13 +11,13 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
-from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.training.reader import BadRecordError
+from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data.classification_transforms import scaled_middle
 from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Pixels
-from mdeq_jax.vision.data.decoding import BadRecordError, decode_label, header_size, size_of
+from mdeq_jax.vision.data.decoding import decode_label, header_size, size_of
 from mdeq_jax.vision.data.files import read_file, read_image
 from mdeq_jax.vision.data.segmentation_transforms import augmented, centred, whole
-from mdeq_jax.vision.loss_config import IGNORE
 
 # What a class table holds for ids that have no meaning.
 UNKNOWN = 254

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data.dataset import Dataset, require_root
 from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_images, read_text
 from mdeq_jax.vision.data.segmentation import (
@@ -20,7 +20,6 @@ from mdeq_jax.vision.data.segmentation import (
     pixel_labelled,
     require_pairs_exist,
 )
-from mdeq_jax.vision.loss_config import IGNORE
 
 _LAYOUT = "ROOT/classes.txt, ROOT/{train,val}/images and ROOT/{train,val}/labels"
 

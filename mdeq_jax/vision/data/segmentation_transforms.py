@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from mdeq_jax.vision.config import IGNORE
 from mdeq_jax.vision.data.dataset import IMAGENET, Example, Pixels, Size
-from mdeq_jax.vision.loss_config import IGNORE
 from mdeq_jax.vision.model.resize import scaled_size
 
 MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET.mean)

@@ -89,7 +89,10 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """A 1×1 convolution with GroupNorm, then nearest-neighbour upsampling.
 
-    Attributes: as of `Downsample`, `target` below `source`.
+    Attributes:
+      config: the architecture.
+      source: index of the branch that is read.
+      target: index of the branch that it is fused into, below `source`.
     """
 
     config: ModelConfig
@@ -128,7 +131,7 @@ class MDEQCell(nn.Module):
           z: per branch an array of half the height and width of the one before.
           x: injected into the first block of branch 0.
           masks: from `dropout_masks`; None is without dropout.
-          lower: injected likewise into the branches after it; none by default.
+          lower: injections into the first blocks of branches 1, 2, ...; none by default.
         """
         injected = dict(enumerate((x, *lower)))
         h = tuple(self._blocks(i, z[i], injected.get(i), masks) for i in range(len(z)))
@@ -166,13 +169,13 @@ class MDEQCell(nn.Module):
 
 
 def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:
-    """Return new parameters of the cell, float32; weight-normed kernels as g and v."""
+    """Return random parameters of the cell, float32; weight-normed kernels as g and v."""
     sides = [2 ** (config.num_branches - 1 - i) for i in range(config.num_branches)]
     widths = config.branch_channels
     z = tuple(
         jax.ShapeDtypeStruct((1, n, n, c), jnp.float32) for n, c in zip(sides, widths, strict=True)
     )
-    # From shapes alone. Where Flax runs the cell all the same, it does on an image of few pixels.
+    # Flax needs only shapes. Where it runs the cell nevertheless, the state has few pixels.
     params: Any = MDEQCell(config, parent=None).lazy_init(key, z, z[0])["params"]
     if not config.weight_norm:
         return params
@@ -188,15 +191,15 @@ def dropout_masks(
 ) -> Masks:
     """Draw the masks of variational dropout, one (batch, 1, 1, C) for each residual block.
 
-    An entry is 1 / (1 − p) with probability 1 − p, else 0, where p = config.dropout.
+    An entry is 1 / (1 − p) with probability 1 − p and otherwise 0, where p = config.dropout.
 
     Args:
       key: the same on all devices.
       config: the architecture.
       batch: number of images, on one device.
-      dtype: of the masks.
-      axis_name: mesh axis over which the images are split. Each device draws the masks of all and
-        keeps its own, so that an image's do not depend on how many devices there are.
+      dtype: dtype of the masks.
+      axis_name: mesh axis over which the images are split. Each device draws the masks of all
+        images and keeps its own, so that an image's masks do not depend on the number of devices.
     """
     keep = 1 - config.dropout
     devices = 1 if axis_name is None else lax.axis_size(axis_name)

@@ -33,26 +33,26 @@ class ModelConfig:
     A field "per branch" has one entry for each resolution, the highest first; lists become tuples.
 
     Attributes:
-      task: "classification" or "segmentation"; chooses the head and the momentum of its and
-        the stem's BatchNorm.
+      task: "classification" or "segmentation". It chooses the head, and the momentum of BatchNorm
+        in head and stem.
       num_classes: entries of the logits.
       branch_channels: per branch, channels of the state; the first is also the width of the stem.
       blocks_per_branch: per branch, residual blocks.
       big_kernels: per branch, how many of a block's two convolutions are 5×5 rather than 3×3.
-      expansion: a block's inner width over its branch's channels.
-      num_groups: groups of every GroupNorm; those after the fusion have half as many.
+      expansion: inner width of a block, as a multiple of its branch's channels.
+      num_groups: groups of every GroupNorm; after the fusion there are half as many.
       downsample_times: times that the stem halves the sides of the image.
-      injection: "highest" injects the stem's output into the highest resolution alone, "all" into
-        every one, pooled and by a 1×1 convolution.
+      injection: "highest" injects the stem's output into the highest resolution only. "all" injects
+        it into every resolution, pooled and through a 1×1 convolution.
       weight_norm: whether the blocks and the convolutions after the fusion are weight-normed.
-      block_gn_affine: whether GroupNorm has scale and bias in the blocks,
-      fuse_gn_affine: in the fusion,
-      post_gn_affine: after the fusion.
+      block_gn_affine: whether GroupNorm has scale and bias in the blocks.
+      fuse_gn_affine: whether GroupNorm has scale and bias in the fusion.
+      post_gn_affine: whether GroupNorm has scale and bias after the fusion.
       head_channels: per branch, inner width of the classification head's bottleneck.
       final_channels: features that the classification head averages over the image.
       final_conv_kernel: 1 or 3, kernel of the segmentation head's last convolution.
-      extra_heads: of a segmentation model, beside its own and for the same classes:
-        "classification" for the image as a whole, "scales" for its pixels from each branch alone.
+      extra_heads: further heads of a segmentation model, for the same classes. "classification"
+        classifies the whole image; "scales" classifies the pixels from each branch separately.
       dropout: probability that variational dropout zeroes a channel in a block, in [0, 1).
 
     Examples:

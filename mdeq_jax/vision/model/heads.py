@@ -17,11 +17,11 @@ _EXPANSION = 4
 class Bottleneck(nn.Module):
     """relu(BN(1×1 conv(relu(BN(3×3 conv(relu(BN(1×1 conv z))))))) + shortcut z).
 
-    The BatchNorms are without scale and bias. The shortcut is the identity, or where widths differ
-    a 1×1 convolution with a BatchNorm that has both.
+    The BatchNorms have no scale and no bias. The shortcut is the identity; where widths differ, it
+    is a 1×1 convolution with a BatchNorm that has both.
 
     Attributes:
-      width: inner channels; there are 4 times as many in the end.
+      width: inner channels; the output has 4 times as many.
       axis_name: mesh axis over which BatchNorm averages its statistics.
     """
 
@@ -121,7 +121,7 @@ class SegmentationHead(nn.Module):
             name="last_layer",
         )
         size = self.config.final_conv_kernel
-        # Not named as the classification head's last layer, whose weights mean something else.
+        # Its own name: init_from would otherwise take the classification head's last layer for it.
         last_conv = Conv(self.config.num_classes, size, use_bias=True, name="pixel_classifier")
         return last_conv(to_working_dtype(nn.relu(last(y, train))))
 
@@ -150,10 +150,9 @@ HEADS = {"classification": ClassificationHead, "segmentation": SegmentationHead}
 
 
 def make_extra_heads(config: ModelConfig, axis_name: str | None = None) -> dict[str, nn.Module]:
-    """Return the heads beside the task's, by the names that their logits go by.
+    """Return the heads that `config.extra_heads` asks for, by the names of their logits.
 
-    They are "classification", and "scale_0" and so on for the branches, as far as
-    `config.extra_heads` asks for them.
+    The names are "classification", and "scale_0", "scale_1", ... for the branches.
 
     Args:
       config: the architecture.

@@ -1,4 +1,4 @@
-"""What stem, cell and head are made of: convolution, GroupNorm, a convolution with either norm."""
+"""Layers of stem, cell and head: convolution, GroupNorm, and a convolution with either norm."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ normal_init = nn.initializers.normal(0.01)
 def compute_dtype(x: Array, *parameters: Array) -> jnp.dtype:
     """Return the dtype that a layer computes in.
 
-    It is that of x where this has 16 bits: parameters are then kept in float32, and rounded where
-    they are used. Else it is the promoted dtype of all.
+    If x has 16 bits, it is the dtype of x: parameters stay in float32 and are rounded where they
+    are used. Otherwise it is the promoted dtype of x and the parameters.
     """
     return x.dtype if x.dtype.itemsize == 2 else jnp.result_type(x, *parameters)
 
@@ -98,8 +98,7 @@ def _group_moments(
 def _channel_moments(x: Float[Array, "B H W C"]) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
     """Return mean and variance over height and width.
 
-    The derivative needs x and the mean alone; by JAX's own, all of x would be kept once more, less
-    its mean.
+    Its derivative needs only x and the mean. JAX's own derivative would store x − mean as well.
     """
     mean = x.mean(axis=(1, 2))
     return mean, jnp.square(x - mean[:, None, None]).mean(axis=(1, 2))
@@ -129,7 +128,7 @@ class ConvGN(nn.Module):
       size: the kernel's height and width.
       stride: as in `conv2d`.
       groups: groups of the GroupNorm.
-      affine: whether it has scale and bias.
+      affine: whether the GroupNorm has scale and bias.
       kernel_init: initialiser of the kernel.
     """
 
@@ -170,7 +169,7 @@ class ConvBN(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"], train: bool) -> Float[Array, "B H' W' O"]:
-        """Return the normalised convolution of x; with `train`, by the batch's own statistics."""
+        """Return the normalised convolution of x; with `train`, the batch's statistics are used."""
         x = Conv(self.features, self.size, self.stride, self.use_bias, name="conv")(x)
         norm = nn.BatchNorm(
             use_running_average=not train,

@@ -1,5 +1,7 @@
 """The model: stem, equilibrium of the cell, head."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.implicit import DEQ, Adjoint
+from mdeq_jax.implicit import DEQ, Adjoint, Solution
 from mdeq_jax.implicit.unrolled import unroll
 from mdeq_jax.solvers import Broyden, Solver, SolverResult
 from mdeq_jax.solvers.norms import vary_together
@@ -18,7 +20,7 @@ from mdeq_jax.vision.model.config import ModelConfig
 from mdeq_jax.vision.model.heads import HEADS, make_extra_heads
 from mdeq_jax.vision.model.stem import LowerInjections, Stem
 
-# Of the task's head; where there are extra heads, of each by its name, the task's by the task's.
+# Logits. With extra heads, a dict from head name to logits; the main head's key is the task name.
 Logits = Float[Array, "B *pixels num_classes"] | dict[str, Float[Array, "B *pixels num_classes"]]
 
 
@@ -38,6 +40,9 @@ class CellArgs(NamedTuple):
     lower: State = ()
 
 
+Layer = Callable[[Callable[[State, CellArgs], State], State, CellArgs], Solution]
+
+
 class FixedPointProblem(NamedTuple):
     """z = f(z, args), to be solved from z0.
 
@@ -52,18 +57,31 @@ class FixedPointProblem(NamedTuple):
     args: CellArgs
 
 
-class ModelInfo(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
     """What a model reports beside its logits.
 
     Attributes:
-      solver: of the forward solve, or of the unrolled applications.
-      z: the states that the head saw, one per branch.
-      sampled: the states that were sampled on the way, each like z, with a phantom gradient.
+      solution: what the equilibrium layer returned.
     """
 
-    solver: SolverResult
-    z: State
-    sampled: tuple[State, ...] = ()
+    solution: Solution
+
+    @property
+    def solver(self) -> SolverResult:
+        """The result of the forward solve, or of the unrolled applications."""
+        return self.solution.result
+
+    @property
+    def z(self) -> State:
+        """The equilibrium that the head saw, one array per branch."""
+        return self.solution.z
+
+    @property
+    def sampled(self) -> tuple[State, ...]:
+        """The states that were sampled on the way, each like z, with a phantom gradient."""
+        return self.solution.sampled
 
 
 class MDEQ(nn.Module):
@@ -73,7 +91,7 @@ class MDEQ(nn.Module):
       config: the architecture.
       axis_name: mesh axis over which a training step under `shard_map` averages BatchNorm's
         statistics.
-      dtype: what stem, cell and head compute in, as of `create_model`.
+      dtype: the dtype that stem, cell and head compute in; None is that of images and parameters.
     """
 
     config: ModelConfig
@@ -93,59 +111,53 @@ class MDEQ(nn.Module):
         self,
         images: Float[Array, "B H W 3"],
         *,
-        deq: DEQ | None = None,
+        deq: Layer | None = None,
         solver: Solver | None = None,
         adjoint: Adjoint | None = None,
         z0: State | None = None,
         tol: Float[Array, ""] | float | None = None,
         step_limit: Int[Array, ""] | int | None = None,
         train: bool = False,
-        adjoint_probe: Float[Array, "B 2"] | None = None,
-        outer_gradient: Callable[[State], State] | None = None,
     ) -> tuple[Logits, ModelInfo]:
-        """Return logits, as of `predict`, and how they came about.
-
-        With ``mutable=["intermediates"]``, ``cell_args`` there holds the `CellArgs`.
+        """Return the logits of `predict`, and how they came about.
 
         Args:
           images: floating point, normalised; sides divisible by config.size_divisor.
           deq: how the equilibrium is found and differentiated, and which states on the way are
-            sampled for losses there (fixed-point correction).
+            sampled for losses there: a `DEQ`, or one with options bound by `functools.partial`.
           solver: in place of `deq`, its solver; `Broyden()` by default.
           adjoint: in place of `deq`, its adjoint; `Exact(solver)` by default.
-          z0: where the solve starts, as `ModelInfo.z`; zeros by default.
-          tol: replaces solver.tol; may be traced.
-          step_limit: bounds the solve below solver.max_steps; may be traced.
-          train: whether BatchNorm goes by the batch, which needs ``mutable=["batch_stats"]``, and
-            dropout is on, which needs ``rngs={"dropout": key}``.
-          adjoint_probe: as of `equilibrium`.
-          outer_gradient: as of `equilibrium`.
+          z0: where the solve starts, one array per branch like `ModelInfo.z`; zeros by default.
+          tol: replaces the tolerance of the solver; may be traced.
+          step_limit: bounds the solve below the solver's max_steps; may be traced.
+          train: whether BatchNorm uses the statistics of the batch, which needs
+            ``mutable=["batch_stats"]``, and dropout is on, which needs ``rngs={"dropout": key}``.
 
         Raises:
           ValueError: images or z0 do not fit, or deq is given beside solver or adjoint; at trace
             time.
         """
-        deq = _layer(deq, solver, adjoint)
+        layer = _layer(deq, solver, adjoint, tol, step_limit)
         f, start, args = self.problem(images, z0=z0, train=train)
-        self.sow("intermediates", "cell_args", args)
         if self.is_initializing():  # the cell's parameters need no application of it
-            return self.predict(start, train=train), ModelInfo(unroll(f, start, args, 0), start)
-        solution = deq(
-            f,
-            start,
-            args,
-            tol=tol,
-            step_limit=step_limit,
-            adjoint_probe=adjoint_probe,
-            outer_gradient=outer_gradient,
-        )
-        info = ModelInfo(solution.result, solution.z, solution.sampled)
-        return self.predict(solution.z, train=train), info
+            solution = Solution(start, unroll(f, start, args, 0), (), args, f)
+        else:
+            solution = layer(f, start, args)
+        return self.predict(solution.z, train=train), ModelInfo(solution)
 
     def problem(
         self, images: Float[Array, "B H W 3"], *, z0: State | None = None, train: bool = False
     ) -> FixedPointProblem:
-        """Return the fixed-point problem of some images; arguments as of `__call__`."""
+        """Return the fixed-point problem of some images.
+
+        Args:
+          images: floating point, normalised; sides divisible by config.size_divisor.
+          z0: where the solve starts, one array per branch; zeros by default.
+          train: whether BatchNorm uses the statistics of the batch and dropout is on.
+
+        Raises:
+          ValueError: images or z0 do not fit; at trace time.
+        """
         _check_images(self.config, images)
         x = self.stem(_in_dtype(images, self.dtype), train)
         params = weight_norm.merge(self.cell)
@@ -163,8 +175,12 @@ class MDEQ(nn.Module):
     def predict(self, z: State, *, train: bool = False) -> Logits:
         """Return the logits of an equilibrium.
 
-        Where config.extra_heads has any, those of each head by its name: of the task's by the
-        task's, "segmentation", and of the others as of `make_extra_heads`.
+        With config.extra_heads they are a dict: the logits of the main head under the name of the
+        task, "segmentation", and those of each extra head under its own name.
+
+        Args:
+          z: the equilibrium, one array per branch.
+          train: whether BatchNorm uses the statistics of the batch.
         """
         z = _in_dtype(z, self.dtype)
         logits = self.head(z, train)
@@ -183,7 +199,7 @@ def create_model(
       config: the architecture.
       axis_name: mesh axis over which BatchNorm averages, for training under `shard_map`.
       dtype: "bfloat16" makes stem, cell and head compute in it. Parameters, the statistics of all
-        norms, the states of the solve and what gives the logits keep their own, float32. None
+        norms, the states of the solve and the layers that return the logits stay in float32. None
         computes in the dtype of images and parameters.
 
     Raises:
@@ -203,10 +219,16 @@ def create_model(
     return MDEQ(config, axis_name, dtype)
 
 
+@functools.cache  # one function for one cell: it is part of a `Solution`'s structure
 def cell_function(
     config: ModelConfig, dtype: str | None = None
 ) -> Callable[[State, CellArgs], State]:
-    """Return the cell as a pure function (z, args) -> z; arguments as of `create_model`."""
+    """Return the cell as a pure function (z, args) -> z.
+
+    Args:
+      config: the architecture.
+      dtype: the dtype that the cell computes in; None is that of state and parameters.
+    """
     cell = MDEQCell(config, parent=None)
 
     def f(z: State, args: CellArgs) -> State:
@@ -221,15 +243,23 @@ def _in_dtype(tree: PyTree, dtype: str | None) -> PyTree:
     return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
-def _layer(deq: DEQ | None, solver: Solver | None, adjoint: Adjoint | None) -> DEQ:
+def _layer(
+    deq: Layer | None,
+    solver: Solver | None,
+    adjoint: Adjoint | None,
+    tol: Float[Array, ""] | float | None,
+    step_limit: Int[Array, ""] | int | None,
+) -> Layer:
     if deq is None:
-        return DEQ(Broyden() if solver is None else solver, adjoint)
-    if solver is not None or adjoint is not None:
+        deq = DEQ(Broyden() if solver is None else solver, adjoint)
+    elif solver is not None or adjoint is not None:
         raise ValueError(
             f"deq is {deq}, beside solver {solver} and adjoint {adjoint}; give deq alone, which "
             "has both."
         )
-    return deq
+    limits = {"tol": tol, "step_limit": step_limit}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    return functools.partial(deq, **given) if given else deq
 
 
 def _check_images(config: ModelConfig, images: Array) -> None:

@@ -1,4 +1,4 @@
-"""The stem: from images to what is injected into the cell."""
+"""The stem: from images to the injection of the cell."""
 
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -8,10 +8,10 @@ from mdeq_jax.vision.model.layers import Conv, ConvBN
 
 
 class Stem(nn.Module):
-    """Convolutions with BatchNorm and ReLU, of stride 2 as often as `config.downsample_times` says.
+    """At least two 3×3 convolutions with BatchNorm and ReLU, downsample_times of them of stride 2.
 
-    Two at least; a 1×1 one, ``stage0``, follows except where there is neither downsampling nor a
-    third branch. Source: `MDEQNet` in `lib/models/mdeq_core.py`, locuslab/deq.
+    A 1×1 convolution, ``stage0``, follows if the stem downsamples or there are three branches.
+    Source: `MDEQNet` in `lib/models/mdeq_core.py`, locuslab/deq.
 
     Attributes:
       config: the architecture.

@@ -9,21 +9,19 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.solvers import State
-from mdeq_jax.training.steps import make_forward, solver_statistics
-from mdeq_jax.vision.config import Config
+from mdeq_jax.training.evaluation import evaluation_layer, solver_statistics
+from mdeq_jax.vision.experiment import VisionExperiment
 from mdeq_jax.vision.load import Trained
-from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.segment import padding
-from mdeq_jax.vision.tasks import make_task
 
 
 class Prediction(NamedTuple):
-    """What is said of an image.
+    """The prediction of an image.
 
     Attributes:
       output: (H, W) uint8 labels, or (num_classes,) logits.
-      statistics: solver_steps, residual and converged, and of a frame that was solved from a cold
-        start as well, cold_solver_steps.
+      statistics: solver_steps, residual and converged; cold_solver_steps, if a frame was solved
+        from a cold start, too.
     """
 
     output: np.ndarray
@@ -33,26 +31,25 @@ class Prediction(NamedTuple):
 class Predictor:
     """Predicts each image by itself."""
 
-    def __init__(self, trained: Trained, config: Config):
+    def __init__(self, trained: Trained, experiment: VisionExperiment):
         """Prepare the model.
 
         Args:
           trained: the checkpoint.
-          config: for solver and inference.
+          experiment: for model, solver and inference.
         """
+        config = experiment.config
         self._variables = trained.variables
         self._divisor = config.model.size_divisor
-        # As it would be in the compiled function, of which every size needs another.
+        # Pad on the host, so that images of similar sizes share one compiled function.
         self._pads = config.model.task == "segmentation" and config.inference.is_plain
-        task = make_task(config)
-        model = create_model(config.model, dtype=config.compute_dtype)
         unrolled = trained.config.train.unrolled_at(trained.step)
-        forward = make_forward(model, config, unrolled=unrolled)
+        layer = evaluation_layer(config, unrolled)
 
         @jax.jit
         def run(variables: PyTree, images: Array) -> tuple[Array, PyTree]:
-            logits, statistics = task.predict(functools.partial(forward, variables), images)
-            return task.output(logits), statistics
+            prediction = experiment.predict(variables, {"image": images}, layer, ())
+            return experiment.record(prediction.outputs), prediction.statistics
 
         self._run = run
 
@@ -69,17 +66,18 @@ class Predictor:
 class FramePredictor:
     """Predicts frames of a film in order, each solved from the last one's equilibrium."""
 
-    def __init__(self, trained: Trained, config: Config, *, compare: bool):
+    def __init__(self, trained: Trained, experiment: VisionExperiment, *, compare: bool):
         """Prepare the model.
 
         Args:
           trained: the checkpoint.
-          config: for the solver.
-          compare: whether each frame is also solved from a cold start, for the number of steps.
+          experiment: for model and solver.
+          compare: whether each frame is also solved from a cold start, to count the steps saved.
 
         Raises:
           ValueError: there is no single solve of an image that could start anywhere.
         """
+        config = experiment.config
         if not config.inference.is_plain:
             raise ValueError(
                 "--warm-start is for one pass over an image, but config.inference is "
@@ -92,16 +90,15 @@ class FramePredictor:
             )
         self._variables, self._compare = trained.variables, compare
         self._last: State | None = None
-        task = make_task(config)
-        model = create_model(config.model, dtype=config.compute_dtype)
-        solver = config.solver.forward.build()
+        layer, model = evaluation_layer(config), experiment.model
 
         def solve(
             variables: PyTree, images: Array, z0: State | None
         ) -> tuple[Array, PyTree, State]:
-            forward: Any = functools.partial(model.apply, variables, solver=solver, z0=z0)
-            logits, info = task.predict(forward, images)
-            return task.output(logits), solver_statistics(info.solver), info.z
+            forward: Any = functools.partial(model.apply, variables, deq=layer, z0=z0)
+            logits, info = experiment.task.predict(forward, images)
+            statistics = solver_statistics(config, info.solution)
+            return experiment.record(logits), statistics, info.z
 
         self._run = jax.jit(solve)
 
@@ -132,5 +129,5 @@ def _shapes(z: State | None) -> PyTree:
 
 
 def _numbers(statistics: dict[str, Array]) -> dict[str, float]:
-    """The statistics of a batch of one."""
+    """Return the statistics of a batch of one image as numbers."""
     return {name: float(value[0]) for name, value in jax.device_get(statistics).items()}

@@ -1,0 +1,89 @@
+"""The applications that `config.app` names, each in a module that is imported when it is used.
+
+An application's module offers two names: ``Config``, a frozen dataclass that extends
+`mdeq_jax.training.config.RunConfig`, and ``create_experiment(config)``, which returns what the
+training loop trains.
+"""
+
+import importlib
+import os
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mdeq_jax.training import checkpoints
+from mdeq_jax.training.checkpoints import Trained
+from mdeq_jax.training.config import RunConfig
+from mdeq_jax.training.experiment import Experiment
+from mdeq_jax.training.sections import from_mapping, suggestion
+
+APPLICATIONS = {
+    "vision": "mdeq_jax.vision.experiment",
+    "regression": "mdeq_jax.apps.regression",
+}
+
+
+def find(name: str) -> ModuleType:
+    """Return the module of an application.
+
+    Args:
+      name: a key of `APPLICATIONS`.
+
+    Raises:
+      ValueError: there is no application of this name.
+
+    Examples:
+      >>> find("vision").Config().app
+      'vision'
+    """
+    if name not in APPLICATIONS:
+        raise ValueError(
+            f"config.app is {name!r}; it must be {' or '.join(map(repr, APPLICATIONS))}."
+            f"{suggestion(name, APPLICATIONS)}"
+        )
+    return importlib.import_module(APPLICATIONS[name])
+
+
+def create_experiment(config: RunConfig) -> Experiment:
+    """Return the experiment of a config of any application."""
+    return find(config.app).create_experiment(config)
+
+
+def load_trained(
+    checkpoint_dir: str | os.PathLike[str], expected: RunConfig | None = None
+) -> Trained[RunConfig]:
+    """Read a trained model of any application.
+
+    Args:
+      checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
+      expected: a config whose section ``model`` the checkpoint's must equal; None accepts any.
+
+    Raises:
+      ValueError: the folder does not exist, or holds no whole checkpoint; or the architectures
+        differ.
+    """
+    model = None if expected is None else expected.model
+    return checkpoints.load_trained(checkpoint_dir, finalize, model)
+
+
+def finalize(config: ConfigDict | Mapping[str, Any]) -> RunConfig:
+    """Check a config of any application and freeze it.
+
+    Args:
+      config: nested mapping with the keys of the application's ``Config``, any of them left out.
+        Without the key ``app``, as older versions stored configs, the application is "vision".
+
+    Returns:
+      The application's own ``Config``.
+
+    Raises:
+      ValueError: an unknown application or key, a value of the wrong type, or one out of range; by
+        its full name.
+
+    Examples:
+      >>> type(finalize({"app": "vision", "seed": 3})).__module__
+      'mdeq_jax.vision.config'
+    """
+    return from_mapping(find(str(config.get("app", "vision"))).Config(), config)

@@ -1,0 +1,247 @@
+"""What an application hands to the training loop.
+
+    batch → inputs x → layer(f, z0, args) → solution → outputs → loss
+
+The loop, the compiled steps, the evaluation and the checkpoints know an application by the
+`Experiment` protocol only. Any object with these attributes and methods is an experiment: there is
+no base class and nothing to register.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import grain
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from mdeq_jax.implicit import Solution
+from mdeq_jax.solvers import State
+from mdeq_jax.solvers.norms import select
+from mdeq_jax.training.mesh import AXIS, shard
+
+# Arrays by name, the batch first.
+Batch = Mapping[str, Array]
+HostBatch = dict[str, np.ndarray]
+Metrics = dict[str, Float[Array, ""]]
+Variables = Mapping[str, PyTree]
+
+
+class Layer(Protocol):
+    """The equilibrium layer of one step: a `DEQ` whose traced options are bound."""
+
+    def __call__(self, f: Callable[[State, Any], State], z0: State, args: PyTree) -> Solution:
+        """Return the solution of z = f(z, args) from z0."""
+        ...
+
+
+class Forward(NamedTuple):
+    """What a forward pass returns.
+
+    Attributes:
+      outputs: what the loss and the metrics are computed from.
+      solution: what the layer returned; None for a model without an equilibrium.
+      collections: the Flax collections other than "params", with their new values.
+      carry: the new carry, each leaf (B, ...); () if the experiment has none.
+    """
+
+    outputs: PyTree
+    solution: Solution | None = None
+    collections: Mapping[str, PyTree] = {}
+    carry: PyTree = ()
+
+
+class Prediction(NamedTuple):
+    """What an evaluation pass returns.
+
+    Attributes:
+      outputs: what `Experiment.sums` and `Experiment.record` are computed from.
+      statistics: arrays (B,) by name, such as those of `solver_statistics`.
+      carry: the new carry, each leaf (B, ...); () if the experiment has none.
+    """
+
+    outputs: PyTree
+    statistics: Mapping[str, Float[Array, " B"]]
+    carry: PyTree = ()
+
+
+class Score(NamedTuple):
+    """The metric by which the best checkpoint is chosen.
+
+    Attributes:
+      name: the metric's full name, such as "eval/accuracy".
+      higher_is_better: whether a larger value is the better one.
+    """
+
+    name: str
+    higher_is_better: bool = True
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Return whether a value is better than the best one so far; None is no value yet."""
+        if best is None:
+            return True
+        return value > best if self.higher_is_better else value < best
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a model.
+
+    Attributes:
+      batches: starts one ordered pass over this process's share of the data. Each batch has a
+        boolean array "mask" (B,), which is False where a row is padding.
+      max_steps: solver steps in this evaluation; None keeps config.solver.forward.max_steps.
+      initial_state: kind of the initial state, as in `initial_state`; "zeros" keeps the
+        application's own initial state.
+    """
+
+    batches: Callable[[], Iterator[HostBatch]]
+    max_steps: int | None = None
+    initial_state: str = "zeros"
+
+
+class Experiment(Protocol):
+    """An application, as the training loop sees it.
+
+    Attributes:
+      config: the config of the run.
+      train_size: number of training samples in an epoch.
+      sample: what one row of a batch is called in the progress line, such as "token".
+      score: the metric by which the best checkpoint is chosen.
+      progress: training metrics that the progress line shows, each with its format, such as
+        {"accuracy": ".2%"}.
+      record_name: name of the array that `record` returns in the file of `eval.py --output`.
+    """
+
+    config: Any  # a `RunConfig`, in the application's own class
+    train_size: int
+    sample: str
+    score: Score
+    progress: Mapping[str, str]
+    record_name: str
+
+    def init(self, key: PRNGKeyArray) -> Variables:
+        """Return random variables: "params" and any other Flax collections."""
+        ...
+
+    def init_carry(self, batch_size: int) -> PyTree:
+        """Return the carry that a fresh sequence starts with, each leaf (batch_size, ...).
+
+        A carry is what a row of a batch passes on to the same row of the next batch, such as a
+        memory. Where a batch has a boolean array "reset" (B,), rows that are True start afresh.
+        An experiment without one returns ().
+        """
+        ...
+
+    def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
+        """Return variables with the weights of `source`, and the names of those it lacks.
+
+        Raises:
+          ValueError: the source cannot be read, or does not fit.
+        """
+        ...
+
+    def train_batches(self) -> grain.DatasetIterator:
+        """Return this process's share of endless training batches.
+
+        ``get_state`` and ``set_state`` of the iterator save and restore its position exactly.
+        """
+        ...
+
+    def evaluations(self) -> Mapping[str, Evaluation]:
+        """Return the evaluations by name. Their metrics are called NAME/METRIC."""
+        ...
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch that the steps see; compiled, on the devices."""
+        ...
+
+    def forward(
+        self,
+        variables: Variables,
+        batch: Batch,
+        layer: Layer,
+        *,
+        train: bool,
+        key: PRNGKeyArray | None = None,
+        carry: PyTree = (),
+    ) -> Forward:
+        """Return the forward pass.
+
+        Args:
+          variables: the model's variables.
+          batch: the batch, each array this device's rows.
+          layer: finds the equilibrium; a model hands its problem to it and relays no option.
+          train: whether the pass is one of training, with dropout and batch statistics. Only then
+            may it reduce over the mesh axis `AXIS`.
+          key: the step's random key, the same on all devices; None in evaluation.
+          carry: what the same rows returned for the batch before.
+        """
+        ...
+
+    def decode(self, variables: Variables, z: State, batch: Batch, *, train: bool) -> PyTree:
+        """Return the outputs of a state z. It changes no collection.
+
+        The loss of states on the way (fixed-point correction) and the loss's gradient by the state
+        come from here.
+        """
+        ...
+
+    def loss(
+        self, variables: Variables, outputs: PyTree, batch: Batch, axis_name: str | None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Return what training minimises, and the metrics that it reports beside the loss.
+
+        Args:
+          variables: the model's variables; a loss may have parameters of its own.
+          outputs: what `forward` or `decode` returned.
+          batch: the batch, each array this device's rows.
+          axis_name: mesh axis that the batch is split over; the means of the values over the axis
+            are the values of the whole batch. None: the rows are all there is.
+        """
+        ...
+
+    def predict(
+        self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
+    ) -> Prediction:
+        """Return the evaluation pass of a batch. It has no collective."""
+        ...
+
+    def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
+        """Return sums over the rows where ``batch["mask"]`` is True; they add up over batches."""
+        ...
+
+    def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
+        """Return the metrics of all batches from their sums and "count", the number of rows."""
+        ...
+
+    def record(self, outputs: PyTree) -> Array:
+        """Return what `eval.py --output` writes of each row, (B, ...)."""
+        ...
+
+
+def make_put(experiment: Experiment, mesh: Mesh) -> Callable[[PyTree], Batch]:
+    """Return a function that moves a host batch to the devices and prepares it there.
+
+    Args:
+      experiment: the experiment, for its `prepare`.
+      mesh: the mesh, as `create_mesh` returns it.
+    """
+    prepare = jax.jit(experiment.prepare)
+    return lambda batch: prepare(shard(batch, mesh))
+
+
+def rows_of(batch: Batch) -> int:
+    """Return the number of rows of a batch."""
+    return len(jax.tree.leaves(batch)[0])
+
+
+def reset_carry(experiment: Experiment, carry: PyTree, reset: Bool[Array, " B"] | None) -> PyTree:
+    """Return the carry with fresh rows where `reset` is True; None resets nothing."""
+    if reset is None:
+        return carry
+    fresh = lax.pcast(experiment.init_carry(len(reset)), AXIS, to="varying")
+    return select(reset, fresh, carry)

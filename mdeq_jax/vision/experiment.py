@@ -1,0 +1,209 @@
+"""MDEQ as an experiment: classification and segmentation, one head or several."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from mdeq_jax.solvers import State
+from mdeq_jax.training.evaluation import solver_statistics
+from mdeq_jax.training.experiment import (
+    Batch,
+    Evaluation,
+    Forward,
+    HostBatch,
+    Layer,
+    Metrics,
+    Prediction,
+    Score,
+    Variables,
+)
+from mdeq_jax.training.mesh import AXIS
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.data import Dataset, eval_batches, find_dataset, train_iterator
+from mdeq_jax.vision.load import start_from
+from mdeq_jax.vision.model import MDEQ, create_model
+from mdeq_jax.vision.segment import padding
+from mdeq_jax.vision.tasks import Task, make_task
+
+__all__ = ["Config", "VisionExperiment", "create_experiment", "require_fit"]
+
+
+class VisionExperiment:
+    """A multiscale deep equilibrium model on images, as `Experiment` describes it.
+
+    Attributes:
+      config: the config of the run.
+      dataset: the data set.
+      task: loss and metrics.
+      model: the model; it uses no mesh axis.
+    """
+
+    sample = "image"
+
+    def __init__(self, config: Config):
+        """Find the data set and make the model.
+
+        Args:
+          config: the config of the run.
+
+        Raises:
+          ValueError: there is no such data set, or the model is not one for it.
+        """
+        self.config = config
+        self.dataset = find_dataset(config.data)
+        require_fit(config, self.dataset)
+        self.task: Task = make_task(config, self.dataset.class_names)
+        self.model: MDEQ = create_model(config.model, dtype=config.compute_dtype)
+        # In training, batch statistics are those of all devices.
+        self._in_training: MDEQ = self.model.clone(axis_name=AXIS)
+        self.score = Score(f"eval/{self.task.score}")
+        self.progress = {self.task.train_score: ".2%"}
+        self.record_name = self.task.output_name
+
+    @cached_property
+    def train_size(self) -> int:
+        """The number of images of an epoch."""
+        return len(self.dataset.open_train())
+
+    def init(self, key: PRNGKeyArray) -> Variables:
+        """Return random variables."""
+        return self.model.init(key, jnp.zeros((1, *self.dataset.image_size, 3)))
+
+    def init_carry(self, batch_size: int) -> PyTree:
+        """Return (): images are independent."""
+        return ()
+
+    def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
+        """Return variables with the weights of a checkpoint or PyTorch file, as `start_from`."""
+        allowed = self.config.init_from_allow_missing
+        return start_from(variables, source, self.config.model, allow_missing=allowed)
+
+    def train_batches(self) -> grain.DatasetIterator:
+        """Return this process's share of shuffled, augmented batches."""
+        return train_iterator(
+            self.config.data,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def evaluations(self) -> Mapping[str, Evaluation]:
+        """Return the one evaluation, "eval"; raises ValueError if its images are missing."""
+        self.dataset.open_eval()
+        return {"eval": Evaluation(self._eval_batches)}
+
+    def _eval_batches(self) -> Iterator[HostBatch]:
+        return eval_batches(
+            self.config.data,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch with its uint8 images normalised."""
+        return {**batch, "image": self.dataset.normalise(batch["image"])}
+
+    def forward(
+        self,
+        variables: Variables,
+        batch: Batch,
+        layer: Layer,
+        *,
+        train: bool,
+        key: PRNGKeyArray | None = None,
+        carry: PyTree = (),
+    ) -> Forward:
+        """Return logits, solution and running statistics of images of any size."""
+        collections = {name: tree for name, tree in variables.items() if name != "params"}
+        if not train:
+            pads = padding(batch["image"].shape, self.config.model.size_divisor)
+            output: Any = self.model.apply(variables, jnp.pad(batch["image"], pads), deq=layer)
+            logits, info = output
+            return Forward(logits, info.solution, collections)
+        output = self._in_training.apply(
+            variables,
+            batch["image"],
+            deq=layer,
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(collections),
+        )
+        (logits, info), collections = output
+        return Forward(logits, info.solution, collections)
+
+    def decode(self, variables: Variables, z: State, batch: Batch, *, train: bool) -> PyTree:
+        """Return the logits of a state."""
+        if not train:
+            return self.model.apply(variables, z, method="predict")
+        # What the running statistics would become is dropped.
+        output: Any = self._in_training.apply(
+            variables, z, train=True, method="predict", mutable=["batch_stats"]
+        )
+        return output[0]
+
+    def loss(
+        self, variables: Variables, outputs: PyTree, batch: Batch, axis_name: str | None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Return the loss and the metrics of the task."""
+        loss = self.task.loss(outputs, batch, axis_name)
+        return loss, self.task.train_metrics(outputs, batch, axis_name)
+
+    def predict(
+        self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
+    ) -> Prediction:
+        """Return the logits of images as config.inference asks for them, and solver statistics."""
+
+        def forward(images: Float[Array, "B H W 3"]) -> tuple[PyTree, PyTree]:
+            output: Any = self.model.apply(variables, images, deq=layer)
+            logits, info = output
+            return logits, solver_statistics(self.config, info.solution)
+
+        return Prediction(*self.task.predict(forward, batch["image"]))
+
+    def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
+        """Return the sums of the task."""
+        return self.task.sums(outputs, batch)
+
+    def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
+        """Return the metrics of the task."""
+        return self.task.summarize(sums)
+
+    def record(self, outputs: PyTree) -> Array:
+        """Return logits, or for segmentation the label of every pixel."""
+        return self.task.output(outputs)
+
+
+def create_experiment(config: Config) -> VisionExperiment:
+    """Return the experiment of a config."""
+    return VisionExperiment(config)
+
+
+def require_fit(config: Config, dataset: Dataset) -> None:
+    """Raise ValueError unless the configured model is one for the data set.
+
+    Args:
+      config: the config of the run.
+      dataset: the data set, as `find_dataset` returns it.
+    """
+    name, num_classes = config.data.name, len(dataset.class_names)
+    offered = {dataset.task, *(["classification"] if dataset.image_labels else [])}
+    if config.model.task not in offered:
+        raise ValueError(
+            f"config.model.task is {config.model.task!r}, but data set {name!r} is for "
+            f"{dataset.task}; set it to that."
+        )
+    if "classification" in config.model.extra_heads and not dataset.image_labels:
+        raise ValueError(
+            f"config.model.extra_heads is {config.model.extra_heads}, but data set {name!r} has no "
+            "label for an image as a whole; leave 'classification' out."
+        )
+    if num_classes != config.model.num_classes:
+        raise ValueError(
+            f"config.model.num_classes is {config.model.num_classes}, but data set "
+            f"{name!r} has {num_classes} classes; set it to that."
+        )
