@@ -2,15 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, PyTree
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from mdeq_jax.solvers import solve
+from mdeq_jax.solvers.stopping import relative_residual
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.model import create_model
 from mdeq_jax.viz.style import COLOUR_MAP, COLOURS, finish, new_figure, save
 
 _COLUMNS = 7
@@ -22,9 +28,9 @@ class Formation(NamedTuple):
     """The solve of one image, step by step.
 
     Attributes:
-      image: what is shown of the image, in [0, 1].
+      image: the image, scaled to [0, 1].
       states: per resolution (steps + 1, H, W, C), the best iterate after 0, 1, ... steps.
-      residuals: (resolutions, steps + 1), ‖f(z)_i − z_i‖ / ‖f(z)_i‖ of these states.
+      residuals: ‖f(z)_i − z_i‖ / ‖f(z)_i‖ of these states, by resolution i.
     """
 
     image: Float[np.ndarray, "H W 3"]
@@ -35,6 +41,42 @@ class Formation(NamedTuple):
     def steps(self) -> int:
         """Number of steps."""
         return self.residuals.shape[1] - 1
+
+
+def observe_formation(
+    config: Config, variables: PyTree, image: Float[np.ndarray, "H W 3"]
+) -> Formation:
+    """Return how the equilibrium of an image forms, up to the step at which its solve stops.
+
+    Args:
+      config: config with the model and the forward solver.
+      variables: variables of the model.
+      image: normalised image.
+    """
+    model = create_model(config.model, dtype=config.compute_dtype)
+    solver = config.solver.forward.build()
+
+    @jax.jit
+    def run(variables: PyTree, images: Array) -> tuple[PyTree, Array, Array]:
+        problem: Any = model.apply(variables, images, method="problem")
+        f, z0, args = problem
+        result = solve(f, z0, args, solver, sample_at=tuple(range(1, solver.max_steps + 1)))
+        states = jax.tree.map(lambda z, rows: jnp.concatenate([z[None], rows]), z0, result.states)
+
+        def residuals(z: PyTree) -> Array:
+            # By resolution: how far f still moves each of them.
+            pairs = zip(f(z, args), z, strict=True)
+            return jnp.stack([relative_residual(fz - z, z)[0] for fz, z in pairs])
+
+        return states, jax.lax.map(residuals, states), result.steps[0]
+
+    states, residuals, steps = jax.device_get(run(variables, image[None]))
+    low, high = image.min(), image.max()
+    return Formation(
+        image=(image - low) / (high - low if high > low else 1),
+        states=[rows[: steps + 1, 0] for rows in states],
+        residuals=residuals[: steps + 1].T,
+    )
 
 
 def plot_formation(formation: Formation, path: Path) -> None:
