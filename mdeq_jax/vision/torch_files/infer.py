@@ -27,8 +27,8 @@ def infer(shapes: Shapes, given: Mapping[str, Any]) -> Inferred:
     """Return the architecture of a file's arrays.
 
     Args:
-      shapes: of PyTorch's arrays, by canonical name.
-      given: fields of `ModelConfig` for what the file leaves open.
+      shapes: shapes of PyTorch's arrays, by canonical name.
+      given: fields of `ModelConfig` that the file leaves open.
 
     Raises:
       ValueError: the arrays are of no MDEQ, or of none with the given fields.
@@ -51,7 +51,7 @@ def possible_fields(shapes: Shapes) -> Options:
     """Return the values that fields of `ModelConfig` can have for the arrays of a file.
 
     Args:
-      shapes: of PyTorch's arrays, by canonical name.
+      shapes: shapes of PyTorch's arrays, by canonical name.
 
     Returns:
       Per field its possible values, one where the file determines it. Fields that are not there
