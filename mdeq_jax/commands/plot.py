@@ -22,9 +22,13 @@ from mdeq_jax.training.evaluation import solver_traces
 from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.load import Trained, load_trained
 from mdeq_jax.viz.curves import plot_curves, read_metrics
-from mdeq_jax.viz.formation import animate_formation, plot_formation
-from mdeq_jax.viz.images import plot_spectral_radius, plot_steps_against_confidence
-from mdeq_jax.viz.observe import first_images, observe_formation, observe_images
+from mdeq_jax.viz.formation import animate_formation, observe_formation, plot_formation
+from mdeq_jax.viz.image_statistics import (
+    first_images,
+    observe_images,
+    plot_spectral_radius,
+    plot_steps_against_confidence,
+)
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
 Options = argparse.Namespace

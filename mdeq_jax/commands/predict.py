@@ -26,9 +26,9 @@ from mdeq_jax.vision.data.files import read_image
 from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.predict.images import find_images, model_input
+from mdeq_jax.vision.predict.label_pictures import palette
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
 from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor
-from mdeq_jax.viz.segmentation import palette
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",

@@ -41,7 +41,8 @@ class Part(NamedTuple):
 
     Attributes:
       parameters: number of trainable parameters.
-      multiply_adds: of its convolutions and linear layers, in one application to one image.
+      multiply_adds: multiply-adds of its convolutions and linear layers in one application to one
+        image.
       passes: number of applications to an image.
     """
 
