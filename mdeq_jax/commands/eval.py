@@ -1,7 +1,7 @@
 """Evaluate a checkpoint.
 
     python eval.py --config configs/digits.py --checkpoint runs/digits
-    mdeq-eval --config digits --checkpoint runs/digits     # the same of an installed package
+    mdeq-eval --config digits --checkpoint runs/digits     # the same, once installed
 
 The config names data and solver (--config.solver.forward.max_steps=6, for one, trades accuracy for
 time), and for segmentation how an image is seen (--config.inference.flip=True
@@ -23,28 +23,21 @@ from mdeq_jax.training.advice import evaluation_advice
 from mdeq_jax.training.evaluation import evaluate, require_fit
 from mdeq_jax.training.steps import check_batch_sizes, create_mesh, make_eval_step, replicate
 from mdeq_jax.vision import data
-from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.tasks import make_task
 
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "A workdir (its newest checkpoint), its best/, or one step's folder.",
-    required=True,
-)
-_OUTPUT = flags.DEFINE_string(
-    "output",
-    None,
-    "A .npz file for the logits of every image, or for segmentation the labels of its pixels, in "
-    "the order of the data set.",
-)
 
+def main(config: Config, checkpoint: str, path: str | None) -> dict[str, Any]:
+    """Evaluate a checkpoint.
 
-def main(config: Config) -> dict[str, Any]:
-    """Evaluate the checkpoint under the config's data and solver."""
-    started, path = time.monotonic(), _OUTPUT.value
+    Args:
+      config: names data and solver; its architecture must be the checkpoint's.
+      checkpoint: a workdir, its best/, or one step's folder.
+      path: a .npz file for the outputs of every image; None writes none.
+    """
+    started = time.monotonic()
     folder = Path(path or "").parent
     # Said before the work, not after it.
     if path is not None and not path.endswith(".npz"):  # which NumPy would append
@@ -53,7 +46,7 @@ def main(config: Config) -> dict[str, Any]:
         raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")
     dataset = data.find_dataset(config.data)
     require_fit(config, dataset)
-    trained = load_trained(_CHECKPOINT.value, expected=config.model)
+    trained = load_trained(checkpoint, expected=config.model)
     mesh = create_mesh()
     check_batch_sizes(config.data, mesh)
     unrolled = trained.config.train.unrolled_at(trained.step)
@@ -73,4 +66,21 @@ def main(config: Config) -> dict[str, Any]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True, advice=(evaluation_advice,))
+    config = cli.ConfigFlag(finalize)
+    checkpoint = flags.DEFINE_string("checkpoint", None, cli.CHECKPOINT, required=True)
+    output = flags.DEFINE_string(
+        "output",
+        None,
+        "A .npz file for the logits of every image, or for segmentation the labels of its pixels, "
+        "in the order of the data set.",
+    )
+    cli.run(
+        __doc__,
+        lambda: main(config.value, checkpoint.value, output.value),
+        on_hosts=True,
+        advice=(lambda: evaluation_advice(config.value),),
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -18,7 +18,7 @@ from flax import linen as nn
 from mdeq_jax.commands import cli
 from mdeq_jax.implicit import Unrolled
 from mdeq_jax.training.memory import tree_bytes
-from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.model import MDEQ, create_model
 from mdeq_jax.vision.model.layers import Conv
 
@@ -178,5 +178,11 @@ def main(config: Config) -> dict[str, int]:
     return summary.totals()
 
 
+def run() -> None:
+    """Run the command under the flags of the process."""
+    config = cli.ConfigFlag(finalize)
+    cli.run(__doc__, lambda: main(config.value))
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run()

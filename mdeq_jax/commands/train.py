@@ -1,13 +1,14 @@
-"""Train a multiscale deep equilibrium model.
+"""Train a model.
 
     python train.py --config configs/digits.py --workdir runs/digits --config.seed=1
-    mdeq-train --config digits --workdir runs/digits     # the same of an installed package
+    mdeq-train --config digits --workdir runs/digits     # the same, once installed
 
 Run again with the same arguments, it goes on from the last checkpoint. The last line on stdout is
 one JSON object with the final metrics.
 
-On several hosts, start it once on each: TPU pods, Slurm's srun and Open MPI's mpirun tell the
-processes of each other; else --coordinator=HOST:PORT --process_count=N --process_id=I does.
+On several hosts, start it once on each. On TPU pods, under Slurm's srun and under Open MPI's mpirun
+the processes find each other. Elsewhere, --coordinator=HOST:PORT --process_count=N --process_id=I
+says where they are.
 """
 
 import sys
@@ -23,25 +24,25 @@ from mdeq_jax.training.checkpoints import LATEST
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
 from mdeq_jax.training.optim import batch_size_warning
-from mdeq_jax.vision.config import Config
-
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, metrics and pictures.", required=True
-)
-_PROFILE = flags.DEFINE_bool(
-    "profile", False, "Record a trace of a few steps in WORKDIR/profile, for TensorBoard."
-)
+from mdeq_jax.vision.config import Config, finalize
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Train in the workdir, or go on training there."""
-    warning = batch_size_warning(config, cli.recipe())
+def main(config: Config, in_file: Config, workdir: Path, *, profile: bool) -> dict[str, Any]:
+    """Train in a workdir, or go on training there.
+
+    Args:
+      config: what to train.
+      in_file: the config file without the command line's overrides.
+      workdir: folder for checkpoints, metrics and pictures.
+      profile: whether to record a trace of a few steps.
+    """
+    warning = batch_size_warning(config, in_file)
     if warning and is_main():
         print(f"warning: {warning}", file=sys.stderr)
     try:
-        return train(config, Path(_WORKDIR.value), profile=_PROFILE.value)
+        return train(config, workdir, profile=profile)
     except NonFiniteError as error:
-        folder = Path(_WORKDIR.value) / LATEST
+        folder = workdir / LATEST
         kept = f" The last good checkpoint is kept in {folder}." if any(folder.iterdir()) else ""
         cli.fail(
             f"{error}; training stopped.{kept} Lower config.optim.learning_rate or set "
@@ -52,4 +53,20 @@ def main(config: Config) -> dict[str, Any]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True, advice=(training_advice, evaluation_advice))
+    config = cli.ConfigFlag(finalize)
+    workdir = flags.DEFINE_string(
+        "workdir", None, "Folder for checkpoints, metrics and pictures.", required=True
+    )
+    profile = flags.DEFINE_bool(
+        "profile", False, "Record a trace of a few steps in WORKDIR/profile, for TensorBoard."
+    )
+    cli.run(
+        __doc__,
+        lambda: main(config.value, config.in_file, Path(workdir.value), profile=profile.value),
+        on_hosts=True,
+        advice=(lambda: training_advice(config.value), lambda: evaluation_advice(config.value)),
+    )
+
+
+if __name__ == "__main__":
+    run()

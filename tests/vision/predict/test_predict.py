@@ -94,7 +94,7 @@ def folder(tmp_path_factory):
 
 
 def predict(folder, model, *arguments, output="out"):
-    command = [sys.executable, "-m", "mdeq_jax.vision.predict", f"--config={folder / model}.py"]
+    command = [sys.executable, "-m", "mdeq_jax.commands.predict", f"--config={folder / model}.py"]
     command += [f"--checkpoint={folder / model}", f"--output={folder / output}", *arguments]
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
