@@ -1,7 +1,6 @@
 """The configuration: what a user may write, and what is said of the rest."""
 
 import dataclasses
-import re
 
 import pytest
 
@@ -18,7 +17,7 @@ from mdeq_jax import (
 )
 from mdeq_jax.training import config as run_config
 from mdeq_jax.training.layer_config import without_unused_options
-from mdeq_jax.training.sections import keys, read_value, with_values
+from mdeq_jax.training.sections import keys, with_values
 from mdeq_jax.training.workdir import config_differences
 from mdeq_jax.vision.config import (
     MAY_CHANGE_ON_RESUME,
@@ -280,46 +279,6 @@ def test_an_override_keeps_the_application():
 )
 def test_sampled_states_are_evenly_spaced(states, max_steps, sample_at):
     assert CorrectionConfig(states=states).sample_at(max_steps) == sample_at
-
-
-@pytest.mark.parametrize(
-    ("key", "text", "value"),
-    [
-        ("train.steps", "7", 7),
-        ("train.steps", "None", None),
-        ("solver.forward.tol", "1e-4", 1e-4),
-        ("model.branch_channels", "(32, 64)", (32, 64)),
-        ("inference.window", "None", None),
-        ("data.augment", "true", True),
-        ("data.augment", "False", False),
-        ("data.augment", "TRUE", True),
-        ("data.augment", "1", True),
-        ("data.augment", "0", False),
-        ("data.augment", "maybe", "maybe"),
-        ("train.steps", "{[]}", "{[]}"),
-        ("data.name", "folder", "folder"),
-        ("data.root", "2024", "2024"),
-        ("data.root", "None", None),
-        ("init_from", "runs/a", "runs/a"),
-        ("init_from_allow_missing", "('params/cell/*',)", ("params/cell/*",)),
-        ("adjoint.name", "None", "None"),
-        ("train.epochs", "many", "many"),
-    ],
-)
-def test_a_value_as_the_command_line_writes_it(key, text, value):
-    assert read_value(Config(), key, text) == value
-
-
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("solver.forward.max_step", "Did you mean config.solver.forward.max_steps?"),
-        ("solver.forward", "config.solver.forward is a section; set a key of it: name, max_steps"),
-    ],
-)
-def test_what_the_command_line_cannot_set(key, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_value(Config(), key, "3")
 
 
 def test_every_key_has_a_value_or_is_a_section():

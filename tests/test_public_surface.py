@@ -57,6 +57,23 @@ def test_a_name_misspelt_and_those_there_are():
     assert "Did you mean: 'equilibrium'?" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["create_model", "import_torch", "load", "ModelConfig"])
+def test_a_name_whose_extra_is_missing(name):
+    code = f"import sys; sys.modules['flax'] = None; import mdeq_jax as mx; mx.solve; mx.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: flax")
+    assert 'pip install "mdeq_jax[vision]"' in last
+
+
+def test_a_command_whose_extra_is_missing():
+    code = "import sys; sys.modules['absl'] = None; import mdeq_jax.commands.train"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: absl")
+    assert 'pip install "mdeq_jax[vision]"' in last
+
+
 def loaded_by(code: str) -> set[str]:
     """Top-level packages that a fresh interpreter has loaded after some code."""
     report = "import sys; print(*{name.split('.')[0] for name in sys.modules})"

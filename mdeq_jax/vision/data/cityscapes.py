@@ -8,7 +8,7 @@ extracted archives by the originals' lists:
     ROOT/cityscapes/gtFine/{train,val}/CITY/*_gtFine_labelIds.png
 
 From the official archives, `mdeq_jax.commands.prepare` makes the one and
-`mdeq_jax.vision.data.cityscapes_archives` the other.
+`mdeq_jax.commands.cityscapes_archives` the other.
 """
 
 import functools
@@ -36,7 +36,7 @@ IMAGE_SIZE = (1024, 2048)
 BUILDER = "cityscapes/semantic_segmentation"
 LABEL_SUFFIX = "_labelIds.png"
 
-_COMMAND = "python -m mdeq_jax.vision.data.cityscapes_archives"
+_COMMAND = "python -m mdeq_jax.commands.cityscapes_archives"
 
 
 def cityscapes(data: DataConfig) -> Dataset:
