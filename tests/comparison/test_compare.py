@@ -149,7 +149,7 @@ def test_the_cosine_of_trees():
 
 
 def test_an_unknown_group_ends_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "mdeq_jax.comparison", "--config=configs/digits.py"]
+    command = [sys.executable, "-m", "mdeq_jax.commands.compare", "--config=configs/digits.py"]
     flags = [f"--workdir={tmp_path}", "--groups=solvers,stems"]
     ended = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
