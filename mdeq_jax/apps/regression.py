@@ -33,6 +33,7 @@ from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
     Evaluation,
+    Experiment,
     Forward,
     Layer,
     Metrics,
@@ -172,7 +173,7 @@ class Regression:
         return outputs
 
 
-def create_experiment(config: Config) -> Regression:
+def create_experiment(config: Config) -> Experiment:
     """Return the experiment of a config."""
     return Regression(config)
 
@@ -195,11 +196,12 @@ def fit(config: Config, gamma: float, workdir: Path) -> dict[str, Any]:
 def main() -> None:
     """Print a table of several γ, with the figures of the validation pairs."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports every save
+    config = override(Config(), {"train.log_every": 1000, "train.eval_every": 1000})
     shown = ("error", "solver_steps", "converged", "spectral_radius")
     print("gamma  mean squared error  plain steps  converged  |slope|")
     with tempfile.TemporaryDirectory() as folder:
         for gamma in (0.0, 0.1, 0.5, 2.0, 8.0):
-            metrics = fit(Config(), gamma, Path(folder) / f"gamma_{gamma}")
+            metrics = fit(config, gamma, Path(folder) / f"gamma_{gamma}")
             error, steps, converged, slope = (metrics[f"eval/{name}"] for name in shown)
             print(f"{gamma:5.1f}  {error:18.4f}  {steps:11.1f}  {converged:9.1%}  {slope:7.3f}")
 
