@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from mdeq_jax.commands import cli
-from mdeq_jax.comparison.run import compare
+from mdeq_jax.comparison.compare import compare
 from mdeq_jax.comparison.settings import GROUPS
 from mdeq_jax.vision.config import Config
 
@@ -27,7 +27,7 @@ _GROUPS = flags.DEFINE_list("groups", list(GROUPS), "Groups of settings to compa
 
 def main(config: Config) -> dict[str, Any]:
     """Run the comparison in the workdir, or go on with it."""
-    command = shlex.join(["python", "-m", "mdeq_jax.comparison", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "mdeq_jax.commands.compare", *sys.argv[1:]])
     return compare(config, Path(_WORKDIR.value), _GROUPS.value, command)
 
 
