@@ -100,6 +100,16 @@ def test_a_whole_number_is_a_fine_float():
         ({"optim": {"clip_norm": 0.0}}, r"clip_norm is 0\.0; it must be above 0, or None"),
         ({"optim": {"step_epochs": (30, 20)}}, r"step_epochs is \(30, 20\); .* rising list"),
         ({"optim": {"step_factor": 0.0}}, r"step_factor is 0\.0; it must be above 0"),
+        ({"optim": {"decay_rate": 0.0}}, r"decay_rate is 0\.0; .*in \(0, 1\]"),
+        ({"optim": {"decay_steps": 0}}, "decay_steps is 0; .*at least 1"),
+        ({"optim": {"cycle_rise": 1.0}}, r"cycle_rise is 1\.0; .*in \(0, 1\)"),
+        ({"optim": {"warmup_steps": -1}}, "warmup_steps is -1; .*at least 0"),
+        ({"optim": {"ema_decay": 1.0}}, r"ema_decay is 1\.0; .*in \[0, 1\), or None"),
+        ({"optim": {"groups": (("*", -1, 0),)}}, "optim.groups is .*factor and weight decay"),
+        (
+            {"optim": {"groups": (("*", 1.0),)}},
+            r"optim.groups is \(\('\*', 1\.0\),\) .*a list of \(str, float, float\)",
+        ),
         ({"data": {"image_size": (32,)}}, r"image_size is \(32,\); .* a height and a width"),
         ({"data": {"image_size": (0, 8)}}, r"image_size is \(0, 8\)"),
         ({"data": {"eval_image_size": (8, 0)}}, r"eval_image_size is \(8, 0\)"),
@@ -365,8 +375,9 @@ MATHEMATICS = {
     "correction": "states gamma",
     "loss": "class_weights ohem ohem_threshold ohem_min_kept classification_weight scale_weight",
     "data": "name batch_size image_size augment colour_jitter",
-    "optim": "name learning_rate schedule learning_rate_floor step_epochs step_factor weight_decay "
-    "momentum nesterov clip_norm",
+    "optim": "name learning_rate schedule learning_rate_floor step_epochs step_factor decay_rate "
+    "decay_steps cycle_rise warmup_steps weight_decay weight_decay_mode groups momentum nesterov "
+    "clip_norm ema_decay",
     "jacobian": "probability weight pretrain_weight increment_steps stop_epoch step_jitter",
     "train": "epochs epoch_fraction steps pretrain_steps num_layers accumulate_steps",
 }

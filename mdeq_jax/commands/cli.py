@@ -1,6 +1,5 @@
 """What the commands share: --config, its overrides, and one-line errors for what users can mend."""
 
-import contextlib
 import re
 import signal
 import sys
@@ -12,7 +11,7 @@ from absl import app, flags, logging
 
 from mdeq_jax.runtime.compilation import convolve_on_all_cores, keep_compiled_programs
 from mdeq_jax.runtime.hosts import connect, is_main
-from mdeq_jax.training.advice import out_of_memory
+from mdeq_jax.training.advice import MEMORY_REMEDIES, out_of_memory
 from mdeq_jax.training.metrics import to_json
 from mdeq_jax.training.sections import keys, read_value, suggestion, with_values
 from mdeq_jax.vision.config import Config, finalize, load_config
@@ -30,7 +29,6 @@ def run(
     command: Callable[[Config], Mapping[str, Any]],
     *,
     on_hosts: bool = False,
-    advice: Sequence[Callable[[Config], str]] = (),
 ) -> None:
     """Run a command under the flags of the process, and print its result as one line of JSON.
 
@@ -41,7 +39,6 @@ def run(
     Args:
       command: from config to result.
       on_hosts: whether it can run in several processes as one, of which process 0 prints.
-      advice: what to say of a config where a device is out of memory.
     """
     address = _define_address() if on_hosts else []
     argv, overrides = _split(sys.argv)
@@ -56,7 +53,7 @@ def run(
                 connect(*(flag.value for flag in address))
             if not is_main():  # what is wrong with a checkpoint, one process can say
                 logging.set_verbosity(logging.ERROR)
-            result = _carry_out(command, config, advice)
+            result = _carry_out(command, config)
         except (ValueError, OSError) as error:
             fail(error, code=2)
         if is_main():
@@ -82,7 +79,6 @@ def fail(message: object, code: int) -> NoReturn:
 def _carry_out(
     command: Callable[[Config], Mapping[str, Any]],
     config: Config,
-    advice: Sequence[Callable[[Config], str]],
 ) -> Mapping[str, Any]:
     """Return the result of a command, or end the process where a device is out of memory."""
     try:
@@ -91,11 +87,7 @@ def _carry_out(
         asked = out_of_memory(error)
         if asked is None:
             raise
-        print(f"error: a device is out of memory: {asked}", file=sys.stderr, flush=True)
-        for advise in advice:  # which takes some seconds
-            with contextlib.suppress(ValueError):  # what went wrong has been said
-                print(advise(config), file=sys.stderr, flush=True)
-        sys.exit(1)
+        fail(f"a device is out of memory: {asked}\n{MEMORY_REMEDIES}", code=1)
 
 
 def _define_address() -> list[flags.FlagHolder]:

@@ -20,7 +20,6 @@ from absl import flags
 from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
-from mdeq_jax.training.advice import evaluation_advice
 from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.mesh import check_batch_sizes, create_mesh, replicate
 from mdeq_jax.vision.config import Config
@@ -66,4 +65,4 @@ def main(config: Config) -> dict[str, Any]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True, advice=(evaluation_advice,))
+    cli.run(main, on_hosts=True)

@@ -19,11 +19,10 @@ import numpy as np
 from absl import flags, logging
 
 from mdeq_jax.commands import cli
-from mdeq_jax.training.advice import prediction_advice
+from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
-from mdeq_jax.vision.data.decoding import BadRecordError
-from mdeq_jax.vision.data.image_files import read_image
+from mdeq_jax.vision.data.files import read_image
 from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.predict.images import find_images, model_input
@@ -126,7 +125,7 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, advice=(prediction_advice,))
+    cli.run(main)
 
 
 if __name__ == "__main__":

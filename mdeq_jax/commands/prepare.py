@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
 from mdeq_jax.vision.data import cityscapes, cityscapes_archives
-from mdeq_jax.vision.data.official import ARCHIVES
+from mdeq_jax.vision.data.prepared import ARCHIVES
 
 # Of the members of each archive of ImageNet: synsets, and images.
 _IMAGENET_COUNTS = (1000, 50_000)

@@ -20,7 +20,6 @@ from absl import flags
 from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
-from mdeq_jax.training.advice import evaluation_advice, training_advice
 from mdeq_jax.training.checkpoints import LATEST
 from mdeq_jax.training.evaluation import solver_traces
 from mdeq_jax.training.experiment import Experiment
@@ -43,8 +42,14 @@ _PROFILE = flags.DEFINE_bool(
 
 
 def main(config: Config) -> dict[str, Any]:
-    """Train in the workdir, or continue to train there."""
-    warning = batch_size_warning(config, cli.recipe())
+    """Train in the workdir, or go on training there."""
+    recipe = cli.recipe()
+    warning = batch_size_warning(
+        config.data.batch_size,
+        config.optim.learning_rate,
+        recipe.data.batch_size,
+        recipe.optim.learning_rate,
+    )
     if warning and is_main():
         print(f"warning: {warning}", file=sys.stderr)
     experiment, workdir = (
@@ -85,4 +90,4 @@ def _draw_solver_traces(experiment: Experiment, state: TrainState, path: Path) -
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True, advice=(training_advice, evaluation_advice))
+    cli.run(main, on_hosts=True)

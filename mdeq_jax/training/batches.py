@@ -1,33 +1,42 @@
 """Batches made ahead of their use, by threads, and by worker processes where the config says so."""
 
 import weakref
+from collections.abc import Callable
 
-import cv2
 import grain
 import numpy as np
 from absl import flags
-
-from mdeq_jax.training.config import DataConfig
 
 Batch = dict[str, np.ndarray]
 
 
 class BatchIterator(grain.DatasetIterator[Batch]):
-    """The batches of a data set in order, whoever makes them.
+    """The batches of a data set in order, independent of the number of threads and workers.
 
-    Its position is the number of batches taken, whatever was made ahead, and so outlives a change
-    of threads, workers, or processes of the training.
+    The position is the number of batches taken, and does not count those made ahead. It can
+    therefore be restored with another number of threads, workers or training processes.
     """
 
-    def __init__(self, batches: grain.MapDataset[Batch], data: DataConfig):
+    def __init__(
+        self,
+        batches: grain.MapDataset[Batch],
+        *,
+        threads: int,
+        workers: int,
+        prepare_process: Callable[[], None] | None = None,
+    ):
         """Begin with the first batch.
 
         Args:
-          batches: by number.
-          data: for threads and workers.
+          batches: all batches, by number.
+          threads: number of threads that make batches, in this process or in each worker; at least
+            1. Each is one batch ahead.
+          workers: number of worker processes; with 0, this process makes the batches.
+          prepare_process: called in this process and in each worker before the first batch.
         """
         super().__init__()
-        self._batches, self._data = batches, data
+        self._batches, self._threads, self._workers = batches, threads, workers
+        self._prepare_process = prepare_process or _nothing
         self._position = 0
         self._ahead: grain.DatasetIterator[Batch] | None = None
 
@@ -58,10 +67,25 @@ class BatchIterator(grain.DatasetIterator[Batch]):
 
     def _started(self) -> grain.DatasetIterator[Batch]:
         if self._ahead is None:
-            self._ahead = _read_ahead(self._batches[self._position :], self._data)
+            self._ahead = iter(self._read_ahead(self._batches[self._position :]))
             # So that workers end before the interpreter takes their queues apart.
             weakref.finalize(self, self._ahead.close)
         return self._ahead
+
+    def _read_ahead(self, batches: grain.MapDataset[Batch]) -> grain.IterDataset[Batch]:
+        """Read with as many batches ahead as there are threads to make them."""
+        prepare = self._prepare_process
+        prepare()
+        threads = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads)
+        ahead = batches.to_iter_dataset(threads)
+        if not self._workers:
+            return ahead
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain asks for them; there need not be a command line
+        processes = grain.MultiprocessingOptions(
+            self._workers, per_worker_buffer_size=self._threads
+        )
+        return ahead.mp_prefetch(processes, lambda index, count: prepare())
 
     def _stop(self) -> None:
         if self._ahead is not None:
@@ -69,18 +93,5 @@ class BatchIterator(grain.DatasetIterator[Batch]):
             self._ahead = None
 
 
-def _read_ahead(batches: grain.MapDataset, data: DataConfig) -> grain.DatasetIterator[Batch]:
-    """Read with as many batches ahead as there are threads to make them."""
-    _use_one_thread_per_image()
-    threads = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=data.threads)
-    ahead = batches.to_iter_dataset(threads)
-    if data.workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain asks for them; there need not be a command line
-        processes = grain.MultiprocessingOptions(data.workers, per_worker_buffer_size=data.threads)
-        ahead = ahead.mp_prefetch(processes, _use_one_thread_per_image)
-    return iter(ahead)
-
-
-def _use_one_thread_per_image(*_: int) -> None:
-    cv2.setNumThreads(0)
+def _nothing() -> None:
+    pass

@@ -8,7 +8,6 @@ one rename, when all of it is written.
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from jaxtyping import PyTree
 
@@ -27,7 +27,6 @@ from mdeq_jax.training.workdir import config_differences, require_writable, set_
 
 LATEST, BEST = "checkpoints", "best"
 
-_logger = logging.getLogger(__name__)
 
 State = TypeVar("State")
 Content = TypeVar("Content")
@@ -173,7 +172,7 @@ class Checkpointer:
                 args = ocp.args.Composite(evaluation=ocp.args.JsonRestore())
                 return self._best.restore(int(folder.name), args=args)["evaluation"]
             except Exception as error:
-                _logger.warning("checkpoint %s cannot be read: %s", folder, _reason(error))
+                logging.warning("checkpoint %s cannot be read: %s", folder, _reason(error))
                 set_aside([folder])
                 self._best.reload()
         return None
@@ -365,7 +364,7 @@ def _first_whole(
             return folder, read(folder)
         except Exception as error:  # Orbax has no class of its own for a damaged file
             problems.append(f"{folder} cannot be read: {_reason(error)}")
-            _logger.warning("checkpoint %s", problems[-1])
+            logging.warning("checkpoint %s", problems[-1])
     raise ValueError(
         "\n".join(problems) + "\nNo whole checkpoint is left; restore the folder from a copy, name"
         " another, or delete it to start afresh."

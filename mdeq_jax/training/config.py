@@ -53,29 +53,47 @@ class OptimConfig:
 
     Attributes:
       name: "adam", "sgd" or "rmsprop".
-      learning_rate: at the start.
-      schedule: "cosine" from there to `learning_rate_floor` at the last step, "poly" as
-        (1 − t / steps)^0.9, "step", or "constant".
-      learning_rate_floor: where the cosine ends.
+      learning_rate: the highest learning rate of the schedule, above 0.
+      schedule: "cosine", "poly", "step", "exponential", "one_cycle" or "constant"; see
+        `mdeq_jax.training.optim.learning_rate` for the formulas.
+      learning_rate_floor: last learning rate of "cosine", between 0 and `learning_rate`.
       step_epochs: epochs at which "step" multiplies the learning rate by `step_factor`.
-      step_factor: that factor, above 0.
-      weight_decay: L2 penalty on every parameter, added to the gradient before the optimizer's
-        scaling, as PyTorch's optimizers do.
-      momentum: of SGD and RMSprop, in [0, 1).
-      nesterov: whether SGD's momentum is Nesterov's.
+      step_factor: factor of "step", above 0.
+      decay_rate: factor of "exponential" every `decay_steps` steps, in (0, 1].
+      decay_steps: number of steps between two decays of "exponential"; None is one epoch.
+      cycle_rise: share of the steps in which "one_cycle" rises, in (0, 1).
+      warmup_steps: number of first steps in which the learning rate of any schedule is multiplied
+        by (t + 1) / warmup_steps; 0 is no warm-up.
+      weight_decay: weight decay of every parameter outside of `groups`, at least 0.
+      weight_decay_mode: "coupled" adds the weight decay to the gradient before the optimizer's
+        scaling, as L2 penalties and PyTorch's Adam do; "decoupled" adds it after, as AdamW does.
+      groups: entries (pattern, learning-rate factor, weight decay) for some of the parameters. The
+        pattern is matched with the parameter's path, such as "cell/conv/kernel"; `*` stands for any
+        part of it. The first entry that matches counts. Factor and weight decay are at least 0.
+      momentum: momentum of "sgd" and "rmsprop", in [0, 1).
+      nesterov: whether the momentum of "sgd" is Nesterov's.
       clip_norm: bound on the gradient's global norm; None is unbounded.
+      ema_decay: decay of the exponential moving average of the parameters, in [0, 1); None keeps no
+        average.
     """
 
     name: Literal["adam", "sgd", "rmsprop"] = "adam"
     learning_rate: float = 1e-3
-    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "poly", "step", "exponential", "one_cycle", "constant"] = "cosine"
     learning_rate_floor: float = 1e-6
     step_epochs: tuple[int, ...] = (30, 60, 90)
     step_factor: float = 0.1
+    decay_rate: float = 0.95
+    decay_steps: int | None = None
+    cycle_rise: float = 0.05
+    warmup_steps: int = 0
     weight_decay: float = 0.0
+    weight_decay_mode: Literal["coupled", "decoupled"] = "coupled"
+    groups: tuple[tuple[str, float, float], ...] = ()
     momentum: float = 0.9
     nesterov: bool = True
     clip_norm: float | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
@@ -85,9 +103,18 @@ class OptimConfig:
         rising = all(a < b for a, b in itertools.pairwise((0, *self.step_epochs)))
         require(self, "step_epochs", rising, "a rising list of whole numbers above 0")
         require(self, "step_factor", self.step_factor > 0, "above 0")
+        require_share(self, "decay_rate")
+        if self.decay_steps is not None:
+            require_int(self, "decay_steps", minimum=1)
+        require(self, "cycle_rise", 0 < self.cycle_rise < 1, "in (0, 1)")
+        require_int(self, "warmup_steps", minimum=0)
         require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        signs = all(factor >= 0 and decay >= 0 for _, factor, decay in self.groups)
+        require(self, "groups", signs, "entries whose factor and weight decay are at least 0")
         require(self, "momentum", 0 <= self.momentum < 1, "in [0, 1)")
         require(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or None")
+        share = self.ema_decay is None or 0 <= self.ema_decay < 1
+        require(self, "ema_decay", share, "in [0, 1), or None")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from mdeq_jax.runtime.hosts import in_any_process, is_main
+from mdeq_jax.training.advice import adjoint_advice
 from mdeq_jax.training.checkpoints import Checkpointer
 from mdeq_jax.training.config import RunConfig, TrainConfig
 from mdeq_jax.training.evaluation import Evaluator
@@ -27,7 +28,6 @@ from mdeq_jax.training.mesh import check_batch_sizes, create_mesh, replicate
 from mdeq_jax.training.metrics import MetricBuffer, Recorder
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.profiling import profiling
-from mdeq_jax.training.remedies import adjoint_remedies
 from mdeq_jax.training.state import TrainState, create_state, place_state
 from mdeq_jax.training.steps import TrainStep, make_train_step
 
@@ -281,7 +281,7 @@ def _recording(
         batch_size=config.data.batch_size,
         sample=experiment.sample,
         progress=experiment.progress,
-        adjoint_advice=adjoint_remedies(config),
+        adjoint_advice=adjoint_advice(config),
     )
     with contextlib.closing(recorder):
         yield recorder

@@ -1,20 +1,41 @@
-"""Examples that can be read, in place of those that cannot."""
+"""Raw records read and transformed, with the next one in place of each that cannot be read."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
-from mdeq_jax.vision.data.dataset import Example
-from mdeq_jax.vision.data.decoding import BadRecordError
+Example = dict[str, Any]
+
+
+class BadRecordError(ValueError):
+    """A record cannot be read.
+
+    Attributes:
+      name: name of the record, for instance its file.
+    """
+
+    def __init__(self, name: str, problem: str):
+        """Say what is wrong with a record.
+
+        Args:
+          name: name of the record.
+          problem: what follows the name in the message.
+        """
+        super().__init__(name, problem)
+        self.name, self._problem = name, problem
+
+    def __str__(self) -> str:
+        """Return the message."""
+        return f"{self.name} {self._problem}"
 
 
 class Read(NamedTuple):
-    """An example, and which it is.
+    """An example and the record that it was made of.
 
     Attributes:
-      example: as the transform made it.
-      index: its place in the data set.
+      example: what the transform returned.
+      index: position of the record in the data set.
     """
 
     example: Example
@@ -22,38 +43,38 @@ class Read(NamedTuple):
 
 
 class Reader:
-    """Reads examples, and counts those that are bad."""
+    """Reads records and counts the bad ones."""
 
-    def __init__(self, source: Sequence[Example], max_bad_records: int):
+    def __init__(self, records: Sequence[Any], max_bad_records: int):
         """Read a data set.
 
         Args:
-          source: raw examples.
-          max_bad_records: how many of them may be bad.
+          records: raw records, by position.
+          max_bad_records: number of different records that may be bad.
         """
-        self._source, self._limit = source, max_bad_records
+        self._records, self._limit = records, max_bad_records
         self._bad: set[str] = set()
 
     def __len__(self) -> int:
-        """Return the number of examples, bad ones included."""
-        return len(self._source)
+        """Return the number of records, including the bad ones."""
+        return len(self._records)
 
-    def read(self, index: int, transform: Callable[[Example], Example]) -> Read:
-        """Return an example, or if it is bad the next one that is not.
+    def read(self, index: int, transform: Callable[[Any], Example]) -> Read:
+        """Return the example of a record, or of the next good record if that one is bad.
 
-        Which one it is follows from the data alone, not from threads, workers or what was read.
+        The choice depends on the data alone, not on threads, workers or what was read before.
 
         Args:
-          index: of the example.
-          transform: raises BadRecordError where a raw example cannot be read.
+          index: position of the record.
+          transform: makes an example of a raw record. It raises BadRecordError if it cannot.
 
         Raises:
-          ValueError: more examples than allowed are bad, or all.
+          ValueError: more records are bad than allowed, or all of them.
         """
         for attempt in range(len(self)):
             found = (index + attempt) % len(self)
             try:
-                return Read(transform(self._source[found]), found)
+                return Read(transform(self._records[found]), found)
             except BadRecordError as error:
                 self._count(error)
         raise ValueError(f"none of {len(self)} examples can be read; check where they are stored.")

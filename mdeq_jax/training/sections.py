@@ -198,8 +198,10 @@ def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
     if origin is tuple:
         if not isinstance(value, list | tuple):
             return False, value
-        entries = [_fit(entry, arguments[0]) for entry in value]
-        return all(fits for fits, _ in entries), tuple(entry for _, entry in entries)
+        hints = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        entries = [_fit(entry, hint) for entry, hint in zip(value, hints, strict=False)]
+        fits = len(value) == len(hints) and all(fits for fits, _ in entries)
+        return fits, tuple(entry for _, entry in entries)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return True, float(value)
     return type(value) is hint, value
@@ -214,5 +216,8 @@ def _describe(hint: Any) -> str:
     if words := _words(hint):
         return " or ".join(map(repr, words))
     if typing.get_origin(hint) is tuple:
-        return f"a list of {_describe(typing.get_args(hint)[0])}"
+        first, *rest = typing.get_args(hint)
+        if rest == [...]:
+            return f"a list of {_describe(first)}"
+        return f"({', '.join(map(_describe, typing.get_args(hint)))})"
     return _NAMES.get(hint) or hint.__name__

@@ -76,7 +76,7 @@ def create_state(experiment: Experiment, optimizer: optax.GradientTransformation
         opt_state=optimizer.init(params),
         key=key,
         carry=experiment.init_carry(config.data.batch_size // jax.process_count()),
-        ema=params if getattr(config.optim, "ema_decay", None) is not None else None,
+        ema=params if config.optim.ema_decay is not None else None,
     )
 
 

@@ -25,6 +25,7 @@ from mdeq_jax.training.jacobian import draw
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.microbatches import Draw, Gradient, GradientFunction, Outcome, accumulated
 from mdeq_jax.training.objective import added_terms, loss_gradient, training_layer
+from mdeq_jax.training.optim import update_ema
 from mdeq_jax.training.state import STATE_SPECS, TrainState
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -74,8 +75,9 @@ def make_train_step(
         new = TrainState(
             state.step + 1, params, dict(own.collections), opt_state, state.key, own.carry
         )
-        if state.ema is not None:
-            new = dataclasses.replace(new, ema=update_ema(state.ema, params, config.optim))
+        if config.optim.ema_decay is not None:
+            ema = update_ema(state.ema, params, state.step, config.optim.ema_decay)
+            new = dataclasses.replace(new, ema=ema)
         if config.train.on_nonfinite == "skip":
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
             skipped = dataclasses.replace(state, step=state.step + 1)

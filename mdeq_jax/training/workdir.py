@@ -1,17 +1,15 @@
 """What a workdir must satisfy before a run may go on in it, and folders that appear whole."""
 
 import contextlib
-import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
-
-_logger = logging.getLogger(__name__)
 
 
 def require_writable(folder: epath.Path) -> None:
@@ -55,7 +53,7 @@ def set_aside(folders: Iterable[epath.Path]) -> None:
     multihost_utils.sync_global_devices("all processes have read")
     for folder in folders:
         aside = folder.with_name(f"{folder.name}.damaged")
-        _logger.warning("it is kept as %s; rename it to try again, or delete it", aside)
+        logging.warning("it is kept as %s; rename it to try again, or delete it", aside)
         if jax.process_index() == 0:
             if aside.exists():
                 aside.rmtree()

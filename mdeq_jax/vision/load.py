@@ -15,11 +15,11 @@ from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
     Wanted,
     arrays_of,
+    fold_weight_norm,
     matching,
     read_arrays,
     wanted_arrays,
 )
-from mdeq_jax.vision.torch_files.fold import fold_weight_norm
 from mdeq_jax.vision.torch_files.keys import from_torch, our_shape
 from mdeq_jax.vision.torch_files.reader import LazyArray
 

@@ -7,6 +7,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from mdeq_jax.training.losses import masked_mean
 from mdeq_jax.vision.config import IGNORE, LossConfig
 from mdeq_jax.vision.model.resize import resize_bilinear
 
@@ -71,8 +72,8 @@ def segmentation_loss(
     if options.ohem:
         probabilities = jnp.exp(-lax.stop_gradient(losses))
         hard = hard_pixels(probabilities, labels, options.ohem_threshold, options.ohem_min_kept)
-        return weighted_mean(weights * losses, hard)
-    return weighted_mean(losses, weights, axis_name)
+        return masked_mean(weights * losses, hard)
+    return masked_mean(losses, weights, axis_name)
 
 
 def hard_pixels(
@@ -95,20 +96,3 @@ def hard_pixels(
     rising = jnp.sort(jnp.where(known, probabilities, jnp.inf), axis=None)
     last = jnp.minimum(min_kept, known.sum() - 1)
     return known & (probabilities < jnp.maximum(threshold, rising[last]))
-
-
-def weighted_mean(
-    values: Float[Array, "*B"], weights: Array, axis_name: str | None = None
-) -> Float[Array, ""]:
-    """Return Σ w v / Σ w, or 0 where all weights are 0.
-
-    Args:
-      values: v.
-      weights: w, at least 0; may be Boolean.
-      axis_name: of the mesh axis over whose devices both are split. Each device then returns its
-        part, of which the mean over the devices is that of all values.
-    """
-    total = weights.sum()
-    if axis_name is not None:
-        total = lax.pmean(total, axis_name)
-    return (weights * values).sum() / jnp.where(total > 0, total, 1)

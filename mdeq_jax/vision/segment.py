@@ -1,8 +1,9 @@
 """Segmentation of images of any size: whole or in windows, mirrored, at several scales.
 
 Source: `multi_scale_inference` in `lib/datasets/cityscapes.py` and `inference` in
-`lib/datasets/base_dataset.py`, locuslab/deq. Other than there, the mirrored image goes through the
-solver too.
+`lib/datasets/base_dataset.py`, locuslab/deq. Two things differ from there. The mirrored image goes
+through the solver too. Sums of exponentials are kept as logarithms: in float32, exp of a logit of
+100 overflows, and that of a pixel far below the largest is 0 for every class.
 """
 
 import functools
@@ -18,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from mdeq_jax.vision.config import InferenceConfig
 from mdeq_jax.vision.model.resize import resize_bilinear, scaled_size
 
-# From images of a size that the model takes to logits of any resolution, and a pytree beside them.
+# From images of a size that the model takes to logits of any resolution and a pytree of statistics.
 DenseForward = Callable[[Float[Array, "B H W 3"]], tuple[Float[Array, "B h w num_classes"], PyTree]]
 Resize = Callable[[Array, tuple[int, ...]], Array]
 
@@ -28,21 +29,21 @@ def segment(
 ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
     """Return the logits of every pixel.
 
-    In one plain pass they are the model's, resized with aligned corners, as in training. Else they
-    are log Σ exp(ℓ) over the scales, where ℓ are the model's logits, resized without aligned
-    corners; averaged with those of the mirrored image; exp(ℓ) averaged where windows overlap and
-    resized likewise to the image's size. Their largest entry is where that of the originals' scores
-    is, as long as those neither over- nor underflow.
+    One plain pass gives the model's logits, resized with aligned corners, as in training. Otherwise
+    the result is log Σ exp(ℓ) over the scales. At one scale, ℓ are the model's logits, resized
+    without aligned corners and, with `options.flip`, averaged with those of the mirrored image.
+    exp(ℓ) is averaged where windows overlap, and resized to the image's size. The originals sum
+    exp(ℓ) itself; the argmax is the same where their sum neither over- nor underflows.
 
     Args:
-      forward: the model; what it returns beside the logits is statistics, arrays (B, ...), but in
-        one plain pass may be anything.
-      images: normalised, of any size.
-      options: the section of the config.
-      divisor: of the sides of images that the model takes.
+      forward: the model. The pytree beside its logits holds statistics, arrays (B, ...); in one
+        plain pass it may hold anything.
+      images: normalised images of any size.
+      options: the section `inference` of the config.
+      divisor: the model takes images whose sides this number divides.
 
     Returns:
-      The logits, and the statistics, means over all passes.
+      The logits, and the statistics, as means over all passes.
     """
     if options.is_plain:
         return forward_padded(forward, images, divisor)
@@ -61,13 +62,13 @@ def forward_padded(
 ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
     """Return the logits of every pixel of images of any size, and what else `forward` returns.
 
-    They are padded at the bottom and at the right to sides that are divisible, with zeros, as in
-    training; what is said of the padding is dropped.
+    Images are padded with zeros at the bottom and at the right, as in training, until `divisor`
+    divides their sides. The logits of the padding are dropped.
 
     Args:
       forward: the model.
-      images: normalised.
-      divisor: of the sides of images that the model takes.
+      images: normalised images.
+      divisor: the model takes images whose sides this number divides.
       resize: from the logits' resolution to the padded images'.
     """
     height, width = images.shape[1:3]
@@ -98,10 +99,7 @@ def at_scale(
     options: InferenceConfig,
     divisor: int,
 ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
-    """Return log exp(ℓ) of `segment` at one scale, and each pass's statistics (passes, B, ...).
-
-    Args: as of `segment`.
-    """
+    """Return the ℓ of `segment` at one scale, and the statistics of each pass (passes, B, ...)."""
     size = images.shape[1:3]
     scaled = resize_unaligned(images, scaled_size(size, scale))
     window = scaled.shape[1:3]
@@ -110,7 +108,7 @@ def at_scale(
     corners = list(itertools.product(*map(window_starts, scaled.shape[1:3], window)))
     views = jnp.stack([_cut(scaled, corner, window) for corner in corners])
     see = functools.partial(_see, forward, flip=options.flip, divisor=divisor)
-    # One after the other: only then a large image does not need more memory than its windows.
+    # One after the other, so that a large image does not need more memory than one window.
     logits, statistics = lax.map(see, views)
     statistics = jax.tree.map(lambda rows: rows.reshape(-1, *rows.shape[2:]), statistics)
     return _resize_exp(_assemble(logits, corners, scaled.shape[1:3]), size), statistics
@@ -119,7 +117,7 @@ def at_scale(
 def window_starts(side: int, window: int) -> list[int]:
     """Return where windows begin that lie side by side and cover a side.
 
-    The last one ends with the side, and so may overlap the one before.
+    The last window ends with the side, and may therefore overlap the one before.
 
     Args:
       side: at least 1.
@@ -177,10 +175,7 @@ def _assemble(
 
 
 def _resize_exp(logits: Float[Array, "B h w C"], size: tuple[int, ...]) -> Float[Array, "B H W C"]:
-    """Return the log of `resize_unaligned` of exp(logits), which itself is never formed.
-
-    Far below the image's largest logit it would be 0, of all classes alike.
-    """
+    """Return the log of `resize_unaligned` of exp(logits) without computing exp(logits)."""
     if logits.shape[1:3] == size:
         return logits
     for axis, n in enumerate(size, start=1):

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from mdeq_jax.training.evaluation import masked_sums
 from mdeq_jax.training.experiment import Batch, Metrics
+from mdeq_jax.training.losses import masked_mean
 from mdeq_jax.vision.config import IGNORE, Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
 from mdeq_jax.vision.losses import (
@@ -17,7 +18,6 @@ from mdeq_jax.vision.losses import (
     pixel_cross_entropy,
     pixel_weights,
     segmentation_loss,
-    weighted_mean,
 )
 from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.segment import padding, segment
@@ -148,7 +148,7 @@ class Segmentation:
         """Return the share of pixels that are right."""
         labels = batch["label"]
         right = resize_bilinear(logits, labels.shape[1:]).argmax(-1) == labels
-        return {"pixel_accuracy": weighted_mean(right, labels != IGNORE, axis_name)}
+        return {"pixel_accuracy": masked_mean(right, labels != IGNORE, axis_name)}
 
     def predict(
         self, forward: Forward, images: Float[Array, "B H W 3"]

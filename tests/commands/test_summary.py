@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
-from mdeq_jax.commands.summary import render, summarize
+from mdeq_jax.commands.summary import compiled_memory, render, summarize
 from mdeq_jax.vision.config import finalize
 
 CONFIG = {
@@ -26,7 +27,7 @@ HIGH, LOW = 4 * 8, 2 * 4  # pixels of the two branches
 
 
 def test_multiply_adds_are_those_of_the_convolutions():
-    parts = {part.name: part for part in summarize(finalize(CONFIG)).parts}
+    parts = summarize(finalize(CONFIG)).parts
     assert list(parts) == ["stem", "branch 0", "branch 1", "fusion", "post-fusion", "head"]
     assert parts["stem"].multiply_adds == HIGH * (9 * 3 * 4 + 9 * 4 * 4 + 4 * 4)
     assert parts["branch 0"].multiply_adds == HIGH * 2 * 9 * 4 * 8
@@ -39,14 +40,14 @@ def test_multiply_adds_are_those_of_the_convolutions():
 
 
 def test_parameters_of_the_parts():
-    parts = {part.name: part for part in summarize(finalize(CONFIG)).parts}
+    parts = summarize(finalize(CONFIG)).parts
     assert parts["branch 0"].parameters == 2 * 9 * 4 * 8 + (8 + 4) + 2 * (8 + 4 + 4)
     assert parts["fusion"].parameters == 9 * 4 * 6 + 6 * 4 + 2 * (6 + 4)
 
 
 def test_injections_into_the_lower_resolutions_are_made_once():
     model = {**CONFIG["model"], "injection": "all"}
-    parts = {part.name: part for part in summarize(finalize({**CONFIG, "model": model})).parts}
+    parts = summarize(finalize({**CONFIG, "model": model})).parts
     assert parts["lower_injections"].passes == parts["stem"].passes == 1
     assert parts["fusion"].passes > 1
 
@@ -54,9 +55,10 @@ def test_injections_into_the_lower_resolutions_are_made_once():
 def test_totals_per_image():
     summary = summarize(finalize(CONFIG))
     totals = summary.totals()
-    cell = sum(part.multiply_adds for part in summary.parts[1:-1])
+    parts = [*summary.parts.values()]
+    cell = sum(part.multiply_adds for part in parts[1:-1])
     assert totals["multiply_adds_per_application"] == cell
-    once = summary.parts[0].multiply_adds + summary.parts[-1].multiply_adds
+    once = parts[0].multiply_adds + parts[-1].multiply_adds
     assert totals["multiply_adds_per_image"] == 8 * cell + once
     assert totals["state_bytes"] == 4 * (HIGH * 4 + LOW * 6)
 
@@ -79,8 +81,26 @@ def test_plain_iteration_remembers_nothing():
 def test_the_table_has_a_line_for_each_part_and_the_totals():
     summary = summarize(finalize(CONFIG))
     lines = render(summary).splitlines()
-    assert len(lines) == 1 + len(summary.parts) + 4
-    assert f"{summary.totals()['parameters']:,}" in lines[-3]
+    assert len(lines) == 1 + len(summary.parts) + 5
+    assert f"{summary.totals()['parameters']:,}" in lines[-4]
+
+
+@pytest.mark.slow
+def test_xlas_memory_of_a_training_step_grows_with_the_batch_and_holds_what_it_takes():
+    data = {"image_size": (8, 16), "batch_size": 16}
+    solver = {"forward": {"max_steps": 7}, "backward": {"max_steps": 2}}
+    small, large = (
+        compiled_memory(
+            finalize({**CONFIG, "solver": solver, "data": data | {"batch_size": batch}})
+        )
+        for batch in (8, 64)
+    )
+    image = 4 * 8 * 16 * 3
+    grown = {kind: large[kind] - small[kind] for kind in small}
+    devices = jax.device_count()
+    assert grown["step_argument_bytes"] >= 56 // devices * image
+    history = summarize(finalize({**CONFIG, "solver": solver})).history_bytes
+    assert grown["step_temp_bytes"] >= 56 // devices * history
 
 
 def test_the_command():

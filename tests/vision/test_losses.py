@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
-from test_steps import mesh_of
 
 from mdeq_jax.vision.config import LossConfig
-from mdeq_jax.vision.losses import hard_pixels, segmentation_loss, weighted_mean
+from mdeq_jax.vision.losses import hard_pixels, segmentation_loss
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -145,17 +143,3 @@ def test_hard_pixels_of_equal_probability_are_none():
     equal, labels = jnp.full((1, 2, 3), 0.95), jnp.zeros((1, 2, 3), jnp.int32)
     assert not hard_pixels(equal, labels, 0.9, 2).any()
     assert hard_pixels(equal, labels, 0.96, 2).all()
-
-
-def test_the_mean_over_devices_is_that_of_all_values(x64):
-    rng = np.random.default_rng(0)
-    values, weights = rng.normal(size=(8, 3)), rng.integers(0, 3, size=(8, 3)).astype(float)
-    weights[:2] = 0  # the first device has nothing that counts
-    spec = PartitionSpec("data")
-
-    def part(values, weights):
-        return jax.lax.pmean(weighted_mean(values, weights, "data"), "data")
-
-    split = jax.shard_map(part, mesh=mesh_of(4), in_specs=(spec, spec), out_specs=PartitionSpec())
-    expected = (values * weights).sum() / weights.sum()
-    np.testing.assert_allclose(split(values, weights), expected, rtol=1e-12)

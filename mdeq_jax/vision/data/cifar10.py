@@ -9,10 +9,17 @@ import functools
 import numpy as np
 
 from mdeq_jax.vision.config import DataConfig
-from mdeq_jax.vision.data.dataset import Dataset, Example, Normalisation, Size, require_image_size
+from mdeq_jax.vision.data.classification_transforms import random_flip, random_shift, scaled_middle
+from mdeq_jax.vision.data.dataset import (
+    Dataset,
+    Example,
+    Normalisation,
+    Size,
+    require_image_size,
+    without_augmentation,
+)
 from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.prepared import open_prepared
-from mdeq_jax.vision.data.transforms import random_flip, random_shift, scaled_middle
 
 SIZE = (32, 32)
 CLASS_NAMES = (
@@ -42,7 +49,7 @@ def cifar10(data: DataConfig) -> Dataset:
         eval_image_size=lambda: SIZE,
         open_train=functools.partial(split, "train"),
         open_eval=functools.partial(split, "test"),
-        train_transform=_augmented if data.augment else _plain,
+        train_transform=_augmented if data.augment else without_augmentation(_evaluated, SIZE),
         eval_transform=_evaluated,
         normalise=NORMALISATION,
         fit=functools.partial(scaled_middle, size=SIZE),
@@ -55,12 +62,7 @@ def _evaluated(example: Example, size: Size) -> Example:
     return {"image": image, "label": np.int32(example["label"])}
 
 
-def _plain(example: Example, generator: np.random.Generator) -> Example:
-    del generator  # nothing is random
-    return _evaluated(example, SIZE)
-
-
 def _augmented(example: Example, generator: np.random.Generator) -> Example:
-    plain = _plain(example, generator)
+    plain = _evaluated(example, SIZE)
     image = random_shift(plain["image"], _PADDING, generator)
     return {**plain, "image": random_flip(image, generator)}

@@ -11,11 +11,9 @@ From the official archives, `mdeq_jax.commands.prepare` makes the one and
 `mdeq_jax.vision.data.cityscapes_archives` the other.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,16 +22,15 @@ from mdeq_jax.vision.data.cityscapes_labels import CLASS_NAMES, LABELS
 from mdeq_jax.vision.data.dataset import Dataset, Example
 from mdeq_jax.vision.data.decoding import decode, decode_label
 from mdeq_jax.vision.data.files import read_text
-from mdeq_jax.vision.data.image_files import (
+from mdeq_jax.vision.data.prepared import ARCHIVES, open_prepared
+from mdeq_jax.vision.data.segmentation import (
     UNKNOWN,
     ClassTable,
     Pairs,
-    existing,
+    labelled_pixels,
     pixel_labelled,
-    to_classes,
+    require_pairs_exist,
 )
-from mdeq_jax.vision.data.official import ARCHIVES
-from mdeq_jax.vision.data.prepared import Prepared, open_prepared
 
 IMAGE_SIZE = (1024, 2048)
 BUILDER = "cityscapes/semantic_segmentation"
@@ -105,30 +102,16 @@ def open_list(root: Path, split: str) -> Pairs:
                 f" its label file *{LABEL_SUFFIX}."
             )
         pairs.append((root / "cityscapes" / names[0], root / "cityscapes" / names[1]))
-    return Pairs(existing(pairs), class_table())
+    return Pairs(require_pairs_exist(pairs), class_table())
 
 
-@dataclasses.dataclass(frozen=True)
-class _Labelled(Sequence[Example]):
-    """Records that TFDS prepared, decoded on access, as `Pairs` has them."""
-
-    records: Prepared
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: Any) -> Example:
-        record = self.records[index]
-        name = record["image_id"].decode()
-        image = decode(record["image_left"], name)
-        label_name = f"{name}{LABEL_SUFFIX}"
-        ids = decode_label(record["segmentation_label"], label_name)
-        if ids.shape != image.shape[:2]:
-            raise ValueError(
-                f"the labels of {name} are of size {ids.shape}, but the image is of size"
-                f" {image.shape[:2]}; prepare {BUILDER} from other archives."
-            )
-        return {"image": image, "label": to_classes(ids, class_table(), label_name), "name": name}
+def _labelled(record: Example) -> Example:
+    """Return a record of TFDS, decoded, as `Pairs` has its examples."""
+    name = record["image_id"].decode()
+    label_name = f"{name}{LABEL_SUFFIX}"
+    image = decode(record["image_left"], name)
+    ids = decode_label(record["segmentation_label"], label_name)
+    return labelled_pixels(image, ids, class_table(), name, label_name)
 
 
 def open_images(data_dir: str | None, split: str) -> Sequence[Example]:
@@ -146,4 +129,6 @@ def open_images(data_dir: str | None, split: str) -> Sequence[Example]:
         " If the archives are extracted, set config.data.root to the folder that has list/ and"
         " cityscapes/ in it."
     )
-    return _Labelled(open_prepared(BUILDER, data_dir, split, images=images, otherwise=otherwise))
+    return open_prepared(
+        BUILDER, data_dir, split, images=images, convert=_labelled, otherwise=otherwise
+    )

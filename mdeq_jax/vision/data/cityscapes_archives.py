@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from mdeq_jax.vision.data.cityscapes import list_path
 from mdeq_jax.vision.data.files import list_images, read_text, visible
-from mdeq_jax.vision.data.image_files import existing
-from mdeq_jax.vision.data.official import ARCHIVES
+from mdeq_jax.vision.data.prepared import ARCHIVES
+from mdeq_jax.vision.data.segmentation import require_pairs_exist
 
 (IMAGES, LABELS), SITE = ARCHIVES["cityscapes"]
 COUNTS = {"train": 2975, "val": 500, "test": 1525}
@@ -96,7 +96,7 @@ def write_lists(root: Path) -> list[str]:
                 f" --archives=DIR --root={root}."
             )
         labels = folder / "gtFine" / split
-        pairs = existing(
+        pairs = require_pairs_exist(
             (source / name, labels / name.replace(_IMAGE_END, _LABEL_END)) for name in names
         )
         relative = [[file.relative_to(folder).as_posix() for file in pair] for pair in pairs]

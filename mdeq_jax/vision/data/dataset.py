@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mdeq_jax.training.reader import Example
 from mdeq_jax.vision.config import DataConfig
 
-Example = dict[str, Any]
 Size = tuple[int, ...]
 Pixels = UInt8[np.ndarray, "H W 3"]
 
@@ -93,3 +94,19 @@ def require_image_size(data: DataConfig, size: tuple[int, int]) -> None:
                 f"config.data.{field} is {value}, but images of {data.name!r} are {size}; set it to"
                 " that."
             )
+
+
+def require_root(data: DataConfig, layout: str) -> Path:
+    """Return `data.root`; if it is not set, raise ValueError with the layout that it needs."""
+    if data.root is None:
+        raise ValueError(
+            f"config.data.root is not set; set it to a folder ROOT that holds {layout}."
+        )
+    return Path(data.root)
+
+
+def without_augmentation(
+    eval_transform: Callable[[Example, Size], Example], size: Size
+) -> Callable[[Example, np.random.Generator], Example]:
+    """Return a training transform that draws nothing: an evaluation transform to one size."""
+    return lambda example, _: eval_transform(example, size)

@@ -11,6 +11,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL.PngImagePlugin import PngImageFile
 
+from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.data.dataset import Pixels, Size
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -22,28 +23,6 @@ _TOO_LARGE = (
     f"is damaged, or has more than {_MAX_PIXELS:,} pixels or {_MAX_SIDE:,} on a side; save it"
     " again, smaller."
 )
-
-
-class BadRecordError(ValueError):
-    """An example cannot be read.
-
-    Attributes:
-      name: of the example, its file or its record.
-    """
-
-    def __init__(self, name: str, problem: str):
-        """Say what is wrong with an example.
-
-        Args:
-          name: of the example.
-          problem: what follows the name in the message.
-        """
-        super().__init__(name, problem)
-        self.name, self._problem = name, problem
-
-    def __str__(self) -> str:
-        """Return the message."""
-        return f"{self.name} {self._problem}"
 
 
 def decode(encoded: bytes, name: str, at_least: Size | None = None) -> Pixels:

@@ -18,10 +18,16 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from mdeq_jax.vision.config import IGNORE, DataConfig
-from mdeq_jax.vision.data import augmentation, embedded
+from mdeq_jax.vision.data import embedded
+from mdeq_jax.vision.data.classification_transforms import scaled_middle
 from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, require_image_size
 from mdeq_jax.vision.data.digits import load_raw
-from mdeq_jax.vision.data.transforms import scaled_middle
+from mdeq_jax.vision.data.segmentation_transforms import (
+    as_example,
+    pad,
+    random_crop,
+    random_scale,
+)
 
 SIDE = 64
 BACKGROUND = 0
@@ -156,16 +162,16 @@ def _with_image_label(example: Example) -> Example:
 
 def _plain(example: Example, _: Any) -> Example:
     """Nothing is random, and all images are of one size."""
-    return _with_image_label(augmentation.as_example(example["image"], example["label"][..., 0]))
+    return _with_image_label(as_example(example["image"], example["label"][..., 0]))
 
 
 def _augmented(example: Example, generator: np.random.Generator) -> Example:
     """Random scale 0.9 to 1.1, crop, and order of the colours; digits are not to be mirrored."""
     colours = generator.permutation(3)
     image, label = np.ascontiguousarray(example["image"][..., colours]), example["label"][..., 0]
-    image, label = augmentation.random_scale(image, label, generator, tenths=(9, 11))
-    image, label = augmentation.random_crop(image, label, (SIDE, SIDE), generator)
-    padded = augmentation.pad(augmentation.as_example(image, label), (SIDE, SIDE))
+    image, label = random_scale(image, label, generator, tenths=(9, 11))
+    image, label = random_crop(image, label, (SIDE, SIDE), generator)
+    padded = pad(as_example(image, label), (SIDE, SIDE))
     return _with_image_label(padded)
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Int, UInt8
 
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import embedded
+from mdeq_jax.vision.data.classification_transforms import scaled_middle
 from mdeq_jax.vision.data.dataset import Dataset, Example, Normalisation, Pixels, require_image_size
-from mdeq_jax.vision.data.transforms import scaled_middle
 
 TEST_EXAMPLES = 360
 SIZE = (8, 8)

@@ -4,7 +4,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from mdeq_jax.vision.data.decoding import BadRecordError
+from mdeq_jax.training.reader import BadRecordError
+from mdeq_jax.vision.data.dataset import Pixels
+from mdeq_jax.vision.data.decoding import decode
 
 # Formats that OpenCV reads.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -56,6 +58,16 @@ def read_file(path: str | Path, length: int = -1) -> bytes:
             return file.read(length)
     except OSError as error:
         raise unreadable(str(path), Path(path).parent, error) from error
+
+
+def read_image(path: Path) -> Pixels:
+    """Return the pixels of an image file, RGB. A note in the file to rotate it is not followed.
+
+    Raises:
+      BadRecordError: the file cannot be read, is no image that OpenCV reads, or breaks off.
+      OSError: its folder has vanished.
+    """
+    return decode(read_file(path), str(path))
 
 
 def unreadable(name: str, folder: Path, error: Exception) -> BadRecordError | OSError:

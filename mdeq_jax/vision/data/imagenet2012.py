@@ -3,45 +3,29 @@
 `python -m mdeq_jax.commands.prepare --name=imagenet2012` has TFDS prepare it.
 """
 
-import dataclasses
 import functools
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 
 from mdeq_jax.vision.config import DataConfig
+from mdeq_jax.vision.data.classification import labelled_images
 from mdeq_jax.vision.data.dataset import Dataset, Example
-from mdeq_jax.vision.data.labelled_images import labelled_images
-from mdeq_jax.vision.data.prepared import Prepared, open_prepared
-
-
-@dataclasses.dataclass(frozen=True)
-class _Named(Sequence[Example]):
-    """Records of ImageNet under the names of `labelled_images`."""
-
-    records: Prepared
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: Any) -> Example:
-        record = self.records[index]
-        name = record["file_name"].decode()
-        return {"image": record["image"], "label": record["label"], "name": name}
+from mdeq_jax.vision.data.prepared import open_prepared
 
 
 def imagenet2012(data: DataConfig) -> Dataset:
-    """Return the data set, whose classes are called by their WordNet ids, as n01440764.
+    """Return the data set. Its classes have their WordNet ids as names, such as n01440764.
 
     Args:
       data: the data section of the config.
 
     Raises:
-      ValueError: as `labelled_images`; where it is opened: it is not prepared.
+      ValueError: images are to be no squares. When it is opened: it is not prepared.
     """
-    open_split = functools.partial(_open, data.dir)
+    open_split = functools.partial(
+        open_prepared, "imagenet2012", data.dir, images=("image",), convert=_named
+    )
     return labelled_images(
         data,
         class_names(),
@@ -56,5 +40,10 @@ def class_names() -> tuple[str, ...]:
     return tuple(path.read_text().split())
 
 
-def _open(data_dir: str | None, split: str) -> Sequence[Example]:
-    return _Named(open_prepared("imagenet2012", data_dir, split, images=("image",)))
+def _named(record: Example) -> Example:
+    """Return a record of TFDS under the names of `labelled_images`."""
+    return {
+        "image": record["image"],
+        "label": record["label"],
+        "name": record["file_name"].decode(),
+    }

@@ -1,23 +1,22 @@
 """Grain pipelines: batches for training and for evaluation, each process its share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
-import grain
-import numpy as np
+import cv2
 
-from mdeq_jax.training.batches import Batch, BatchIterator
-from mdeq_jax.training.reader import Reader
+from mdeq_jax.training import loaders
+from mdeq_jax.training.batches import BatchIterator
 from mdeq_jax.training.sections import suggestion
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.cifar10 import cifar10
 from mdeq_jax.vision.data.cityscapes import cityscapes
-from mdeq_jax.vision.data.dataset import Dataset, Example
+from mdeq_jax.vision.data.classification_folder import folder
+from mdeq_jax.vision.data.dataset import Dataset
 from mdeq_jax.vision.data.digit_scenes import digit_scenes
 from mdeq_jax.vision.data.digits import digits
-from mdeq_jax.vision.data.folder import folder
 from mdeq_jax.vision.data.imagenet2012 import imagenet2012
-from mdeq_jax.vision.data.seg_folder import seg_folder
+from mdeq_jax.vision.data.segmentation_folder import seg_folder
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "digits": digits,
@@ -83,7 +82,7 @@ def dataset_info(data: DataConfig) -> DatasetInfo:
 
 def train_iterator(
     data: DataConfig, *, seed: int, process_index: int = 0, process_count: int = 1
-) -> grain.DatasetIterator[Batch]:
+) -> BatchIterator:
     """Endless training batches: "image" uint8 (b, H, W, 3) and "label".
 
     A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored; beside the
@@ -106,26 +105,20 @@ def train_iterator(
         cannot be read.
     """
     dataset = find_dataset(data)
-    share = _share("config.data.batch_size", data.batch_size, process_count)
-    reader = Reader(dataset.open_train(), data.max_bad_records)
-    if data.batch_size > len(reader):
-        raise ValueError(
-            f"config.data.batch_size is {data.batch_size}, more than the {len(reader)} training"
-            f" examples of {data.name!r}; use at most that many."
-        )
-
-    def example(index: int, generator: np.random.Generator) -> Example:
-        return reader.read(index, lambda raw: dataset.train_transform(raw, generator)).example
-
-    examples = grain.MapDataset.range(len(reader)).seed(seed).shuffle().random_map(example)
-    whole = len(reader) // data.batch_size * data.batch_size
-    batches = examples[:whole].batch(share)[process_index::process_count]
-    return BatchIterator(batches.repeat(), data)
+    return loaders.shuffled_batches(
+        dataset.open_train(),
+        dataset.train_transform,
+        data,
+        seed=seed,
+        process_index=process_index,
+        process_count=process_count,
+        prepare_process=_use_one_thread_per_image,
+    )
 
 
 def eval_batches(
     data: DataConfig, *, process_index: int = 0, process_count: int = 1
-) -> Iterator[Batch]:
+) -> BatchIterator:
     """One ordered pass: "image" uint8 (b, H, W, 3), "label", and "mask" bool (b,).
 
     A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored: what is void,
@@ -147,23 +140,16 @@ def eval_batches(
         cannot be read.
     """
     dataset = find_dataset(data)
-    share = _share("config.data.eval_batch_size", data.eval_batch_size, process_count)
-    reader, size = Reader(dataset.open_eval(), data.max_bad_records), dataset.eval_image_size()
-
-    def row(position: int) -> Example:
-        index = min(position, len(reader) - 1)
-        read = reader.read(index, lambda raw: dataset.eval_transform(raw, size))
-        return {**read.example, "mask": np.bool_(read.index == position)}
-
-    padded = -(-len(reader) // data.eval_batch_size) * data.eval_batch_size
-    batches = grain.MapDataset.range(padded).map(row).batch(share)
-    return BatchIterator(batches[process_index::process_count], data)
+    records, size = dataset.open_eval(), dataset.eval_image_size()
+    return loaders.eval_batches(
+        records,
+        lambda record: dataset.eval_transform(record, size),
+        data,
+        process_index=process_index,
+        process_count=process_count,
+        prepare_process=_use_one_thread_per_image,
+    )
 
 
-def _share(key: str, batch_size: int, process_count: int) -> int:
-    if batch_size % process_count:
-        raise ValueError(
-            f"{key} is {batch_size}, which cannot be shared among {process_count} processes; use a"
-            f" multiple of {process_count}."
-        )
-    return batch_size // process_count
+def _use_one_thread_per_image() -> None:
+    cv2.setNumThreads(0)  # Grain's threads share the cores

@@ -1,15 +1,45 @@
-"""What TFDS prepared as ArrayRecord, read without TensorFlow."""
+"""Data sets that TFDS prepared as ArrayRecord from official archives, read without TensorFlow."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from mdeq_jax.vision.data.dataset import Example
 from mdeq_jax.vision.data.files import unreadable
-from mdeq_jax.vision.data.official import ARCHIVES
+
+
+class Archives(NamedTuple):
+    """What a data set is prepared from.
+
+    Attributes:
+      names: of the files.
+      site: where to download them.
+    """
+
+    names: tuple[str, ...]
+    site: str
+
+    def into(self, folder: str | Path) -> str:
+        """Return the words by which a message asks for them in a folder."""
+        return f"put {' and '.join(self.names)}, from {self.site}, into {folder}"
+
+
+ARCHIVES = {
+    "cifar10": Archives(
+        ("cifar-10-binary.tar.gz",), "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    ),
+    "imagenet2012": Archives(
+        ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"),
+        "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
+    ),
+    "cityscapes": Archives(
+        ("leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"),
+        "https://www.cityscapes-dataset.com/downloads",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,40 +47,50 @@ class Prepared(Sequence[Example]):
     """The examples of a split, read on access.
 
     Attributes:
-      source: of TFDS.
-      folder: that it reads.
+      source: the data source of TFDS.
+      folder: the folder that it reads.
+      convert: from a record of TFDS to an example.
     """
 
     source: Any
     folder: Path
+    convert: Callable[[Example], Example]
 
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.source)
 
     def __getitem__(self, index: Any) -> Example:
-        """Return an example as TFDS has it, images encoded."""
+        """Return the example of a record."""
         try:
-            return self.source[index]
+            record = self.source[index]
         except RuntimeError as error:  # whatever is wrong with the file
             name = f"record {index} of {self.source.split} in {self.folder}"
             raise unreadable(name, self.folder, error) from error
+        return self.convert(record)
 
 
 def open_prepared(
-    name: str, data_dir: str | None, split: str, *, images: Sequence[str], otherwise: str = ""
+    name: str,
+    data_dir: str | None,
+    split: str,
+    *,
+    images: Sequence[str],
+    convert: Callable[[Example], Example] = dict,
+    otherwise: str = "",
 ) -> Prepared:
     """Return the examples of a split that the stock builder of TFDS prepared.
 
     Args:
-      name: of the builder, with that of its config, if it has several.
+      name: the builder's name, followed by "/" and the name of its config if it has several.
       data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
       split: name of the split.
       images: features to leave encoded.
-      otherwise: what else to say where it is not prepared.
+      convert: from a record of TFDS to an example.
+      otherwise: another remedy to name if the data set is not prepared.
 
     Raises:
-      ValueError: it is not prepared, or not as ArrayRecord, or without this split.
+      ValueError: the data set is not prepared, or not as ArrayRecord, or without this split.
     """
     builder = tfds.builder(name, data_dir=data_dir)
     folder = Path(builder.data_path)
@@ -77,4 +117,4 @@ def open_prepared(
             f"{folder} is in a format that cannot be read without TensorFlow; remove it and prepare"
             f" it by {command}, as ArrayRecord."
         ) from error
-    return Prepared(source, folder)
+    return Prepared(source, folder, convert)

@@ -1,7 +1,8 @@
-"""Arrays by their PyTorch names: those of a file, those of a model of ours, and those it lacks."""
+"""Arrays by their PyTorch names: those of a file, those of our variables, those a model needs."""
 
 import fnmatch
 import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -81,5 +82,49 @@ def matching(names: Collection[str], argument: str, patterns: Iterable[str]) -> 
     return {name for name in names if any(fnmatch.fnmatchcase(name, rule) for rule in rules)}
 
 
+def fold_weight_norm(arrays: Arrays, wanted: Collection[str]) -> dict[str, LazyArray]:
+    """Return arrays with weight norm as the wanted names have it: weight = g v / ‖v‖.
+
+    Args:
+      arrays: by PyTorch name.
+      wanted: PyTorch names.
+    """
+    folded = dict(arrays)
+    for weight in sorted({re.sub(r"\.weight_[gv]$", ".weight", name) for name in wanted}):
+        g, v = f"{weight}_g", f"{weight}_v"
+        if weight in wanted and weight not in folded and g in folded and v in folded:
+            folded[weight] = _product(folded.pop(g), folded.pop(v))
+        elif v in wanted and weight in folded and g not in folded and v not in folded:
+            folded[g], folded[v] = _split(folded.pop(weight))
+    return folded
+
+
 def _lazy(array: np.ndarray) -> LazyArray:
     return LazyArray(array.shape, array.dtype, lambda: array)
+
+
+def _product(g: LazyArray, v: LazyArray) -> LazyArray:
+    def read() -> np.ndarray:
+        direction = v.read().astype(np.float64)
+        return g.read() * direction / _length(direction)
+
+    # A g that does not belong to v is as wrong as a v of another shape.
+    shape = v.shape if g.shape == (*v.shape[:1], 1, 1, 1) else g.shape
+    return LazyArray(shape, v.dtype, read)
+
+
+def _split(weight: LazyArray) -> tuple[LazyArray, LazyArray]:
+    def read_v() -> np.ndarray:
+        kernel = weight.read().astype(np.float64)
+        # A channel of zeros has no direction: any will do, for its length is 0.
+        return np.where(_length(kernel) == 0, 1.0, kernel)
+
+    def read_g() -> np.ndarray:
+        return _length(weight.read().astype(np.float64))
+
+    g = LazyArray((*weight.shape[:1], 1, 1, 1), weight.dtype, read_g)
+    return g, LazyArray(weight.shape, weight.dtype, read_v)
+
+
+def _length(kernel: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.square(kernel).sum(axis=(1, 2, 3), keepdims=True))

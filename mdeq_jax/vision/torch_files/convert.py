@@ -31,11 +31,11 @@ from mdeq_jax.vision.model import ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
     Arrays,
     Wanted,
+    fold_weight_norm,
     matching,
     read_arrays,
     wanted_arrays,
 )
-from mdeq_jax.vision.torch_files.fold import fold_weight_norm
 from mdeq_jax.vision.torch_files.infer import Inferred, infer, possible_fields
 from mdeq_jax.vision.torch_files.keys import from_torch, why_ignored
 

@@ -3,7 +3,6 @@
 import fnmatch
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -86,11 +85,6 @@ _IGNORED = {
 _IGNORED_OF_ONE_BRANCH = {"fullstage.post_fuse_layers.*": "not used by a model of one branch"}
 
 
-class _Row(NamedTuple):
-    theirs: str
-    ours: re.Pattern[str]
-
-
 def canonical_name(name: str) -> str:
     """Return a name of any layout as the originals' models have it.
 
@@ -126,10 +120,9 @@ def torch_name(path: Sequence[str], task: str) -> str:
       task: of the model, as in `ModelConfig`.
     """
     *layer, leaf = path
-    for row in _rows(_BODY + _HEADS[task]):
-        match = row.ours.fullmatch("/".join(layer))
-        if match:
-            return f"{_fill(row.theirs, match.groupdict())}.{_LEAVES[leaf]}"
+    for theirs, ours in map(str.split, filter(None, (_BODY + _HEADS[task]).split("\n"))):
+        if match := re.fullmatch(_pattern(ours), "/".join(layer)):
+            return f"{_fill(theirs, match.groupdict())}.{_LEAVES[leaf]}"
     raise ValueError(f"{'/'.join(path)} has no PyTorch name.")
 
 
@@ -172,11 +165,6 @@ def to_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
     if path[-1] == "g":
         return array.reshape(-1, 1, 1, 1)
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-
-
-def _rows(table: str) -> list[_Row]:
-    pairs = [line.split() for line in table.splitlines() if line]
-    return [_Row(theirs, re.compile(_pattern(ours))) for theirs, ours in pairs]
 
 
 def _pattern(ours: str) -> str:

@@ -30,9 +30,11 @@ class LazyArray(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-class _Content(NamedTuple):
-    value: Any
-    locate: Callable[[Storage], int]
+# What a file holds, and a function from a storage to the position of its bytes.
+_Content = tuple[Any, Callable[[Storage], int]]
+# What zipfile raises on damage beside its own error: bad offsets, unknown methods, encryption.
+_ON_DAMAGE = (EOFError, IndexError, OverflowError, RuntimeError)
+_BIG_ENDIAN = "written on a big-endian machine, which is not supported."
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
@@ -48,9 +50,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
     """
     try:
         with open(path, "rb") as file:
-            content = _read_content(file)
-            tensors = _state_dict(content.value)
-            return {name: _lazy(path, t, content.locate(t.storage)) for name, t in tensors.items()}
+            value, locate = _read_content(file)
+            tensors = _state_dict(value)
+            return {name: _lazy(path, t, locate(t.storage)) for name, t in tensors.items()}
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{os.fspath(path)}: {reason}") from None
@@ -83,28 +85,21 @@ def _read_zip(file: BinaryIO) -> _Content:
             if len(pickles) != 1 or members[pickles[0]].file_size > _MAX_PICKLE:
                 raise ValueError("a zip that is no file by torch.save: no NAME/data.pkl in it.")
             root = pickles[0].removesuffix("data.pkl")
-            order = archive.read(f"{root}byteorder") if f"{root}byteorder" in members else b"little"
-            _require_little_endian(order == b"little")
+            order = f"{root}byteorder"
+            if order in members and archive.read(order) != b"little":
+                raise ValueError(_BIG_ENDIAN)
             value = load(io.BytesIO(archive.read(pickles[0])))
             positions = {name: _data_position(file, info) for name, info in members.items()}
-    # What zipfile raises on damage, beside its own: bad offsets, unknown methods, encryption.
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        IndexError,
-        OverflowError,
-        RuntimeError,
-        struct.error,
-    ) as error:
+    except (zipfile.BadZipFile, struct.error, *_ON_DAMAGE) as error:
         raise ValueError(f"a truncated or damaged zip: {error}") from None
 
     def locate(storage: Storage) -> int:
         name = f"{root}data/{storage.key}"
-        if name not in members or members[name].file_size != _nbytes(storage):
+        if name not in members or members[name].file_size != storage.nbytes:
             raise ValueError(f"its storage {storage.key[:40]!r} is missing or of another size.")
         return positions[name]
 
-    return _Content(value, locate)
+    return value, locate
 
 
 def _require_plain(members: Mapping[str, zipfile.ZipInfo], size: int) -> None:
@@ -133,7 +128,8 @@ def _read_legacy(file: BinaryIO) -> _Content:
     if load(pickles) != _VERSION:
         raise ValueError("a legacy file of an unknown version.")
     machine = load(pickles)
-    _require_little_endian(type(machine) is dict and machine.get("little_endian") is True)
+    if type(machine) is not dict or machine.get("little_endian") is not True:
+        raise ValueError(_BIG_ENDIAN)
     value, keys = load(pickles), load(pickles)
     storages = {tensor.storage.key: tensor.storage for tensor in _tensors(value)}
     positions = _legacy_positions(file, pickles.tell(), size, keys, storages)
@@ -143,7 +139,7 @@ def _read_legacy(file: BinaryIO) -> _Content:
             raise ValueError(f"its storage {storage.key[:40]!r} is missing or declared twice.")
         return positions[storage.key]
 
-    return _Content(value, locate)
+    return value, locate
 
 
 def _legacy_positions(
@@ -155,7 +151,7 @@ def _legacy_positions(
     for key in keys:
         file.seek(position)
         positions[key] = position + 8
-        position += 8 + _nbytes(storages[key])
+        position += 8 + storages[key].nbytes
         if position > size or struct.unpack("<q", file.read(8)) != (storages[key].count,):
             raise ValueError(f"a truncated or damaged legacy file: storage {key[:40]!r}.")
     return positions
@@ -202,12 +198,3 @@ def _lazy(path: str | os.PathLike[str], tensor: Tensor, position: int) -> LazyAr
         return np.lib.stride_tricks.as_strided(flat, shape, [step * itemsize for step in strides])
 
     return LazyArray(shape, storage.dtype, read)
-
-
-def _nbytes(storage: Storage) -> int:
-    return storage.count * storage.dtype.itemsize
-
-
-def _require_little_endian(holds: bool) -> None:
-    if not holds:
-        raise ValueError("written on a big-endian machine, which is not supported.")

@@ -6,8 +6,10 @@ global but the few named here, is refused by name.
 """
 
 import io
+import math
 import pickletools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +23,11 @@ class Storage(NamedTuple):
     dtype: np.dtype
     count: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.count * self.dtype.itemsize
+
 
 class Tensor(NamedTuple):
     """A view of a storage; offset and strides count numbers."""
@@ -33,15 +40,6 @@ class Tensor(NamedTuple):
 
 class RefusedError(ValueError):
     """What a pickle asks for is none of tensors and containers."""
-
-
-class _StorageType(NamedTuple):
-    dtype: np.dtype
-
-
-class _Function(NamedTuple):
-    name: str
-    call: Callable[..., Any]
 
 
 def load(stream: io.BytesIO) -> Any:
@@ -85,19 +83,18 @@ class _Machine:
 
     def pop(self, count: int) -> list[Any]:
         # Not below the last mark, where operands of an unfinished container lie.
-        floor = self.marks[-1] if self.marks else 0
-        if len(self.stack) - count < floor:
+        start = len(self.stack) - count
+        if start < (self.marks[-1] if self.marks else 0):
             raise IndexError("too few operands")
-        taken = self.stack[len(self.stack) - count :]
-        del self.stack[len(self.stack) - count :]
+        taken = self.stack[start:]
+        del self.stack[start:]
         return taken
 
     def mark(self, _: None) -> None:
         self.marks.append(len(self.stack))
 
     def pop_marked(self) -> list[Any]:
-        start = self.marks.pop()
-        return self.pop(len(self.stack) - start)
+        return self.pop(len(self.stack) - self.marks.pop())
 
     def memoize(self, index: int | None) -> None:
         (value,) = self.pop(1)
@@ -133,9 +130,10 @@ class _Machine:
 
     def reduce(self, _: None) -> None:
         function, arguments = self.pop(2)
-        if not isinstance(function, _Function) or type(arguments) is not tuple:
+        # Functions come to the stack from _GLOBALS alone.
+        if not isinstance(function, FunctionType) or type(arguments) is not tuple:
             raise RefusedError("a call of what is no function")
-        self.push(function.call(*arguments))
+        self.push(function(*arguments))
 
     def build(self, _: None) -> None:
         target, _state = self.pop(2)  # attributes of a container, as a state dict's _metadata
@@ -145,13 +143,13 @@ class _Machine:
 
     def find_storage(self, _: None) -> None:
         (reference,) = self.pop(1)
-        kind, storage_type, key, _device, count, *view = reference
-        if kind != "storage" or not isinstance(storage_type, _StorageType) or type(key) is not str:
+        kind, dtype, key, _device, count, *view = reference
+        if kind != "storage" or not isinstance(dtype, np.dtype) or type(key) is not str:
             raise RefusedError("a persistent id of what is no storage")
         if any(part is not None for part in view):
             raise RefusedError("a storage that is a view of another")
         _require_whole((count,), "storage size")
-        self.push(Storage(key, storage_type.dtype, count))
+        self.push(Storage(key, dtype, count))
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
@@ -160,21 +158,12 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
         raise TypeError("a tensor of no storage, or without a shape")
     _require_whole((offset, *shape, *strides), "tensor layout")
     last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-    # At most as many entries as the storage: an expanded tensor could be of any size.
-    entries = 1
-    for size in shape:
-        entries *= size
-        if len(shape) > 8 or entries > storage.count:
-            raise ValueError("a tensor of more entries than its storage")
-    if entries and last >= storage.count:
+    # An expanded tensor could be of any size.
+    if len(shape) > 8 or math.prod(shape) > storage.count:
+        raise ValueError("a tensor of more entries than its storage")
+    if all(shape) and last >= storage.count:
         raise ValueError("a tensor that reaches beyond its storage")
     return Tensor(storage, offset, shape, strides)
-
-
-def _rebuild_parameter(tensor: Any, *_: Any) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise TypeError("a parameter that is no tensor")
-    return tensor
 
 
 def _require_whole(values: tuple[Any, ...], what: str) -> None:
@@ -182,14 +171,8 @@ def _require_whole(values: tuple[Any, ...], what: str) -> None:
         raise ValueError(f"{what} is not of whole numbers of at least 0")
 
 
-def _empty_dict() -> dict[Any, Any]:
-    return {}
-
-
-def _counts(counts: Any) -> dict[Any, Any]:
-    if type(counts) is not dict:
-        raise TypeError("counts that are no dict")
-    return counts
+def _first(value: Any, *_: Any) -> Any:
+    return value
 
 
 def _skip(*_: Any) -> None:
@@ -208,35 +191,25 @@ _DTYPES = {
     "Int": np.int32,
     "Long": np.int64,
 }
-_FUNCTIONS = {
+_GLOBALS = {
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils _rebuild_parameter": _rebuild_parameter,
-    "collections OrderedDict": _empty_dict,
-    "collections Counter": _counts,
+    "torch._utils _rebuild_parameter": _first,
+    "collections OrderedDict": lambda: {},
+    "collections Counter": _first,
     # NumPy scalars, such as a best mean IoU.
     "numpy.core.multiarray scalar": _skip,
     "numpy._core.multiarray scalar": _skip,
     "numpy dtype": _skip,
     "_codecs encode": _skip,
-}
-_GLOBALS = {name: _Function(name, call) for name, call in _FUNCTIONS.items()} | {
-    f"torch {name}Storage": _StorageType(np.dtype(dtype)) for name, dtype in _DTYPES.items()
-}
+} | {f"torch {name}Storage": np.dtype(dtype) for name, dtype in _DTYPES.items()}
 
+_PUSHED = "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE"
 _OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": _skip,
-    "FRAME": _skip,
-    "STOP": _skip,
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), _skip),
+    **dict.fromkeys(_PUSHED.split(), _Machine.push),
     "NONE": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
-    "BININT": _Machine.push,
-    "BININT1": _Machine.push,
-    "BININT2": _Machine.push,
-    "LONG1": _Machine.push,
-    "BINFLOAT": _Machine.push,
-    "BINUNICODE": _Machine.push,
-    "SHORT_BINUNICODE": _Machine.push,
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     "EMPTY_LIST": lambda machine, _: machine.push([]),
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
@@ -249,11 +222,8 @@ _OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": lambda machine, _: machine.extend(machine.pop_marked()),
     "SETITEM": lambda machine, _: machine.update(machine.pop(2)),
     "SETITEMS": lambda machine, _: machine.update(machine.pop_marked()),
-    "BINPUT": _Machine.memoize,
-    "LONG_BINPUT": _Machine.memoize,
-    "MEMOIZE": _Machine.memoize,
-    "BINGET": _Machine.get,
-    "LONG_BINGET": _Machine.get,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.memoize),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
     "GLOBAL": _Machine.find_global,
     "STACK_GLOBAL": _Machine.stack_global,
     "REDUCE": _Machine.reduce,

@@ -17,9 +17,9 @@ from archives import (
 
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import dataset_info, eval_batches, find_dataset, train_iterator
+from mdeq_jax.vision.data.classification_transforms import centre
 from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.imagenet2012 import class_names
-from mdeq_jax.vision.data.transforms import centre
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_what_is_not_prepared(tmp_path, name):
     data = DataConfig(name=name, dir=str(tmp_path), image_size=(32, 32))
     message = (
         rf"{tmp_path}/{name}.* does not exist; put .*, from https://.*, into a folder DIR, and run "
-        rf"`python -m mdeq_jax\.data\.prepare --name={name} --source=DIR --data-dir={tmp_path}`"
+        rf"`python -m mdeq_jax\.commands\.prepare --name={name} --source=DIR --data-dir={tmp_path}`"
     )
     with pytest.raises(ValueError, match=message):
         dataset_info(data)

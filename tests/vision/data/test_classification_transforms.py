@@ -8,8 +8,7 @@ from archives import jpeg, photograph
 from folders import encode
 from PIL import Image
 
-from mdeq_jax.vision.data.dataset import IMAGENET, Normalisation
-from mdeq_jax.vision.data.transforms import (
+from mdeq_jax.vision.data.classification_transforms import (
     centre,
     colour_jitter,
     random_box,
@@ -18,6 +17,7 @@ from mdeq_jax.vision.data.transforms import (
     random_shift,
     scaled_middle,
 )
+from mdeq_jax.vision.data.dataset import IMAGENET, Normalisation
 
 
 def generators(count):

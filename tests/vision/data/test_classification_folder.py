@@ -12,8 +12,8 @@ from folders import encode, grey_png, text_chunk
 from mdeq_jax.training.evaluation import require_fit
 from mdeq_jax.vision.config import DataConfig, finalize
 from mdeq_jax.vision.data import dataset_info, eval_batches, find_dataset, train_iterator
+from mdeq_jax.vision.data.classification_transforms import centre
 from mdeq_jax.vision.data.decoding import decode
-from mdeq_jax.vision.data.transforms import centre
 
 CLASSES = ("ant", "bee", "cat")
 

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from mdeq_jax.vision.config import IGNORE, DataConfig
-from mdeq_jax.vision.data.dataset import Dataset
+from mdeq_jax.vision.data.dataset import Dataset, require_root
 from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_images, read_text
-from mdeq_jax.vision.data.image_files import (
+from mdeq_jax.vision.data.segmentation import (
     UNKNOWN,
     ClassTable,
     Pairs,
-    existing,
     largest_size,
     pixel_labelled,
+    require_pairs_exist,
 )
 
 _LAYOUT = "ROOT/classes.txt, ROOT/{train,val}/images and ROOT/{train,val}/labels"
@@ -34,11 +34,7 @@ def seg_folder(data: DataConfig) -> Dataset:
       ValueError: `data.root` is not set, or names no folder with classes; where it is opened: the
         folder is not laid out as it must be.
     """
-    if data.root is None:
-        raise ValueError(
-            f"config.data.root is not set; set it to a folder ROOT that holds {_LAYOUT}."
-        )
-    root = Path(data.root)
+    root = require_root(data, _LAYOUT)
     names = read_class_names(root / "classes.txt")
     classes = class_table(len(names))
     return pixel_labelled(
@@ -113,4 +109,4 @@ def find_pairs(split: Path) -> tuple[tuple[Path, Path], ...]:
                 f"{image} and {stems[image.stem]} would have the same label file; rename one."
             )
         stems[image.stem] = image
-    return existing((image, labels / f"{image.stem}.png") for image in images)
+    return require_pairs_exist((image, labels / f"{image.stem}.png") for image in images)

@@ -12,9 +12,9 @@ from typing import Any
 from absl import logging
 
 from mdeq_jax.vision.config import DataConfig
-from mdeq_jax.vision.data.dataset import Dataset, Example
+from mdeq_jax.vision.data.classification import labelled_images
+from mdeq_jax.vision.data.dataset import Dataset, Example, require_root
 from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_folders, list_images, read_file
-from mdeq_jax.vision.data.labelled_images import labelled_images
 
 _EVAL_SPLITS = ("val", "validation", "test")
 _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg"
@@ -54,11 +54,7 @@ def folder(data: DataConfig) -> Dataset:
       ValueError: as `labelled_images`; `data.root` is not set, or has no folder of classes; where
         it is opened: there are no images, or a class that is not in ROOT/train.
     """
-    if data.root is None:
-        raise ValueError(
-            f"config.data.root is not set; set it to a folder ROOT that holds {_LAYOUT}."
-        )
-    root = Path(data.root)
+    root = require_root(data, _LAYOUT)
     classes = class_names(root / "train")
     return labelled_images(
         data,

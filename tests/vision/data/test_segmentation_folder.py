@@ -11,7 +11,7 @@ from PIL import Image
 
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import dataset_info, eval_batches, find_dataset, train_iterator
-from mdeq_jax.vision.data.augmentation import MEAN_COLOUR
+from mdeq_jax.vision.data.segmentation_transforms import MEAN_COLOUR
 
 
 @pytest.fixture

@@ -6,9 +6,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mdeq_jax.vision.config import DataConfig
-from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Size
+from mdeq_jax.vision.data.classification_transforms import (
+    centre,
+    colour_jitter,
+    random_flip,
+    random_resized_crop,
+)
+from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Size, without_augmentation
 from mdeq_jax.vision.data.decoding import decode
-from mdeq_jax.vision.data.transforms import centre, colour_jitter, random_flip, random_resized_crop
 
 
 def labelled_images(
@@ -40,7 +45,7 @@ def labelled_images(
     if data.augment:
         train = functools.partial(_augmented, size=data.image_size, colour=data.colour_jitter)
     else:
-        train = functools.partial(_plain, size=data.image_size)
+        train = without_augmentation(evaluated, data.image_size)
     return Dataset(
         task="classification",
         class_names=class_names,
@@ -67,11 +72,6 @@ def evaluated(example: Example, size: Size) -> Example:
     """
     image = decode(example["image"], example["name"])
     return {"image": centre(image, size), "label": np.int32(example["label"])}
-
-
-def _plain(example: Example, generator: np.random.Generator, size: Size) -> Example:
-    del generator  # nothing is random
-    return evaluated(example, size)
 
 
 def _augmented(

@@ -1,4 +1,4 @@
-"""Images and their pixel labels as files on disk: read, checked, and made a data set."""
+"""Segmentation data sets: images with their label files, read, checked, and made a data set."""
 
 import dataclasses
 import functools
@@ -11,12 +11,13 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
+from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.config import IGNORE, DataConfig
-from mdeq_jax.vision.data.augmentation import augmented, centred, whole
+from mdeq_jax.vision.data.classification_transforms import scaled_middle
 from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Pixels
-from mdeq_jax.vision.data.decoding import BadRecordError, decode, decode_label, header_size, size_of
-from mdeq_jax.vision.data.files import read_file
-from mdeq_jax.vision.data.transforms import scaled_middle
+from mdeq_jax.vision.data.decoding import decode_label, header_size, size_of
+from mdeq_jax.vision.data.files import read_file, read_image
+from mdeq_jax.vision.data.segmentation_transforms import augmented, centred, whole
 
 # What a class table holds for ids that have no meaning.
 UNKNOWN = 254
@@ -62,15 +63,10 @@ class Pairs(Sequence[Example]):
         image_path, label_path = self.paths[index]
         image = read_image(image_path)
         ids = decode_label(read_file(label_path), str(label_path))
-        if ids.shape != image.shape[:2]:
-            raise ValueError(
-                f"{label_path} is of size {ids.shape}, but its image {image_path} is of size"
-                f" {image.shape[:2]}; labels must have the size of their image."
-            )
-        label = to_classes(ids, self.classes, str(label_path))
+        example = labelled_pixels(image, ids, self.classes, str(image_path), str(label_path))
         if holds_black_and_white(ids, self.classes):
             self._warn(str(label_path))
-        return {"image": image, "label": label, "name": str(image_path)}
+        return example
 
     def _warn(self, name: str) -> None:
         if name in self.doubtful or len(self.doubtful) == _MAX_WARNINGS:
@@ -88,15 +84,8 @@ class Pairs(Sequence[Example]):
         )
 
 
-def existing(pairs: Iterable[tuple[Path, Path]]) -> tuple[tuple[Path, Path], ...]:
-    """Return pairs of an image and its label file, all of which exist.
-
-    Args:
-      pairs: the paths.
-
-    Raises:
-      ValueError: a file does not exist.
-    """
+def require_pairs_exist(pairs: Iterable[tuple[Path, Path]]) -> tuple[tuple[Path, Path], ...]:
+    """Return pairs of an image file and its label file; raise ValueError if a file is missing."""
     pairs = tuple(pairs)
     for image, label in pairs:
         if not image.is_file():
@@ -111,41 +100,39 @@ def existing(pairs: Iterable[tuple[Path, Path]]) -> tuple[tuple[Path, Path], ...
     return pairs
 
 
-def read_image(path: Path) -> Pixels:
-    """Return the pixels of an image file, RGB.
+def labelled_pixels(
+    image: Pixels,
+    ids: UInt8[np.ndarray, "H W"],
+    classes: ClassTable,
+    name: str,
+    label_name: str,
+) -> Example:
+    """Return {"image": uint8 (H, W, 3), "label": the classes, uint8 (H, W), "name"}.
 
     Args:
-      path: of any format that OpenCV reads; a note in the file to rotate it is not followed.
-
-    Raises:
-      BadRecordError: the file cannot be read, or `decode` raises it.
-      OSError: its folder has vanished.
-    """
-    return decode(read_file(path), str(path))
-
-
-def to_classes(
-    ids: UInt8[np.ndarray, "H W"], classes: ClassTable, name: str
-) -> UInt8[np.ndarray, "H W"]:
-    """Return the class of each pixel.
-
-    Args:
-      ids: as a label file has them.
+      image: the pixels of the image.
+      ids: the ids in its label file.
       classes: for each id the class, `IGNORE` or `UNKNOWN`.
-      name: of the label file, for messages.
+      name: name of the image, for messages.
+      label_name: name of the label file, for messages.
 
     Raises:
-      ValueError: an id is unknown.
+      ValueError: the sizes differ, or an id is unknown.
     """
+    if ids.shape != image.shape[:2]:
+        raise ValueError(
+            f"{label_name} is of size {ids.shape}, but its image {name} is of size"
+            f" {image.shape[:2]}; labels must have the size of their image."
+        )
     label = np.asarray(cv2.LUT(ids, classes))  # five times as fast as classes[ids]
     unknown = label == UNKNOWN
     if unknown.any():
         known = np.flatnonzero((classes != UNKNOWN) & (np.arange(256) != IGNORE))
         raise ValueError(
-            f"{name} has the label id {ids[unknown][0]}, which is out of range: ids are"
+            f"{label_name} has the label id {ids[unknown][0]}, which is out of range: ids are"
             f" {known.min()} to {known.max()}, and {IGNORE} for what is to be ignored."
         )
-    return label
+    return {"image": image, "label": label, "name": name}
 
 
 def holds_black_and_white(ids: UInt8[np.ndarray, "H W"], classes: ClassTable) -> bool:

@@ -2,8 +2,7 @@
 
 import pytest
 
-from mdeq_jax.training.reader import Reader
-from mdeq_jax.vision.data.decoding import BadRecordError
+from mdeq_jax.training.reader import BadRecordError, Reader
 
 
 def reading(bad, limit, count=6):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mdeq_jax.vision.data.augmentation import (
+from mdeq_jax.vision.data.dataset import IMAGENET
+from mdeq_jax.vision.data.segmentation_transforms import (
     MEAN_COLOUR,
     SCALE_TENTHS,
     augmented,
@@ -13,7 +14,6 @@ from mdeq_jax.vision.data.augmentation import (
     random_scale,
     whole,
 )
-from mdeq_jax.vision.data.dataset import IMAGENET
 
 
 def blocks(height, width, side=16, seed=0):

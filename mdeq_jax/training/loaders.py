@@ -1,0 +1,205 @@
+"""Checkpointable iterators over batches of a data set: shuffled, as streams in order, or one pass.
+
+A record is raw, as the data set stores it. A transform makes an example of it: a dict of arrays and
+numbers whose keys and shapes are the same for every record. A batch stacks examples: its arrays are
+those of the examples with a leading axis of rows.
+
+With b = batch size / `process_count`, each process yields b rows of every batch. The rows of
+processes 0, 1, ..., in that order, are the batch that a single process yields.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from mdeq_jax.training.batches import BatchIterator
+from mdeq_jax.training.reader import Example, Reader
+
+
+class LoaderOptions(Protocol):
+    """The keys of `config.data` that say how batches are made; `DataConfig` has them.
+
+    Attributes:
+      batch_size: rows of a training batch, over all processes.
+      eval_batch_size: rows of an evaluation batch, over all processes.
+      workers: number of processes that make batches; 0 does so in the training process.
+      threads: number of threads of each of those processes.
+      max_bad_records: number of records that may be unreadable, in each process that reads.
+    """
+
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def eval_batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def workers(self) -> int: ...  # noqa: D102
+    @property
+    def threads(self) -> int: ...  # noqa: D102
+    @property
+    def max_bad_records(self) -> int: ...  # noqa: D102
+
+
+def shuffled_batches(
+    records: Sequence[Any],
+    transform: Callable[[Any, np.random.Generator], Example],
+    options: LoaderOptions,
+    *,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    prepare_process: Callable[[], None] | None = None,
+) -> BatchIterator:
+    """Return endless training batches, each epoch shuffled anew.
+
+    An epoch drops its last len(records) % batch_size examples. A record that cannot be read is
+    replaced by the next one.
+
+    Args:
+      records: raw records by position, in a fixed order.
+      transform: (record, generator) to example. The generator's seed follows from `seed` and the
+        position of the example in the shuffled order. Raises BadRecordError if the record is bad.
+      options: how batches are made.
+      seed: seed of shuffling and of the generators, in [0, 2³²); the same in all processes.
+      process_index: index of this process, in [0, process_count).
+      process_count: number of training processes.
+      prepare_process: called before the first batch in every process that makes batches, for
+        instance to limit the threads of a library.
+
+    Raises:
+      ValueError: the batch size is no multiple of `process_count`, or is above the number of
+        records. From the iterator: more records are bad than allowed.
+    """
+    reader, share = _open_for_training(records, options, process_count)
+
+    def example(index: int, generator: np.random.Generator) -> Example:
+        return reader.read(index, lambda record: transform(record, generator)).example
+
+    examples = grain.MapDataset.range(len(reader)).seed(seed).shuffle().random_map(example)
+    whole = len(reader) // options.batch_size * options.batch_size
+    batches = examples[:whole].batch(share)[process_index::process_count]
+    return _iterate(batches.repeat(), options, prepare_process)
+
+
+def ordered_batches(
+    records: Sequence[Any],
+    transform: Callable[[Any], Example],
+    options: LoaderOptions,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    prepare_process: Callable[[], None] | None = None,
+) -> BatchIterator:
+    """Return endless training batches of streams: row r continues row r of the batch before.
+
+    With n = ⌊len(records) / batch_size⌋ batches in an epoch, row r of batch t holds record r n + t.
+    An epoch drops the records from n · batch_size on. Every epoch is the same.
+
+    Args:
+      records: raw records in the order of time, such as pieces of a text or frames of a film.
+      transform: record to example. An example may say {"reset": True} if its record does not
+        continue the one before, as at the beginning of a film. Raises BadRecordError if the record
+        is bad; the next record then takes its place, with "reset".
+      options: how batches are made.
+      process_index: index of this process, in [0, process_count).
+      process_count: number of training processes.
+      prepare_process: called before the first batch in every process that makes batches, for
+        instance to limit the threads of a library.
+
+    Returns:
+      The batches. "reset", bool (b,), is True where a stream begins anew: in the first batch of an
+      epoch, and where the example says so. A carry must not be taken over there.
+
+    Raises:
+      ValueError: the batch size is no multiple of `process_count`, or is above the number of
+        records. From the iterator: more records are bad than allowed.
+    """
+    reader, share = _open_for_training(records, options, process_count)
+    length = len(reader) // options.batch_size
+
+    def row(position: int) -> Example:
+        step, stream = divmod(position, options.batch_size)
+        index = stream * length + step
+        read = reader.read(index, transform)
+        anew = step == 0 or read.index != index or read.example.get("reset", False)
+        return {**read.example, "reset": np.bool_(anew)}
+
+    rows = grain.MapDataset.range(length * options.batch_size).map(row)
+    batches = rows.batch(share)[process_index::process_count]
+    return _iterate(batches.repeat(), options, prepare_process)
+
+
+def eval_batches(
+    records: Sequence[Any],
+    transform: Callable[[Any], Example],
+    options: LoaderOptions,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    prepare_process: Callable[[], None] | None = None,
+) -> BatchIterator:
+    """Return the batches of one pass in order, for evaluation.
+
+    Every process yields the same number of batches. The last batch is padded with the last example.
+
+    Args:
+      records: raw records by position, in a fixed order.
+      transform: record to example. Raises BadRecordError if the record is bad.
+      options: how batches are made; `eval_batch_size` is the number of rows.
+      process_index: index of this process, in [0, process_count).
+      process_count: number of processes.
+      prepare_process: called before the first batch in every process that makes batches, for
+        instance to limit the threads of a library.
+
+    Returns:
+      The batches. "mask", bool (b,), is True exactly once per readable record over all batches of
+      all processes; it is False for padding and for what stands in for a bad record.
+
+    Raises:
+      ValueError: the batch size is no multiple of `process_count`. From the iterator: more records
+        are bad than allowed.
+    """
+    share = _share("eval_batch_size", options.eval_batch_size, process_count)
+    reader = Reader(records, options.max_bad_records)
+
+    def row(position: int) -> Example:
+        read = reader.read(min(position, len(reader) - 1), transform)
+        return {**read.example, "mask": np.bool_(read.index == position)}
+
+    padded = -(-len(reader) // options.eval_batch_size) * options.eval_batch_size
+    batches = grain.MapDataset.range(padded).map(row).batch(share)
+    return _iterate(batches[process_index::process_count], options, prepare_process)
+
+
+def _open_for_training(
+    records: Sequence[Any], options: LoaderOptions, process_count: int
+) -> tuple[Reader, int]:
+    """Return the reader and this process's share of the batch size, both checked."""
+    share = _share("batch_size", options.batch_size, process_count)
+    if options.batch_size > len(records):
+        raise ValueError(
+            f"config.data.batch_size is {options.batch_size}, more than the {len(records)} training"
+            " examples; use at most that many."
+        )
+    return Reader(records, options.max_bad_records), share
+
+
+def _share(key: str, batch_size: int, process_count: int) -> int:
+    if batch_size % process_count:
+        raise ValueError(
+            f"config.data.{key} is {batch_size}, which cannot be shared among {process_count} "
+            f"processes; use a multiple of {process_count}."
+        )
+    return batch_size // process_count
+
+
+def _iterate(
+    batches: grain.MapDataset, options: LoaderOptions, prepare_process: Callable[[], None] | None
+) -> BatchIterator:
+    return BatchIterator(
+        batches,
+        threads=options.threads,
+        workers=options.workers,
+        prepare_process=prepare_process,
+    )
