@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.stability import gradient_error
 from mdeq_jax.training.config import RunConfig
-from mdeq_jax.training.experiment import Batch, Experiment, Metrics, reset_carry
+from mdeq_jax.training.experiment import Batch, Experiment, Metrics, reset_carry, rows_of
 from mdeq_jax.training.jacobian import draw
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.microbatches import Draw, Gradient, GradientFunction, Outcome, accumulated
