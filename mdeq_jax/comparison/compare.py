@@ -1,6 +1,5 @@
 """The comparison: every run in turn, and the report anew after each."""
 
-import math
 import sys
 import time
 from collections.abc import Collection
@@ -42,11 +41,13 @@ def compare(
       ``skipped``; ``wall_s``; ``interrupted``, whether SIGTERM ended a training early.
 
     Raises:
-      ValueError: an unknown group, a config that never solves, or a workdir that cannot be written
-        or holds runs of another config.
+      ValueError: an unknown group, another application than "vision", a config that never solves,
+        or a workdir that cannot be written or holds runs of another config.
     """
     started = time.monotonic()
-    if base.train.spectral_radius_iterations == 0:
+    if base.app != "vision":
+        raise ValueError(f"config.app is {base.app!r}; only runs of 'vision' can be compared.")
+    if base.train.spectral_radius_iterations == 0:  # otherwise evaluation would leave it out
         base = override(base, {"train.spectral_radius_iterations": _RADIUS_ITERATIONS})
     settings = plan(base, groups, table)
     _require_solving(base)
@@ -56,8 +57,8 @@ def compare(
     waiting = [run for run in runs if results[run].status != "done"]
     report = write_report(settings, results, workdir, command)
     for i, run in enumerate(waiting):
-        left = (time.monotonic() - started) * (len(waiting) / i - 1) if i else math.nan
-        _show(f"run {i + 1}/{len(waiting)}  {run.folder}  {left:.0f} s left for all")
+        left = f"{(time.monotonic() - started) * (len(waiting) / i - 1):.0f} s" if i else "unknown"
+        _show(f"run {i + 1}/{len(waiting)}  {run.folder}  time left for all: {left}")
         results[run] = carry_out(run, workdir, base=runs[0])
         write_report(settings, results, workdir, command)
         _show(f"{run.folder}: {results[run].status}  {results[run].message}")

@@ -31,8 +31,6 @@ Table = Mapping[str, Mapping[str, Changes | ChangesOf]]
 # Groups that train nothing but examine the base's model.
 EXAMINATIONS = ("silenced", "latency")
 
-_FEW_STEPS = {"solver.forward.max_steps": 8}
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -246,27 +244,20 @@ TABLE: Table = {
     "solvers": {name: _solvers(name) for name in ("broyden", "anderson", "picard")},
     "steps": {f"{n} steps": {"solver.forward.max_steps": n} for n in (4, 8, 18, 30)},
     "regularisation": {
-        "none, 8 steps": {**_FEW_STEPS, "jacobian.probability": 0.0},
+        "none, 8 steps": {"solver.forward.max_steps": 8, "jacobian.probability": 0.0},
         "0.4 × 1.0, 8 steps": {
-            **_FEW_STEPS,
+            "solver.forward.max_steps": 8,
             "jacobian.probability": 0.4,
             "jacobian.weight": 1.0,
         },
     },
-    "resolutions": {
-        "1 resolution": _resolutions(1),
-        "2 resolutions": _resolutions(2),
-        "3 resolutions": _resolutions(3),
-    },
+    "resolutions": {f"{n} resolution{'s' * (n > 1)}": _resolutions(n) for n in (1, 2, 3)},
     "scales": {
         "wide at high": _widths(lambda n: range(n, 0, -1)),
         "equal": _widths(lambda n: [1] * n),
         "wide at low": _widths(lambda n: range(1, n + 1)),
     },
-    "stem": {
-        "full size": {"model.downsample_times": 0},
-        "halved": {"model.downsample_times": 1},
-    },
+    "stem": {"full size": {"model.downsample_times": 0}, "halved": {"model.downsample_times": 1}},
     "injection": {where: {"model.injection": where} for where in ("highest", "all")},
     "depth": {f"{k} applications": _unrolled(k) for k in (5, 10, 18)},
     # The Runge-Kutta steps of the neural ODE evaluate its block 16 times.
