@@ -1,6 +1,4 @@
-"""Explicit models to compare with, a ResNet and a neural ODE, as an application of their own.
-
-    python train.py --config configs/digits_resnet.py --workdir runs/digits_resnet
+"""Explicit models to compare with: a ResNet and a neural ODE, and the config of a run of one.
 
 Both are pre-activation residual blocks (He et al., arXiv 1603.05027) at full resolution, between a
 convolution and a linear layer. Each block of the ResNet has its own parameters. The neural ODE
@@ -9,16 +7,13 @@ follows one block through time (Chen et al., "Neural Ordinary Differential Equat
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float
 
 from mdeq_jax.checks import require, require_int
-from mdeq_jax.training.experiment import Batch, Forward, Layer, Prediction, Variables
 from mdeq_jax.vision import config as vision
-from mdeq_jax.vision.experiment import VisionExperiment
 from mdeq_jax.vision.model.layers import Conv, GroupNorm
 
 # Small, so that widths lie close together and a number of parameters can be met closely.
@@ -114,8 +109,8 @@ class ExplicitModel(nn.Module):
 def runge_kutta(f: Callable[[Array], Array], z: Array, steps: int) -> Array:
     """Return z(1) of dz/dt = f(z), from z(0) = z, by equal steps of the classic method of order 4.
 
-    Steps of an adaptive method would differ between devices, and a step of training needs a loop
-    with a fixed number of them.
+    The steps are equal because loops of adaptive solvers (diffrax 0.7) cannot be traced under
+    `jax.shard_map`, which every training step uses.
 
     Args:
       f: the vector field.
@@ -130,75 +125,3 @@ def runge_kutta(f: Callable[[Array], Array], z: Array, steps: int) -> Array:
         k4 = f(z + h * k3)
         z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
     return z
-
-
-class BaselineExperiment:
-    """An explicit model with the data, the loss and the metrics of `VisionExperiment`.
-
-    Attributes:
-      config: the config of the run.
-      model: the model.
-    """
-
-    def __init__(self, config: Config):
-        """Find the data set and make the model.
-
-        Args:
-          config: the config of the run.
-
-        Raises:
-          ValueError: there is no such data set, or the model does not fit it.
-        """
-        self.config = config
-        self.model = ExplicitModel(config.model, config.compute_dtype)
-        classes = vision.ModelConfig(num_classes=config.model.num_classes)
-        images = VisionExperiment(vision.Config(model=classes, data=config.data, seed=config.seed))
-        self._images, self.sample, self.score = images, images.sample, images.score
-        self.progress, self.record_name = images.progress, images.record_name
-        self.init_carry, self.train_batches = images.init_carry, images.train_batches
-        self.evaluations, self.prepare = images.evaluations, images.prepare
-        self.loss, self.record = images.loss, images.record
-        self.sums, self.summarize = images.sums, images.summarize
-
-    @property
-    def train_size(self) -> int:
-        """The number of images of an epoch."""
-        return self._images.train_size
-
-    def init(self, key: PRNGKeyArray) -> Variables:
-        """Return random variables."""
-        return self.model.init(key, jnp.zeros((1, *self._images.dataset.image_size, 3)))
-
-    def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
-        """Raise ValueError: explicit models start from random weights only."""
-        raise ValueError(f"config.init_from is {source!r}, but config.app is 'baseline'; set None.")
-
-    def forward(
-        self,
-        variables: Variables,
-        batch: Batch,
-        layer: Layer,
-        *,
-        train: bool,
-        key: PRNGKeyArray | None = None,
-        carry: PyTree = (),
-    ) -> Forward:
-        """Return the logits; there is no equilibrium."""
-        return Forward(self.model.apply(variables, batch["image"]))
-
-    def decode(self, variables: Variables, z: Any, batch: Batch, *, train: bool) -> PyTree:
-        """Raise ValueError: there is no state to decode."""
-        raise ValueError("an explicit model has no equilibrium state.")
-
-    def predict(
-        self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
-    ) -> Prediction:
-        """Return the logits of images, and how often each one evaluated a block."""
-        evaluations = jnp.full(len(batch["image"]), float(self.config.model.block_evaluations))
-        outputs = self.model.apply(variables, batch["image"])
-        return Prediction(outputs, {"block_evaluations": evaluations})
-
-
-def create_experiment(config: Config) -> BaselineExperiment:
-    """Return the experiment of a config."""
-    return BaselineExperiment(config)

@@ -9,8 +9,8 @@ import pytest
 from bases import load, tiny
 
 from mdeq_jax import applications
-from mdeq_jax.comparison import baselines
 from mdeq_jax.comparison.baselines import ConvBlock, ExplicitModel, ModelConfig, runge_kutta
+from mdeq_jax.comparison.experiment import Config, create_experiment
 from mdeq_jax.training.loop import train
 from mdeq_jax.vision.model.layers import Conv
 
@@ -116,6 +116,6 @@ def test_a_baseline_goes_through_the_training_loop(tmp_path, kind):
 
 
 def test_weights_of_other_models_are_refused(tmp_path):
-    experiment = baselines.create_experiment(baselines.Config(init_from="runs/digits"))
+    experiment = create_experiment(Config(init_from="runs/digits"))
     with pytest.raises(ValueError, match="init_from is 'runs/digits'"):
         experiment.load_weights({}, "runs/digits")
