@@ -21,7 +21,6 @@ class _Column(NamedTuple):
     key: str  # of a row's metrics
     scale: float
     form: str
-    meaning: str
 
     def read(self, row: Row) -> float | None:
         value = row.get(self.key)
@@ -32,72 +31,42 @@ class _Column(NamedTuple):
         return "–" if value is None else f"{value:{self.form}}"
 
 
-_ACCURACY = _Column("accuracy, %", "eval/accuracy", 100, ".2f", "on the test set")
-_STEP = _Column(
-    "step, ms", "train/device_step_s", 1e3, ".1f", "a training step, the fastest mean of a record"
-)
-_BATCH = _Column("batch, ms", "batch_s", 1e3, ".1f", "an evaluation batch, with its reading")
-_CELL = _Column("cosine, cell", "cosine_cell", 1, ".4f", "the same for the cell's parameters alone")
+_ACCURACY = _Column("accuracy, %", "eval/accuracy", 100, ".2f")
+_STEP = _Column("step, ms", "train/device_step_s", 1e3, ".1f")
+_BATCH = _Column("batch, ms", "batch_s", 1e3, ".1f")
+_CELL = _Column("cosine, cell", "cosine_cell", 1, ".4f")
 _COLUMNS = (
     _ACCURACY,
-    _Column("loss", "eval/loss", 1, ".4f", "on the test set"),
-    _Column(
-        "forward steps",
-        "eval/solver_steps",
-        1,
-        ".1f",
-        "solver steps, or applications of an unrolled cell; mean over the test set",
-    ),
-    _Column("evaluations", "eval/block_evaluations", 1, ".0f", "of an explicit model's blocks"),
-    _Column(
-        "backward steps",
-        "train/adjoint_steps",
-        1,
-        ".1f",
-        "of the adjoint solve; mean over the last record of training",
-    ),
+    _Column("loss", "eval/loss", 1, ".4f"),
+    _Column("forward steps", "eval/solver_steps", 1, ".1f"),
+    _Column("evaluations", "eval/block_evaluations", 1, ".0f"),
+    _Column("backward steps", "train/adjoint_steps", 1, ".1f"),
     _STEP,
     _BATCH,
-    _Column(
-        "memory, MiB",
-        "memory_bytes",
-        2**-20,
-        ".1f",
-        "temporary memory of a training gradient on one device, by the compiler's account",
-    ),
-    _Column(
-        "radius",
-        "eval/spectral_radius",
-        1,
-        ".2f",
-        "spectral radius of the cell's Jacobian at the equilibrium, mean over the test set",
-    ),
-    _Column(
-        "gradient error",
-        "train/gradient_error",
-        1,
-        ".0e",
-        "relative error of an exact gradient, estimated; mean over the last record of training",
-    ),
-    _Column(
-        "cosine",
-        "cosine",
-        1,
-        ".4f",
-        "between the gradient of a training batch and the exact one at the same state, whose "
-        "adjoint equation is solved to 1e-6 or in 100 steps",
-    ),
+    _Column("memory, MiB", "memory_bytes", 2**-20, ".1f"),
+    _Column("radius", "eval/spectral_radius", 1, ".2f"),
+    _Column("gradient error", "train/gradient_error", 1, ".0e"),
+    _Column("cosine", "cosine", 1, ".4f"),
     _CELL,
-    _Column(
-        "residual of exact",
-        "reference_residual",
-        1,
-        ".0e",
-        "of the adjoint solves behind the exact gradient, their mean; where it is not small, the "
-        "cosines say little",
-    ),
-    _Column("parameters", "parameters", 1, ",.0f", "trainable"),
+    _Column("residual of exact", "reference_residual", 1, ".0e"),
+    _Column("parameters", "parameters", 1, ",.0f"),
 )
+_LEGEND = """
+- **accuracy, %** and **loss**: on the test set.
+- **forward steps**: solver steps, or applications of an unrolled cell; mean over the test set.
+- **evaluations**: how often an explicit model evaluates a block.
+- **backward steps**: steps of the adjoint solve; mean over the last record of training.
+- **step, ms**: time of a training step; the smallest of the means that training records.
+- **batch, ms**: time of an evaluation batch, with its reading.
+- **memory, MiB**: temporary memory of a training gradient on one device, by the compiler's account.
+- **radius**: spectral radius of the cell's Jacobian at the equilibrium; mean over the test set.
+- **gradient error**: estimated relative error of the exact gradient; mean over the last record.
+- **cosine**: between the gradient of a training batch and the exact one at the same state, whose
+  adjoint equation is solved to 1e-6 or in 100 steps.
+- **cosine, cell**: the same for the cell's parameters alone; the head's gradient is always exact.
+- **residual of exact**: mean residual of the adjoint solves of that exact gradient. If it is not
+  small, the cosines say little.
+- **parameters**: trainable."""
 
 
 def write_report(
@@ -135,8 +104,8 @@ def _lines(
         f"{datetime.date.today()}; {len(jax.devices())} × {jax.devices()[0].device_kind}, "
         f"{os.cpu_count()} CPU cores; Python {platform.python_version()}, {versions}.\n"
     )
-    yield "![Error of each setting, latency, and gradients against their cost](report.png)\n"
-    yield from (f"- **{column.title}**: {column.meaning}." for column in _COLUMNS)
+    yield "![Error of each setting, latency, and gradients against their cost](report.png)"
+    yield _LEGEND
     for group, question in GROUPS.items():
         members = [setting for setting in settings if setting.group == group]
         if members:
