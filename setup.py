@@ -3,6 +3,7 @@
 Dependencies stand in the requirements files alone, and configs/ is installed as mdeq_jax.configs.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -19,15 +20,26 @@ def requirements(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("-r")]
 
 
-run, tests = map(requirements, read("requirements.txt").split("# The tests alone"))
-extras = {
-    name: requirements(read(f"requirements-{name}.txt"))
+_, *sections = re.split(r"^# \[(\w*)\]", read("requirements.txt"), flags=re.MULTILINE)
+of = dict(zip(sections[::2], (requirements("#" + text) for text in sections[1::2]), strict=True))
+vision = [*of["train"], *of["viz"], *of["vision"]]
+cuda, dev, docs, prepare, tpu = (
+    requirements(read(f"requirements-{name}.txt"))
     for name in ("cuda", "dev", "docs", "prepare", "tpu")
-}
+)
 
 setup(
-    install_requires=run,
-    extras_require={**extras, "dev": [*tests, *extras["dev"]]},
+    install_requires=of[""],
+    extras_require={
+        "train": of["train"],
+        "vision": vision,
+        "viz": of["viz"],
+        "cuda": cuda,
+        "tpu": tpu,
+        "docs": docs,
+        "dev": [*vision, *of["tests"], *dev],
+        "prepare": [*vision, *prepare],
+    },
     packages=[*find_packages(include=["mdeq_jax*"]), "mdeq_jax.configs"],
     package_dir={"mdeq_jax.configs": "configs"},
 )

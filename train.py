@@ -2,15 +2,16 @@
 
     python train.py --config configs/digits.py --workdir runs/digits --config.seed=1
 
-Config → data → model → state → loop. Where each of them is:
+Config → data → model → state → loop. Each of them is in a file of its own:
 
-    configs/digits.py               what this run is made of
-    mdeq_jax/vision/config                 every key, with its default and its range
-    mdeq_jax/vision/data/pipeline.py       batches of images and labels
+    configs/digits.py                     what this run is made of
+    mdeq_jax/training/config.py           the keys of every run, with defaults and ranges
+    mdeq_jax/vision/config.py             the keys of MDEQ on images
+    mdeq_jax/vision/data/pipeline.py      batches of images and labels
     mdeq_jax/vision/model/mdeq.py         stem, equilibrium of the cell, head
-    mdeq_jax/training/state.py      parameters, statistics, optimizer, key: one pytree
-    mdeq_jax/training/steps.py      train_step(state, batch) -> (state, metrics)
-    mdeq_jax/training/loop.py       steps until the last one or a signal, then the evaluation
+    mdeq_jax/training/state.py            parameters, statistics, optimizer, key: one pytree
+    mdeq_jax/training/steps.py            train_step(state, batch) -> (state, metrics)
+    mdeq_jax/training/loop.py             steps until the last one or a signal, then the evaluation
 
 The command itself, which is `mdeq-train` too, is mdeq_jax/commands/train.py.
 """

@@ -1,12 +1,14 @@
 """Multiscale deep equilibrium models in JAX: fixed-point solvers, implicit gradients, MDEQ.
 
 Names are imported when first used, so that ``import mdeq_jax`` is quick and the equilibrium layer
-needs no more than jax and jaxtyping.
+needs no more than jax, jaxtyping and numpy.
 """
 
 import importlib
 import sys
 from typing import TYPE_CHECKING, Any
+
+from mdeq_jax.checks import needs_extra
 
 if TYPE_CHECKING:
     from mdeq_jax.implicit import DEQ as DEQ
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
     from mdeq_jax.solvers import Anderson as Anderson
     from mdeq_jax.solvers import Broyden as Broyden
     from mdeq_jax.solvers import Picard as Picard
+    from mdeq_jax.solvers import Point as Point
     from mdeq_jax.solvers import Solver as Solver
     from mdeq_jax.solvers import SolverResult as SolverResult
+    from mdeq_jax.solvers import Status as Status
+    from mdeq_jax.solvers import initial_state as initial_state
     from mdeq_jax.solvers import solve as solve
     from mdeq_jax.stability import gradient_error as gradient_error
     from mdeq_jax.stability import jacobian_loss as jacobian_loss
@@ -41,8 +46,11 @@ _HOME = {
     "Anderson": "solvers",
     "Broyden": "solvers",
     "Picard": "solvers",
+    "Point": "solvers",
     "Solver": "solvers",
     "SolverResult": "solvers",
+    "Status": "solvers",
+    "initial_state": "solvers",
     "solve": "solvers",
     "Adjoint": "implicit",
     "DEQ": "implicit",
@@ -76,4 +84,5 @@ def __getattr__(name: str) -> Any:
         # From name and object, Python suggests the nearest.
         message = f"module 'mdeq_jax' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=sys.modules[__name__])
-    return getattr(importlib.import_module(f"mdeq_jax.{_HOME[name]}"), name)
+    with needs_extra("vision"):  # the other rooms need no more than a plain install brings
+        return getattr(importlib.import_module(f"mdeq_jax.{_HOME[name]}"), name)

@@ -1,8 +1,34 @@
-"""Checks of options and arguments, each a ValueError that says what is allowed."""
+"""Checks of options, arguments and installed packages; each message says what is allowed."""
 
+import contextlib
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Let an import fail with an ImportError that names an extra of the package.
+
+    Args:
+      extra: name of the extra that brings what is imported, such as "vision".
+
+    Raises:
+      ImportError: a package that is not ours is not installed.
+
+    Examples:
+      >>> with needs_extra("vision"):
+      ...     import no_such_package
+      Traceback (most recent call last):
+      ImportError: no_such_package is not installed; `pip install "mdeq_jax[vision]"` brings it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "mdeq_jax":
+            raise
+        message = f'{error.name} is not installed; `pip install "mdeq_jax[{extra}]"` brings it.'
+        raise ImportError(message, name=error.name) from error
 
 
 def require(owner: Any, field: str, holds: bool, allowed: str) -> None:

@@ -1,7 +1,7 @@
 """How stable an equilibrium is, and how good its gradient.
 
-The size of the Jacobian J = ∂f/∂z at z and its spectral radius need products vᵀJ only, one backward
-pass through f each. The estimate of the gradient's error needs what both solves report.
+The size of the Jacobian J = ∂f/∂z at z and its spectral radius need only products vᵀJ, one backward
+pass through f each. The estimate of the gradient's error needs the statistics of both solves.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import SolverResult, State
+from mdeq_jax.solvers.initial import normal_samples
 from mdeq_jax.solvers.norms import inner, norm, reciprocal, scale, select, vary_together
 
 
@@ -26,20 +27,20 @@ def jacobian_loss(
     vectors: State | None = None,
     first: Int[Array, ""] | int = 0,
 ) -> Float[Array, ""]:
-    """Return ‖vᵀJ‖² / entries of z (batch included), the mean over probes v ~ N(0, I).
+    """Return the mean of ‖vᵀJ‖² / n over probes v ~ N(0, I), where z has n entries, batch included.
 
-    Its expectation is ‖J‖²_F / entries of z. Differentiable in args; z is held fixed.
+    Its expectation is ‖J‖²_F / n. It is differentiable in args; z is held fixed.
 
     Args:
       f: the map (z, args) -> z.
       z: the state at which J is taken, usually an equilibrium.
-      args: what f is differentiated by.
+      args: the arguments of f.
       key: from which the probes are drawn.
       probes: number of probes drawn, at least 1.
       vectors: one probe v of the structure and shapes of z, in place of key and probes.
-      first: number of the first sample, where z is part of a larger batch: the probe of a sample
-        follows from the key and its number alone. May be traced. Under `shard_map` all devices
-        draw the same probes unless each is given its own.
+      first: number of the first sample in the whole batch; may be traced. The probe of a sample
+        depends only on the key and the sample's number. Under `shard_map` give each device its own
+        `first`; otherwise all devices draw the same probes.
 
     Raises:
       ValueError: neither or both of key and vectors are given, or probes is below 1.
@@ -60,7 +61,9 @@ def jacobian_loss(
         raise ValueError(f"probes is {probes}; it must be at least 1.")
     z, pullback = _pullback(f, lax.stop_gradient(z), args)
     drawn = (
-        [vectors] if key is None else [_normal(k, z, first) for k in jax.random.split(key, probes)]
+        [vectors]
+        if key is None
+        else [normal_samples(k, z, first) for k in jax.random.split(key, probes)]
     )
     squares = jnp.stack([_squared_norm(pullback(v)) for v in vary_together(drawn, like=z)])
     return squares.mean() / sum(x.size for x in jax.tree.leaves(z))
@@ -75,13 +78,13 @@ def spectral_radius(
 ) -> Float[Array, " B"]:
     """Return max |λ(J)| of each sample, by the growth of ‖vᵀJᵏ‖ with k.
 
-    Growth, and not the Rayleigh quotient, for the latter is wrong where the dominant eigenvalues
-    are a complex pair: there v turns forever.
+    The Rayleigh quotient would be wrong where the dominant eigenvalues are a complex pair, because
+    v turns forever there.
 
     Args:
       f: the map (z, args) -> z, each sample of the batch by itself.
       z: the state at which J is taken, usually an equilibrium.
-      args: further arguments of f.
+      args: the arguments of f.
       key: from which the first v is drawn.
       iterations: products with J, at least 1.
 
@@ -111,15 +114,15 @@ def spectral_radius(
         growth = norm(vj)
         return select(growth > 0, vj, v), growth
 
-    _, growths = lax.scan(grow, vary_together(_normal(key, z, 0), like=z), length=iterations)
-    # While a complex pair turns v, the growth of one step swings about its mean, and the first
-    # steps still show the smaller eigenvalues: weights that vanish at both ends leave little of it.
+    _, growths = lax.scan(grow, vary_together(normal_samples(key, z), like=z), length=iterations)
+    # While a complex pair turns v, the growth per step swings about its mean. The first steps still
+    # show smaller eigenvalues. Weights that vanish at both ends suppress both.
     middles = (jnp.arange(iterations, dtype=growths.dtype) + 0.5) / iterations
     weights = jnp.sin(jnp.pi * middles) ** 2
     return jnp.exp(jnp.average(jnp.log(growths), axis=0, weights=weights))
 
 
-# Contraction nearer to 1 than this is not told apart from none.
+# The largest contraction that is told apart from 1.
 _SLOWEST = 0.999
 
 
@@ -128,23 +131,22 @@ def gradient_error(
     adjoint: Float[Array, "B 2"],
     stop_mode: Literal["rel", "abs"] = "rel",
 ) -> Float[Array, " B"]:
-    """Estimate the relative error that unfinished solves leave in each sample's exact gradient.
+    """Return an estimate of the relative error of each sample's exact gradient, from both solves.
 
         e_b + e_f / (1 − ρ_b),  e = r / (1 − ρ)
 
-    of the forward and the backward solve, where r is the relative residual and ρ the contraction
-    that the solve showed from its first step to its last. A map that contracts by ρ has its fixed
-    point within r / (1 − ρ); an error of the state reaches the gradient through J as well, which
-    the adjoint equation amplifies by up to 1 / (1 − ρ). *An estimate*: it takes second derivatives
-    of f to be about 1 and the contraction shown to be the map's. It tells good gradients from bad
-    ones, and by orders of magnitude how good.
+    The indices f and b stand for the forward and the backward solve, r for the relative residual,
+    and ρ for the contraction per step that the solve showed. A map that contracts by ρ has its
+    fixed point within r / (1 − ρ). An error of the state reaches the gradient through J too, and
+    the adjoint equation amplifies it by up to 1 / (1 − ρ_b). The estimate assumes that second
+    derivatives of f are about 1 and that the contraction shown is the map's. It gives the order of
+    magnitude of the error.
 
     Args:
-      result: of the forward solve.
-      adjoint: (steps, residual) of the adjoint solve, as `adjoint_probe`'s cotangent has them,
-        the residual relative to the incoming gradient, from u = 0, each sample by itself
-        (`stop_scope="sample"`).
-      stop_mode: of the forward solver.
+      result: the `SolverResult` of the forward solve.
+      adjoint: (steps, residual) of the adjoint solve, the cotangent of `adjoint_probe`. The adjoint
+        solver must have ``stop_scope="sample"``.
+      stop_mode: the forward solver's stop_mode.
     """
     relative = result.residual
     if stop_mode == "abs":
@@ -156,7 +158,7 @@ def gradient_error(
 
 
 def _contraction(ratio: Float[Array, " B"], steps: Array) -> Float[Array, " B"]:
-    """The factor per step, given that of all steps; 0 where there was none to see it in."""
+    """Return the factor per step, given the factor of all steps; 0 where no step was taken."""
     factor = jnp.where(ratio > 0, ratio, 1) ** (1 / jnp.maximum(steps, 1))
     return jnp.where((steps > 0) & (ratio > 0), jnp.minimum(factor, _SLOWEST), 0)
 
@@ -168,20 +170,6 @@ def _pullback(
     z = vary_together(z, like=f(z, args))
     _, pullback = jax.vjp(lambda z: f(z, args), z)
     return z, lambda v: pullback(v)[0]
-
-
-def _normal(key: PRNGKeyArray, like: State, first: Int[Array, ""] | int) -> State:
-    """Draw from N(0, I), each sample by a key of its own: the batch's with its number folded in."""
-    leaves, structure = jax.tree.flatten(like)
-    numbers = first + jnp.arange(leaves[0].shape[0])
-
-    def draw(key: PRNGKeyArray, x: Array) -> Array:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-        return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
-
-    keys = jax.random.split(key, len(leaves))
-    drawn = [draw(k, x) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
 
 
 def _squared_norm(tree: State) -> Float[Array, ""]:

@@ -1,7 +1,6 @@
 """The configuration: what a user may write, and what is said of the rest."""
 
 import dataclasses
-import re
 
 import pytest
 
@@ -18,7 +17,7 @@ from mdeq_jax import (
 )
 from mdeq_jax.training import config as run_config
 from mdeq_jax.training.layer_config import without_unused_options
-from mdeq_jax.training.sections import keys, read_value, with_values
+from mdeq_jax.training.sections import keys, with_values
 from mdeq_jax.training.workdir import config_differences
 from mdeq_jax.vision.config import (
     MAY_CHANGE_ON_RESUME,
@@ -167,6 +166,7 @@ def test_a_whole_number_is_a_fine_float():
         ({"jacobian": {"probability": 0.1}}, r"probability is 0\.1, but the term has no weight"),
         ({"correction": {"states": 0}}, r"config\.correction\.states is 0"),
         ({"correction": {"gamma": 0.0}}, r"config\.correction\.gamma is 0\.0; .*\(0, 1\]"),
+        ({"correction": {"mode": "slices"}}, r"correction\.mode is 'slices'.*'index' or 'slice'"),
         ({"correction": {"states": 40}}, r"correction\.states is 40.* at most 18 steps"),
         ({"model": {"injection": "none"}}, r"injection is 'none'"),
         (
@@ -281,46 +281,6 @@ def test_sampled_states_are_evenly_spaced(states, max_steps, sample_at):
     assert CorrectionConfig(states=states).sample_at(max_steps) == sample_at
 
 
-@pytest.mark.parametrize(
-    ("key", "text", "value"),
-    [
-        ("train.steps", "7", 7),
-        ("train.steps", "None", None),
-        ("solver.forward.tol", "1e-4", 1e-4),
-        ("model.branch_channels", "(32, 64)", (32, 64)),
-        ("inference.window", "None", None),
-        ("data.augment", "true", True),
-        ("data.augment", "False", False),
-        ("data.augment", "TRUE", True),
-        ("data.augment", "1", True),
-        ("data.augment", "0", False),
-        ("data.augment", "maybe", "maybe"),
-        ("train.steps", "{[]}", "{[]}"),
-        ("data.name", "folder", "folder"),
-        ("data.root", "2024", "2024"),
-        ("data.root", "None", None),
-        ("init_from", "runs/a", "runs/a"),
-        ("init_from_allow_missing", "('params/cell/*',)", ("params/cell/*",)),
-        ("adjoint.name", "None", "None"),
-        ("train.epochs", "many", "many"),
-    ],
-)
-def test_a_value_as_the_command_line_writes_it(key, text, value):
-    assert read_value(Config(), key, text) == value
-
-
-@pytest.mark.parametrize(
-    ("key", "message"),
-    [
-        ("solver.forward.max_step", "Did you mean config.solver.forward.max_steps?"),
-        ("solver.forward", "config.solver.forward is a section; set a key of it: name, max_steps"),
-    ],
-)
-def test_what_the_command_line_cannot_set(key, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_value(Config(), key, "3")
-
-
 def test_every_key_has_a_value_or_is_a_section():
     def leaves_and_sections(values, prefix=""):
         for name, value in values.items():
@@ -372,7 +332,7 @@ MATHEMATICS = {
     "solver.forward": SOLVER,
     "solver.backward": SOLVER,
     "adjoint": "name steps damping refine fallback opa_every",
-    "correction": "states gamma",
+    "correction": "states gamma mode",
     "loss": "class_weights ohem ohem_threshold ohem_min_kept classification_weight scale_weight",
     "data": "name batch_size image_size augment colour_jitter",
     "optim": "name learning_rate schedule learning_rate_floor step_epochs step_factor decay_rate "

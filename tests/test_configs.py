@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from mdeq_jax.training.mesh import shard
 from mdeq_jax.training.optim import create_optimizer
-from mdeq_jax.training.state import create_state
-from mdeq_jax.training.steps import make_train_step, replicate, shard
+from mdeq_jax.training.state import create_state, place_state
+from mdeq_jax.training.steps import make_train_step
 from mdeq_jax.vision.config import finalize
+from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.model import create_model
 
 ROOT = Path(__file__).parent.parent
@@ -109,16 +111,16 @@ def test_no_config_loads_what_reads_data():
 
 
 def prepare(config, batch_size, image_size):
-    """A training step, an abstract state, and a random batch."""
+    """A training step, what makes its first state, a random batch, and the mesh."""
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    model = create_model(config.model, axis_name="data")
+    experiment = create_experiment(config)
     optimizer = create_optimizer(config.optim, steps=10, steps_per_epoch=5)
-    step = make_train_step(model, config, optimizer, mesh, unrolled=None, steps_per_epoch=5)
-    state = lambda: create_state(model, optimizer, (*image_size, 3), config.seed)  # noqa: E731
+    step = make_train_step(experiment, optimizer, mesh, unrolled=None, steps_per_epoch=5)
+    state = lambda: create_state(experiment, optimizer)  # noqa: E731
     rng = np.random.default_rng(0)
     images = rng.normal(size=(batch_size, *image_size, 3)).astype(np.float32)
-    times, classes = config.model.downsample_times, config.model.num_classes
-    grid = [side >> times for side in image_size] if config.model.task == "segmentation" else []
+    classes = config.model.num_classes
+    grid = image_size if config.model.task == "segmentation" else ()
     shape = (batch_size, *grid)
     batch = {"image": images, "label": rng.integers(0, classes, shape).astype(np.int32)}
     if config.model.extra_heads:
@@ -140,7 +142,7 @@ def test_training_step_fits_together(name):
 
 def take_step(config, batch_size, image_size):
     step, state, batch, mesh = prepare(config, batch_size, image_size)
-    before = replicate(jax.jit(state)(), mesh)
+    before = place_state(jax.jit(state)(), mesh)
     kept = jax.device_get(before.params["head"])
     after, metrics = jax.device_get(step(before, shard(batch, mesh)))
     assert all(np.isfinite(value) for value in metrics.values())

@@ -1,5 +1,6 @@
 """The wheel: what it brings, and its commands in an environment of their own, off the checkout."""
 
+import collections
 import json
 import os
 import re
@@ -37,22 +38,13 @@ def wheel(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory):
-    """A function that runs a command of an environment that has the wheel, in an empty folder."""
-    folder = tmp_path_factory.mktemp("installed")
-    venv.create(folder / "venv")
-    binaries = folder / "venv" / "bin"
-    install = ("--python", binaries / "python", "install", "--no-deps", wheel)
-    subprocess.run([*PIP, *install], env=ENVIRONMENT, check=True)
-    # The dependencies are those of the environment that the tests run in.
-    (site,) = (folder / "venv").glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+def runner(folder):
+    """A function that runs a command of an environment in an empty folder."""
     (folder / "work").mkdir()
 
     def run(command, *arguments):
         return subprocess.run(
-            [binaries / command, *map(str, arguments)],
+            [folder / "venv" / "bin" / command, *map(str, arguments)],
             cwd=folder / "work",
             env=ENVIRONMENT,
             capture_output=True,
@@ -63,6 +55,29 @@ def installed(wheel, tmp_path_factory):
     return run
 
 
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Runs a command of an environment that has the wheel, and all that requirements.txt names."""
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder / "venv")
+    install = ("--python", folder / "venv/bin/python", "install", "--no-deps", wheel)
+    subprocess.run([*PIP, *install], env=ENVIRONMENT, check=True)
+    # The dependencies are those of the environment that the tests run in.
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    return runner(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(wheel, tmp_path_factory):
+    """Runs a command of an empty environment into which pip has installed the wheel alone."""
+    folder = tmp_path_factory.mktemp("plain")
+    venv.create(folder / "venv")
+    install = ("--python", folder / "venv/bin/python", "install", wheel)
+    subprocess.run([*PIP, *install], env=ENVIRONMENT, check=True)
+    return runner(folder)
+
+
 def test_what_a_plain_install_brings(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -70,21 +85,29 @@ def test_what_a_plain_install_brings(wheel):
         metadata = Parser().parsestr(archive.read(path).decode())
     assert {"mdeq_jax/py.typed", "mdeq_jax/configs/digits.py"} <= set(names)
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mdeq_jax"}
-    required = {re.split(r"[<>=;\[ ]", line)[0] for line in metadata.get_all("Requires-Dist")}
-    plain = {
-        re.split(r"[<>=;\[ ]", line)[0]
-        for line in metadata.get_all("Requires-Dist")
-        if "extra ==" not in line
+    required = collections.defaultdict(set)
+    for line in metadata.get_all("Requires-Dist"):
+        extra = re.search(r'extra == "(\w+)"', line)
+        required[extra and extra[1]].add(re.split(r"[<>=;\[ ]", line)[0])
+    assert required[None] == {"jax", "jaxtyping", "numpy"}
+    assert {"flax", "optax", "orbax-checkpoint", "grain", "absl-py"} <= required["train"]
+    assert required["viz"] == {"matplotlib", "pillow"}
+    assert required["train"] | required["viz"] < required["vision"]
+    assert not required["train"] & {"opencv-python-headless", "tensorflow-datasets", "matplotlib"}
+    assert required["vision"] | {"pytest", "ruff"} < required["dev"]
+    assert "mkdocs-material" in required["docs"]
+    assert set(metadata.get_all("Provides-Extra")) == {
+        *("train", "vision", "viz", "cuda", "tpu", "dev", "docs", "prepare")
     }
-    assert {"jax", "jaxtyping", "flax", "optax", "grain", "matplotlib"} <= plain
-    assert {"pytest", "ruff", "mkdocs-material"} <= required - plain
-    assert set(metadata.get_all("Provides-Extra")) >= {"cuda", "tpu", "dev", "docs"}
 
 
-def test_the_readmes_example(installed):
-    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+EXAMPLE = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+
+
+def check_example(run):
+    """The README's layer runs in an environment, from the installed package."""
     where = "print(mx.__file__, bool(result.converged.all()))"
-    done = installed("python", "-c", f"{example}\n{where}")
+    done = run("python", "-c", f"{EXAMPLE}\n{where}")
     assert done.returncode == 0, done.stderr
     path, converged = done.stdout.split()
     assert converged == "True"
@@ -92,13 +115,34 @@ def test_the_readmes_example(installed):
     assert not path.startswith(str(ROOT))
 
 
+def test_the_readmes_example(installed):
+    check_example(installed)
+
+
+def test_the_readmes_example_in_an_empty_environment(plain):
+    check_example(plain)
+    absent = "import importlib.util as u; print(*filter(u.find_spec, ('flax', 'optax', 'absl')))"
+    assert plain("python", "-c", absent).stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "code", ["import mdeq_jax as mx; mx.load", "import mdeq_jax.commands.eval"]
+)
+def test_what_an_empty_environment_lacks(plain, code):
+    done = plain("python", "-c", code)
+    assert done.returncode == 1
+    assert 'pip install "mdeq_jax[vision]"' in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("command", "purpose", "flag"),
     [
-        ("mdeq-train", "Train a multiscale deep equilibrium model", "--workdir"),
+        ("mdeq-train", "Train a model", "--workdir"),
         ("mdeq-eval", "Evaluate a checkpoint", "--checkpoint"),
         ("mdeq-predict", "Predict images of one's own", "--input"),
         ("mdeq-import", "Import PyTorch checkpoints", "--infer"),
+        ("mdeq-summary", "What a config's model is made of", "--config"),
+        ("mdeq-compare", "Train a config under several settings", "--groups"),
     ],
 )
 def test_help(installed, command, purpose, flag):
@@ -106,6 +150,21 @@ def test_help(installed, command, purpose, flag):
     assert purpose in shown
     assert flag in shown
     assert "--config" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "purpose", "flag"),
+    [
+        ("mdeq-plot", "Draw pictures of a trained model", "--checkpoint"),
+        ("mdeq-prepare", "Have TFDS prepare a data set", "--data-dir"),
+        ("mdeq-cityscapes-archives", "Check the official Cityscapes archives", "--archives"),
+    ],
+)
+def test_help_of_commands_without_a_config(installed, command, purpose, flag):
+    shown = installed(command, "--help").stdout
+    assert purpose in shown
+    assert flag in shown
+    assert "--config" not in shown
 
 
 def test_the_commands_train_evaluate_and_import(installed, tmp_path):

@@ -20,15 +20,18 @@ PUBLIC = [
     "Neumann",
     "Phantom",
     "Picard",
+    "Point",
     "Shine",
     "Solution",
     "Solver",
     "SolverResult",
+    "Status",
     "Unrolled",
     "create_model",
     "equilibrium",
     "gradient_error",
     "import_torch",
+    "initial_state",
     "jacobian_loss",
     "load",
     "solve",
@@ -52,6 +55,23 @@ def test_a_name_misspelt_and_those_there_are():
     command = [sys.executable, "-c", "import mdeq_jax; mdeq_jax.equilibrum"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Did you mean: 'equilibrium'?" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["create_model", "import_torch", "load", "ModelConfig"])
+def test_a_name_whose_extra_is_missing(name):
+    code = f"import sys; sys.modules['flax'] = None; import mdeq_jax as mx; mx.solve; mx.{name}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: flax")
+    assert 'pip install "mdeq_jax[vision]"' in last
+
+
+def test_a_command_whose_extra_is_missing():
+    code = "import sys; sys.modules['absl'] = None; import mdeq_jax.commands.train"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: absl")
+    assert 'pip install "mdeq_jax[vision]"' in last
 
 
 def loaded_by(code: str) -> set[str]:

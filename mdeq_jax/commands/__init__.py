@@ -1,1 +1,8 @@
-"""The commands `mdeq-train` and `mdeq-eval`, which train.py and eval.py run in a checkout."""
+"""The commands, one file each: `mdeq-NAME` is `python -m mdeq_jax.commands.NAME`."""
+
+from mdeq_jax.checks import needs_extra
+
+with needs_extra("vision"):
+    from mdeq_jax.commands import cli
+
+__all__ = ["cli"]

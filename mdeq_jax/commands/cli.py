@@ -1,33 +1,109 @@
-"""What the commands share: --config, its overrides, and one-line errors for what users can mend."""
+"""What the commands share: --config and its overrides, and one line for what users can mend."""
 
-import re
+import ast
+import contextlib
+import functools
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn
 
 import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
 
 from mdeq_jax.runtime.compilation import convolve_on_all_cores, keep_compiled_programs
 from mdeq_jax.runtime.hosts import connect, is_main
 from mdeq_jax.training.advice import MEMORY_REMEDIES, out_of_memory
+from mdeq_jax.training.config import AnyConfig
+from mdeq_jax.training.config_files import load_config
 from mdeq_jax.training.metrics import to_json
-from mdeq_jax.training.sections import keys, read_value, suggestion, with_values
-from mdeq_jax.vision.config import Config, finalize, load_config
+from mdeq_jax.training.sections import suggestion
 
-_CONFIG = flags.DEFINE_string(
-    "config",
-    None,
-    "Config file, as configs/digits.py, or the name of one that comes with mdeq_jax: digits. "
-    "--config.KEY=VALUE sets a key.",
-    required=True,
-)
+CHECKPOINT = "A workdir (its newest checkpoint), its best/, or one step's folder."
+
+
+class ConfigFlag(Generic[AnyConfig]):
+    """The flag --config and its overrides, --config.KEY=VALUE. The file is executed once."""
+
+    def __init__(self, finalize: Callable[[ConfigDict], AnyConfig], *, required: bool = True):
+        """Define the flag.
+
+        Args:
+          finalize: returns the config for what the file says; raises ValueError.
+          required: whether the command ends with an error if --config is not given.
+        """
+        self._finalize = finalize
+        self._in_file: ConfigDict | None = None
+        for kind, read in _READERS.items():
+            config_flags.register_flag_parser_for_type(kind, _Reader(read))
+        try:
+            self._flag = config_flags.DEFINE_config_file(
+                "config",
+                help_string="Config file, as configs/digits.py, or the name of one that comes with "
+                "mdeq_jax, as digits. --config.KEY=VALUE after it sets a key.",
+                # An unknown key is left to `finalize`, which knows the nearest of all keys.
+                lock_config=False,
+                accept_new_attributes=True,
+            )
+        except flags.Error as error:  # a --flagfile that cannot be read
+            fail(error, code=2)
+        flags.FLAGS["config"].parser = _Reader(self._load)
+        if required:
+            flags.mark_flag_as_required("config")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the command line has --config."""
+        return self._in_file is not None
+
+    @functools.cached_property
+    def value(self) -> AnyConfig:
+        """The config of the file with the command line's overrides; raises ValueError."""
+        return self._finalize(self._flag.value)
+
+    @property
+    def in_file(self) -> AnyConfig:
+        """The config of the file without the command line's overrides; raises ValueError."""
+        return self._finalize(self._in_file or ConfigDict())
+
+    def _load(self, name: str) -> ConfigDict:
+        config = load_config(name)
+        self._in_file = config.copy_and_resolve_references()  # overrides change the other one
+        return config
+
+
+class _Reader(flags.ArgumentParser):
+    """Reads the value of a flag, None included."""
+
+    def __init__(self, read: Callable[[Any], Any]):
+        self._read = read
+
+    def parse(self, argument: Any) -> Any:
+        return None if argument == "None" else self._read(argument)
+
+
+def _read_tuple(argument: Any) -> tuple[Any, ...]:
+    with contextlib.suppress(SyntaxError, TypeError, ValueError):
+        value = ast.literal_eval(argument) if isinstance(argument, str) else argument
+        if isinstance(value, tuple | list):
+            return tuple(value)
+    raise ValueError("it must be a list, such as '(8, 16)'")
+
+
+_READERS: dict[type, Callable[[Any], Any]] = {
+    int: flags.IntegerParser().parse,
+    float: flags.FloatParser().parse,
+    str: flags.ArgumentParser().parse,
+    tuple: _read_tuple,
+}
 
 
 def run(
-    command: Callable[[Config], Mapping[str, Any]],
+    doc: str | None,
+    command: Callable[..., Mapping[str, Any]],
     *,
+    arguments: Sequence[str] = (),
     on_hosts: bool = False,
 ) -> None:
     """Run a command under the flags of the process, and print its result as one line of JSON.
@@ -37,23 +113,26 @@ def run(
     result is ``interrupted``, by SIGTERM.
 
     Args:
-      command: from config to result.
+      doc: what --help shows above the flags.
+      command: takes the arguments that are not flags, and returns the result.
+      arguments: names of the arguments that are not flags, for messages.
       on_hosts: whether it can run in several processes as one, of which process 0 prints.
     """
     address = _define_address() if on_hosts else []
-    argv, overrides = _split(sys.argv)
 
-    def main(_: Sequence[str]) -> None:
+    def main(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax narrates every save
         convolve_on_all_cores()
         keep_compiled_programs()
         try:
-            config = _overridden(overrides)
+            if len(argv) != 1 + len(arguments):
+                expected = " ".join(arguments) or "none"
+                raise ValueError(f"arguments beside flags are {argv[1:]}; expected: {expected}.")
             if on_hosts:
                 connect(*(flag.value for flag in address))
             if not is_main():  # what is wrong with a checkpoint, one process can say
                 logging.set_verbosity(logging.ERROR)
-            result = _carry_out(command, config)
+            result = _carry_out(functools.partial(command, *argv[1:]))
         except (ValueError, OSError) as error:
             fail(error, code=2)
         if is_main():
@@ -61,13 +140,7 @@ def run(
         if result.get("interrupted"):
             sys.exit(128 + signal.SIGTERM)  # what schedulers take for a job that they ended
 
-    _show_in_help(command.__module__)
-    app.run(main, argv=argv, flags_parser=_parse)
-
-
-def recipe() -> Config:
-    """Return what the config file says, without the command line's overrides."""
-    return finalize(load_config(_CONFIG.value))
+    app.run(main, flags_parser=functools.partial(_parse, doc))
 
 
 def fail(message: object, code: int) -> NoReturn:
@@ -76,13 +149,10 @@ def fail(message: object, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _carry_out(
-    command: Callable[[Config], Mapping[str, Any]],
-    config: Config,
-) -> Mapping[str, Any]:
+def _carry_out(command: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the result of a command, or end the process where a device is out of memory."""
     try:
-        return command(config)
+        return command()
     except jax.errors.JaxRuntimeError as error:
         asked = out_of_memory(error)
         if asked is None:
@@ -99,54 +169,23 @@ def _define_address() -> list[flags.FlagHolder]:
     ]
 
 
-def _show_in_help(module: str) -> None:
-    """Let --help show a command's docstring and flags, whichever file it is started from."""
-    sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
-    for owner in (module, __name__):
-        for flag in flags.FLAGS.get_key_flags_for_module(owner):
-            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments without the overrides of the config, and these, text by key.
-
-    Those in the files that --flagfile names are among them.
-    """
-    try:
-        arguments = iter(flags.FLAGS.read_flags_from_files(argv, force_gnu=False))
-    except flags.Error as error:
-        fail(error, code=2)
-    others, overrides = [], {}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        if not re.match(r"--?config\.", name):
-            others.append(argument)
-            continue
-        text = text if equals else next(arguments, "--")
-        if not equals and text.startswith("--"):
-            fail(f"{name} has no value; write {name}=VALUE.", code=2)
-        overrides[name.partition(".")[2]] = text
-    return others, overrides
-
-
-def _overridden(overrides: Mapping[str, str]) -> Config:
-    """Return the config of the file with the command line's overrides."""
-    changes = {key: read_value(Config(), key, text) for key, text in overrides.items()}
-    return finalize(with_values(load_config(_CONFIG.value).to_dict(), changes))
-
-
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(doc: str | None, argv: Sequence[str]) -> list[str]:
+    """Return the arguments that are not flags, after the name of the program."""
     if {"-h", "--help"} & {*argv}:
-        app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)  # of absl's own flag it is 1
+        ours = [
+            module
+            for module in flags.FLAGS.flags_by_module_dict()
+            if module.startswith("mdeq_jax.") or module == argv[0]
+        ]
+        print(doc, *map(flags.FLAGS.module_help, ours), sep="\n")
+        sys.exit(0)
     try:
-        unused = flags.FLAGS(argv)[1:]
+        return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
-        known = (*flags.FLAGS, *(f"config.{key}" for key in keys(Config())))
-        near = suggestion(f"--{error.flagname}", (f"--{name}" for name in known))
+        near = suggestion(f"--{error.flagname}", (f"--{name}" for name in flags.FLAGS))
         fail(f"there is no flag --{error.flagname}; --help lists them.{near}", code=2)
-    except (flags.Error, ValueError, OSError) as error:
-        missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
-        fail(f"{' and '.join(missing)} not given; see --help." if missing else error, code=2)
-    if unused:
-        fail(f"unexpected arguments {unused}; overrides are --config.KEY=VALUE.", code=2)
-    return [argv[0]]
+    except (flags.Error, OSError, ValueError) as error:
+        fail(" ".join(str(error).split()), code=2)
+    except KeyError as error:
+        said = " ".join(str(error.args[0]).split())
+        fail(f"an override names a section that the config does not have: {said}", code=2)

@@ -1,7 +1,7 @@
 """Evaluate a checkpoint.
 
     python eval.py --config configs/digits.py --checkpoint runs/digits
-    mdeq-eval --config digits --checkpoint runs/digits     # the same of an installed package
+    mdeq-eval --config digits --checkpoint runs/digits     # the same, once installed
 
 The config names data and solver (--config.solver.forward.max_steps=6, for one, trades accuracy for
 time), and for segmentation how an image is seen (--config.inference.flip=True
@@ -20,27 +20,20 @@ from absl import flags
 from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
+from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.mesh import check_batch_sizes, create_mesh, replicate
-from mdeq_jax.vision.config import Config
-
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "A workdir (its newest checkpoint), its best/, or one step's folder.",
-    required=True,
-)
-_OUTPUT = flags.DEFINE_string(
-    "output",
-    None,
-    "A .npz file for the logits of every image, or for segmentation the labels of its pixels, in "
-    "the order of the data set.",
-)
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Evaluate the checkpoint under the config's data and solver."""
-    started, path = time.monotonic(), _OUTPUT.value
+def main(config: RunConfig, checkpoint: str, path: str | None) -> dict[str, Any]:
+    """Evaluate a checkpoint.
+
+    Args:
+      config: names data and solver; its architecture must be the checkpoint's.
+      checkpoint: a workdir, its best/, or one step's folder.
+      path: a .npz file for the outputs of every image; None writes none.
+    """
+    started = time.monotonic()
     folder = Path(path or "").parent
     # Said before the work, not after it.
     if path is not None and not path.endswith(".npz"):  # which NumPy would append
@@ -48,7 +41,7 @@ def main(config: Config) -> dict[str, Any]:
     if not folder.is_dir():
         raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")
     experiment = applications.create_experiment(config)
-    trained = applications.load_trained(_CHECKPOINT.value, expected=config)
+    trained = applications.load_trained(checkpoint, expected=config)
     mesh = create_mesh()
     check_batch_sizes(config, mesh)
     records = []
@@ -65,4 +58,20 @@ def main(config: Config) -> dict[str, Any]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True)
+    config = cli.ConfigFlag(applications.finalize)
+    checkpoint = flags.DEFINE_string("checkpoint", None, cli.CHECKPOINT, required=True)
+    output = flags.DEFINE_string(
+        "output",
+        None,
+        "A .npz file for the logits of every image, or for segmentation the labels of its pixels, "
+        "in the order of the data set.",
+    )
+    cli.run(
+        __doc__,
+        lambda: main(config.value, checkpoint.value, output.value),
+        on_hosts=True,
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -6,28 +6,55 @@
     python -m mdeq_jax.commands.plot radius --checkpoint runs/digits --output radius.png
     python -m mdeq_jax.commands.plot curves --workdir runs/digits --output curves.png
 
-All but the last solve images of the evaluation split, as the run's own config has them.
+All but the last solve images of the evaluation split, as the run's own config has them. The last
+line on stdout is one JSON object.
 """
 
-import argparse
 import dataclasses
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+from absl import flags
 
-from mdeq_jax.runtime.compilation import convolve_on_all_cores, keep_compiled_programs
+from mdeq_jax.commands import cli
+from mdeq_jax.training.checkpoints import Trained
+from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import solver_traces
 from mdeq_jax.vision.experiment import create_experiment
-from mdeq_jax.vision.load import Trained, load_trained
+from mdeq_jax.vision.load import load_trained
 from mdeq_jax.viz.curves import plot_curves, read_metrics
-from mdeq_jax.viz.formation import animate_formation, plot_formation
-from mdeq_jax.viz.images import plot_spectral_radius, plot_steps_against_confidence
-from mdeq_jax.viz.observe import first_images, observe_formation, observe_images
+from mdeq_jax.viz.formation import animate_formation, observe_formation, plot_formation
+from mdeq_jax.viz.image_statistics import (
+    first_images,
+    observe_images,
+    plot_spectral_radius,
+    plot_steps_against_confidence,
+)
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
-Options = argparse.Namespace
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a picture is drawn of.
+
+    Attributes:
+      output: picture to write.
+      checkpoint: a workdir, its best/, or one step's folder.
+      workdir: folder of a training, for its course.
+      images: most images to solve, at least 1.
+      image: the image whose equilibrium is drawn forming, from 0.
+      iterations: products vᵀJ of the power method, at least 1.
+      changes: dotted keys of the run's config and their other values.
+    """
+
+    output: Path
+    checkpoint: str | None
+    workdir: str | None
+    images: int
+    image: int
+    iterations: int
+    changes: dict[str, object]
 
 
 def draw_traces(options: Options) -> None:
@@ -71,79 +98,70 @@ def draw_radius(options: Options) -> None:
 
 def draw_curves(options: Options) -> None:
     """Loss, scores, solver steps and residuals against training steps."""
-    plot_curves(read_metrics(options.workdir / "metrics.jsonl"), options.output)
+    if options.workdir is None:
+        raise ValueError("--workdir is not given; name the folder of a training.")
+    plot_curves(read_metrics(Path(options.workdir) / "metrics.jsonl"), options.output)
+
+
+_PICTURES: dict[str, Callable[[Options], None]] = {
+    "traces": draw_traces,
+    "formation": draw_formation,
+    "steps": draw_steps,
+    "radius": draw_radius,
+    "curves": draw_curves,
+}
 
 
 def _trained(options: Options) -> Trained:
     """The checkpoint, with what the command line says of data and solver in its config."""
+    if options.checkpoint is None:
+        raise ValueError("--checkpoint is not given; name a workdir or a checkpoint in one.")
     trained = load_trained(options.checkpoint)
-    config = trained.config
-    if options.max_steps is not None:
-        forward = dataclasses.replace(config.solver.forward, max_steps=options.max_steps)
-        solver = dataclasses.replace(config.solver, forward=forward)
-        config = dataclasses.replace(config, solver=solver)
-    if options.data_dir is not None:
-        data = dataclasses.replace(config.data, dir=options.data_dir)
-        config = dataclasses.replace(config, data=data)
+    config = override(trained.config, options.changes)
     create_experiment(config)  # it refuses data that do not fit the model
     return trained._replace(config=config)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mdeq_jax.commands.plot",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(name: str, options: Options) -> dict[str, str]:
+    """Draw a picture, one of those in the head of this file."""
+    if name not in _PICTURES:
+        raise ValueError(f"there is no picture {name}; there are {', '.join(_PICTURES)}.")
+    _PICTURES[name](options)
+    return {"wrote": str(options.output)}
+
+
+def run() -> None:
+    """Run the command under the flags of the process."""
+    output = flags.DEFINE_string(
+        "output", None, "Picture to write, .png, .svg or .pdf.", required=True
     )
-    commands = parser.add_subparsers(required=True, metavar="NAME")
+    checkpoint = flags.DEFINE_string("checkpoint", None, cli.CHECKPOINT)
+    workdir = flags.DEFINE_string("workdir", None, "curves: folder of a training.")
+    images = flags.DEFINE_integer(
+        "images", 360, "traces, steps, radius: most images to solve.", lower_bound=1
+    )
+    image = flags.DEFINE_integer("image", 0, "formation: which image, from 0.", lower_bound=0)
+    iterations = flags.DEFINE_integer("iterations", 50, "radius: products vᵀJ.", lower_bound=1)
+    max_steps = flags.DEFINE_integer(
+        "max-steps", None, "Limit of the forward solve; the run's own by default.", lower_bound=1
+    )
+    data_dir = flags.DEFINE_string("data-dir", None, "config.data.dir; the run's own by default.")
 
-    def add(name: str, draw: Callable[[Options], None]) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=draw.__doc__, description=draw.__doc__)
-        command.set_defaults(draw=draw)
-        help_text = "picture to write, .png, .svg or .pdf"
-        command.add_argument("--output", type=Path, required=True, metavar="FILE", help=help_text)
-        return command
+    def command(name: str) -> dict[str, str]:
+        changes = {"solver.forward.max_steps": max_steps.value, "data.dir": data_dir.value}
+        options = Options(
+            output=Path(output.value),
+            checkpoint=checkpoint.value,
+            workdir=workdir.value,
+            images=images.value,
+            image=image.value,
+            iterations=iterations.value,
+            changes={key: value for key, value in changes.items() if value is not None},
+        )
+        return main(name, options)
 
-    of_images = [add("traces", draw_traces), add("steps", draw_steps), add("radius", draw_radius)]
-    formation = add("formation", draw_formation)
-    for command in (*of_images, formation):
-        _add_model_options(command)
-    for command in of_images:
-        command.add_argument("--images", type=_count, default=360, help="at most (360)")
-    formation.add_argument("--image", type=int, default=0, help="which, from 0 (0)")
-    of_images[-1].add_argument("--iterations", type=_count, default=50, help="products vᵀJ (50)")
-    curves = add("curves", draw_curves)
-    curves.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of training")
-    return parser
-
-
-def _add_model_options(command: argparse.ArgumentParser) -> None:
-    where = "a workdir (its newest checkpoint), its best/, or one step's folder"
-    command.add_argument("--checkpoint", required=True, metavar="DIR", help=where)
-    limit = "of the forward solve; the run's own by default"
-    command.add_argument("--max-steps", type=_count, help=limit)
-    command.add_argument("--data-dir", metavar="DIR", help="config.data.dir; the run's by default")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return int(text)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the picture that the command line asks for; returns the exit code."""
-    options = _parser().parse_args(argv)
-    convolve_on_all_cores()
-    keep_compiled_programs()
-    try:
-        options.draw(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {options.output}")
-    return 0
+    cli.run(__doc__, command, arguments=("NAME",))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

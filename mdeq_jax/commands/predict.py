@@ -19,33 +19,17 @@ import numpy as np
 from absl import flags, logging
 
 from mdeq_jax.commands import cli
+from mdeq_jax.training.checkpoints import Trained
 from mdeq_jax.training.reader import BadRecordError
-from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
 from mdeq_jax.vision.data.files import read_image
-from mdeq_jax.vision.experiment import create_experiment
+from mdeq_jax.vision.experiment import VisionExperiment, create_experiment
 from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.predict.images import find_images, model_input
+from mdeq_jax.vision.predict.label_pictures import palette
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
 from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor
-from mdeq_jax.viz.segmentation import palette
-
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "A workdir (its newest checkpoint), its best/, or one step's folder.",
-    required=True,
-)
-_INPUT = flags.DEFINE_multi_string(
-    "input", None, "An image or a folder of images; may be given several times.", required=True
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the predictions.", required=True)
-_WARM_START = flags.DEFINE_boolean(
-    "warm-start", False, "Solve each image from the equilibrium of the one before."
-)
-_COMPARE = flags.DEFINE_boolean(
-    "compare", True, "With --warm-start, solve from a cold start too, to count the steps saved."
-)
 
 _SOLVER_COLUMNS = (
     "image",
@@ -57,16 +41,27 @@ _SOLVER_COLUMNS = (
 )
 
 
-def main(config: Config) -> dict[str, Any]:
-    """Predict all images that can be read, and only then complain of the others."""
-    started, output = time.monotonic(), Path(_OUTPUT.value)
-    images, experiment = find_images(_INPUT.value, output), create_experiment(config)
+def main(
+    config: Config,
+    checkpoint: str,
+    inputs: Sequence[str],
+    output: Path,
+    make_predictor: Callable[[Trained, VisionExperiment], Callable[..., Any]],
+) -> dict[str, Any]:
+    """Predict all images that can be read, and only then raise ValueError for the others.
+
+    Args:
+      config: names data and solver; its architecture must be the checkpoint's.
+      checkpoint: a workdir, its best/, or one step's folder.
+      inputs: images and folders of images.
+      output: folder for the predictions.
+      make_predictor: `Predictor` or `FramePredictor`.
+    """
+    started = time.monotonic()
+    images, experiment = find_images(inputs, output), create_experiment(config)
     dataset = experiment.dataset
-    trained = load_trained(_CHECKPOINT.value, expected=config.model)
-    if _WARM_START.value:
-        predictor = FramePredictor(trained, experiment, compare=_COMPARE.value)
-    else:
-        predictor = Predictor(trained, experiment)
+    trained = load_trained(checkpoint, expected=config.model)
+    predictor = make_predictor(trained, experiment)
     output.mkdir(parents=True, exist_ok=True)
     task = config.model.task
     if task == "classification":
@@ -125,7 +120,32 @@ def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main)
+    config = cli.ConfigFlag(finalize)
+    checkpoint = flags.DEFINE_string("checkpoint", None, cli.CHECKPOINT, required=True)
+    inputs = flags.DEFINE_multi_string(
+        "input", None, "An image or a folder of images; may be given several times.", required=True
+    )
+    output = flags.DEFINE_string("output", None, "Folder for the predictions.", required=True)
+    warm_start = flags.DEFINE_boolean(
+        "warm-start", False, "Solve each image from the equilibrium of the one before."
+    )
+    compare = flags.DEFINE_boolean(
+        "compare", True, "With --warm-start, solve from a cold start too, to count the steps saved."
+    )
+
+    def make_predictor(
+        trained: Trained, experiment: VisionExperiment
+    ) -> Predictor | FramePredictor:
+        if warm_start.value:
+            return FramePredictor(trained, experiment, compare=compare.value)
+        return Predictor(trained, experiment)
+
+    cli.run(
+        __doc__,
+        lambda: main(
+            config.value, checkpoint.value, inputs.value, Path(output.value), make_predictor
+        ),
+    )
 
 
 if __name__ == "__main__":

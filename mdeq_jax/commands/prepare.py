@@ -5,142 +5,35 @@
 `--source` is the folder of the archives: for cifar10 `cifar-10-binary.tar.gz`; for imagenet2012
 `ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`; for cityscapes
 `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`. TFDS needs TensorFlow to prepare
-(requirements-prepare.txt), not to read.
+(requirements-prepare.txt), not to read. The last line on stdout is one JSON object.
 """
 
-import argparse
-import dataclasses
-import sys
-import tarfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from absl import flags
 
-from mdeq_jax.vision.data import cityscapes, cityscapes_archives
-from mdeq_jax.vision.data.prepared import ARCHIVES
-
-# Of the members of each archive of ImageNet: synsets, and images.
-_IMAGENET_COUNTS = (1000, 50_000)
+from mdeq_jax.commands import cli
+from mdeq_jax.vision.data.prepare import SOURCES, prepare
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """How a data set is prepared.
-
-    Attributes:
-      builder: of TFDS.
-      check: takes the folder, and whether it may hold a part of the images, and raises ValueError
-        where archives are incomplete.
-    """
-
-    builder: str
-    check: Callable[[Path, bool], Any]
-
-
-def _check_imagenet(folder: Path, partial: bool) -> None:
-    names, site = ARCHIVES["imagenet2012"]
-    for name, count in zip(names, _IMAGENET_COUNTS, strict=True):
-        try:
-            with tarfile.open(folder / name, "r:") as archive:
-                found = len(archive.getnames())
-        except tarfile.TarError as error:
-            raise ValueError(
-                f"{folder / name} is not a complete tar file ({error}); copy or download it again"
-                f" from {site}."
-            ) from error
-        if found != count and not partial:
-            raise ValueError(
-                f"{folder / name} has {found} members, but the official archive has {count};"
-                f" download it again from {site} (--partial accepts it as it is)."
-            )
-
-
-def _check_cityscapes(folder: Path, partial: bool) -> None:
-    counts = None if partial else cityscapes_archives.COUNTS
-    cityscapes_archives.check_archives(folder, counts)
-
-
-SOURCES = {
-    "cifar10": Source(
-        builder="cifar10",
-        check=lambda folder, partial: None,  # TFDS compares checksums
-    ),
-    "imagenet2012": Source(
-        builder="imagenet2012",
-        check=_check_imagenet,
-    ),
-    "cityscapes": Source(
-        builder=cityscapes.BUILDER,
-        check=_check_cityscapes,
-    ),
-}
-
-
-def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = False) -> Path:
-    """Have TFDS prepare a data set, and return the folder that it is in.
-
-    Args:
-      name: a key of `SOURCES`.
-      folder: holds the official archives.
-      data_dir: folder of all TFDS data sets, as `data.dir`; None for TFDS's default.
-      partial: whether archives may hold a part of the images.
-
-    Raises:
-      ValueError: an archive is missing or incomplete, or TensorFlow is not installed.
-    """
-    source, archives = SOURCES[name], ARCHIVES[name]
-    for archive in archives.names:
-        if not (folder / archive).is_file():
-            raise ValueError(f"{folder / archive} does not exist; {archives.into(folder)}.")
-    source.check(folder, partial)
-    try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"TFDS needs TensorFlow to prepare {name}; `pip install -r requirements-prepare.txt` in"
-            " an environment of its own, and run this command there."
-        ) from error
-    builder = tfds.builder(source.builder, data_dir=data_dir)
-    try:
-        builder.download_and_prepare(
-            file_format="array_record",
-            download_config=tfds.download.DownloadConfig(manual_dir=folder),
-        )
-    except NonMatchingChecksumError as error:
-        raise ValueError(
-            f"an archive in {folder} is not the official one; download it again from"
-            f" {archives.site}. {error}"
-        ) from error
-    return Path(builder.data_path)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mdeq_jax.commands.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def run() -> None:
+    """Run the command under the flags of the process."""
+    name = flags.DEFINE_enum("name", None, list(SOURCES), "The data set.", required=True)
+    source = flags.DEFINE_string(
+        "source", None, "Folder with the official archives.", required=True
     )
-    parser.add_argument("--name", required=True, choices=SOURCES, help="of the data set")
-    parser.add_argument(
-        "--source", required=True, type=Path, metavar="DIR", help="with the official archives"
+    data_dir = flags.DEFINE_string(
+        "data-dir", None, "Folder of all TFDS data sets, as config.data.dir; TFDS's by default."
     )
-    parser.add_argument(
-        "--data-dir", metavar="TFDS", help="where all TFDS data sets are, as config.data.dir"
-    )
-    parser.add_argument("--partial", action="store_true", help="accept any number of images")
-    options = parser.parse_args(argv)
-    try:
-        folder = prepare(options.name, options.source, options.data_dir, partial=options.partial)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"prepared in {folder}")
-    return 0
+    partial = flags.DEFINE_bool("partial", False, "Accept any number of images.")
+
+    def command() -> dict[str, str]:
+        folder = Path(source.value)
+        prepared = prepare(name.value, folder, data_dir.value, partial=partial.value)
+        return {"folder": str(prepared)}
+
+    cli.run(__doc__, command)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -23,12 +23,11 @@ from mdeq_jax.training.mesh import create_mesh
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import create_state
 from mdeq_jax.training.steps import make_train_step
-from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.model.layers import Conv
 
-_COMPILE = flags.DEFINE_bool("compile", False, "Add XLA's figures of a training step's memory.")
 _SIZES = ("state, per image", "solver's history, per image", "exchanged between devices, per step")
 # Parts that are applied to an image once. All other parts belong to the cell.
 _ONCE = ("stem", "lower_injections", "head")
@@ -41,7 +40,8 @@ class Part(NamedTuple):
 
     Attributes:
       parameters: number of trainable parameters.
-      multiply_adds: of its convolutions and linear layers, in one application to one image.
+      multiply_adds: multiply-adds of its convolutions and linear layers in one application to one
+        image.
       passes: number of applications to an image.
     """
 
@@ -173,15 +173,29 @@ def render(summary: Summary) -> str:
     )
 
 
-def main(config: Config) -> dict[str, int]:
-    """Print the table and return the totals."""
+def main(config: Config, *, compile_step: bool) -> dict[str, int]:
+    """Print the table and return the totals.
+
+    Args:
+      config: the config.
+      compile_step: whether to compile a training step and add XLA's figures of its memory.
+    """
     summary = summarize(config)
     print(render(summary))
-    memory = compiled_memory(config) if _COMPILE.value else {}
+    memory = compiled_memory(config) if compile_step else {}
     for kind, size in memory.items():
         print(f"{kind.replace('_', ' ')} {size / 2**20:.2f} MiB per device")
     return summary.totals() | memory
 
 
+def run() -> None:
+    """Run the command under the flags of the process."""
+    config = cli.ConfigFlag(finalize)
+    compile_step = flags.DEFINE_bool(
+        "compile", False, "Add XLA's figures of a training step's memory."
+    )
+    cli.run(__doc__, lambda: main(config.value, compile_step=compile_step.value))
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    run()

@@ -1,13 +1,14 @@
-"""Train a multiscale deep equilibrium model.
+"""Train a model.
 
     python train.py --config configs/digits.py --workdir runs/digits --config.seed=1
-    mdeq-train --config digits --workdir runs/digits     # the same of an installed package
+    mdeq-train --config digits --workdir runs/digits     # the same, once installed
 
 Run again with the same arguments, it goes on from the last checkpoint. The last line on stdout is
 one JSON object with the final metrics.
 
-On several hosts, start it once on each: TPU pods, Slurm's srun and Open MPI's mpirun tell the
-processes of each other; else --coordinator=HOST:PORT --process_count=N --process_id=I does.
+On several hosts, start it once on each. On TPU pods, under Slurm's srun and under Open MPI's mpirun
+the processes find each other. Elsewhere, --coordinator=HOST:PORT --process_count=N --process_id=I
+says where they are.
 """
 
 import sys
@@ -21,43 +22,39 @@ from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.runtime.hosts import is_main
 from mdeq_jax.training.checkpoints import LATEST
+from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.evaluation import solver_traces
 from mdeq_jax.training.experiment import Experiment
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
 from mdeq_jax.training.optim import batch_size_warning
 from mdeq_jax.training.state import TrainState
-from mdeq_jax.vision.config import Config
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
 # Most samples whose solves are drawn.
 _DRAWN = 8
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for checkpoints, metrics and pictures.", required=True
-)
-_PROFILE = flags.DEFINE_bool(
-    "profile", False, "Record a trace of a few steps in WORKDIR/profile, for TensorBoard."
-)
 
+def main(config: RunConfig, in_file: RunConfig, workdir: Path, *, profile: bool) -> dict[str, Any]:
+    """Train in a workdir, or go on training there.
 
-def main(config: Config) -> dict[str, Any]:
-    """Train in the workdir, or go on training there."""
-    recipe = cli.recipe()
+    Args:
+      config: what to train.
+      in_file: the config file without the command line's overrides.
+      workdir: folder for checkpoints, metrics and pictures.
+      profile: whether to record a trace of a few steps.
+    """
     warning = batch_size_warning(
         config.data.batch_size,
         config.optim.learning_rate,
-        recipe.data.batch_size,
-        recipe.optim.learning_rate,
+        in_file.data.batch_size,
+        in_file.optim.learning_rate,
     )
     if warning and is_main():
         print(f"warning: {warning}", file=sys.stderr)
-    experiment, workdir = (
-        applications.create_experiment(config),
-        Path(_WORKDIR.value),
-    )
+    experiment = applications.create_experiment(config)
     try:
-        trained = train(experiment, workdir, profile=_PROFILE.value)
+        trained = train(experiment, workdir, profile=profile)
     except NonFiniteError as error:
         folder = workdir / LATEST
         kept = f" The last good checkpoint is kept in {folder}." if any(folder.iterdir()) else ""
@@ -90,4 +87,19 @@ def _draw_solver_traces(experiment: Experiment, state: TrainState, path: Path) -
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    cli.run(main, on_hosts=True)
+    config = cli.ConfigFlag(applications.finalize)
+    workdir = flags.DEFINE_string(
+        "workdir", None, "Folder for checkpoints, metrics and pictures.", required=True
+    )
+    profile = flags.DEFINE_bool(
+        "profile", False, "Record a trace of a few steps in WORKDIR/profile, for TensorBoard."
+    )
+    cli.run(
+        __doc__,
+        lambda: main(config.value, config.in_file, Path(workdir.value), profile=profile.value),
+        on_hosts=True,
+    )
+
+
+if __name__ == "__main__":
+    run()

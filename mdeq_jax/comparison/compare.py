@@ -41,12 +41,10 @@ def compare(
       ``skipped``; ``wall_s``; ``interrupted``, whether SIGTERM ended a training early.
 
     Raises:
-      ValueError: an unknown group, another application than "vision", a config that never solves,
-        or a workdir that cannot be written or holds runs of another config.
+      ValueError: an unknown group, a config that never solves, or a workdir that cannot be written
+        or holds runs of another config.
     """
     started = time.monotonic()
-    if base.app != "vision":
-        raise ValueError(f"config.app is {base.app!r}; only runs of 'vision' can be compared.")
     if base.train.spectral_radius_iterations == 0:  # otherwise evaluation would leave it out
         base = override(base, {"train.spectral_radius_iterations": _RADIUS_ITERATIONS})
     settings = plan(base, groups, table)

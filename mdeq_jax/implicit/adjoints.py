@@ -1,14 +1,13 @@
 """How the gradient of an equilibrium is obtained from its adjoint equation.
 
-At z* = f(z*, a), a loss ℓ has dℓ/da = u ∂f/∂a with u = u J + g, J = ∂f/∂z at z*, g = ∂ℓ/∂z* (Bai,
-Kolter, Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1). An `Adjoint` finds u, or
-something cheaper in its place; `equilibrium` does the rest. `Shine`, which learns from the forward
-solve, has a file of its own.
+At z* = f(z*, a), a loss ℓ has dℓ/da = u ∂f/∂a, where u = u J + g with J = ∂f/∂z and g = ∂ℓ/∂z at z*
+(Bai, Kolter, Koltun, "Deep Equilibrium Models", NeurIPS 2019, theorem 1). An `Adjoint` finds u, or
+something cheaper in its place; `equilibrium` does the rest.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,39 +22,43 @@ from mdeq_jax.solvers.solve import solve_closed
 from mdeq_jax.solvers.solver import check_solver
 
 
-class ForwardProblem(NamedTuple):
-    """A forward solve, as an adjoint is asked to do it.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ForwardProblem:
+    """A forward solve that an adjoint is asked to do; a pytree.
 
     Attributes:
-      f: the map of a state and of all that it depends on.
+      f: the map (z, args) -> z. It is a pytree that holds what the map captured.
       z0: where the solve starts, leaves (B, ...).
-      args: what f depends on, beside the state.
-      solver: of the forward solve.
+      args: the arguments of f, any pytree of arrays.
+      solver: the forward solver.
       tol: replaces solver.tol; may be traced.
       step_limit: bounds the solve below solver.max_steps; may be traced.
       sample_at: rising numbers of steps after which a state is sampled.
-      outer_gradient: the gradient of the loss, of a state and of all that it depends on; or None.
-      outer_args: what outer_gradient depends on, beside the state.
+      outer_gradient: the map z -> ∂ℓ/∂z of the loss ℓ, or None.
     """
 
     f: ClosedMap
     z0: State
     args: PyTree
-    solver: Solver
+    solver: Solver = dataclasses.field(metadata={"static": True})
     tol: Float[Array, ""] | float | None = None
     step_limit: Int[Array, ""] | int | None = None
-    sample_at: tuple[int, ...] = ()
+    sample_at: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
     outer_gradient: ClosedMap | None = None
-    outer_args: PyTree = None
 
     def solve(self) -> SolverResult:
-        """Solve it by its own solver."""
+        """Return the result of the problem's own solver."""
         return solve_closed(
             self.f, self.z0, self.args, self.solver, self.tol, self.step_limit, self.sample_at
         )
 
     def iterate(self, solver: Solver) -> Iteration:
-        """Solve it by another solver, and return also where that stood when it ended."""
+        """Return the result of another solver, and where that solver stood when it ended.
+
+        Args:
+          solver: takes the place of the problem's own solver.
+        """
         return iterate(
             self.f,
             self.z0,
@@ -71,11 +74,13 @@ class Cotangent(NamedTuple):
     """What an adjoint returns.
 
     Attributes:
-      u: the cotangent that is pulled back through ∂f/∂a, like g.
-      steps: (B,) steps of the adjoint solve, 0 where nothing is solved.
-      residual: (B,) its residual ‖uJ + g − u‖ / ‖g‖, 0 where nothing is solved; of `Shine`, that of
-        the preconditioned equation which it refines.
-      trace: (max_steps, B), the residual after each step; no rows where nothing is solved.
+      u: the cotangent that is pulled back through ∂f/∂a; structure, shapes and dtypes of g.
+      steps: (B,) int32, steps of the adjoint solve; 0 for an adjoint that solves no equation.
+      residual: (B,), the residual ‖uJ + g − u‖ / ‖g‖ of the adjoint solve; 0 for an adjoint that
+        solves no equation. `Shine` reports the residual of the preconditioned equation that it
+        refines.
+      trace: (max_steps, B), the residual after each step of the adjoint solve; (0, B) for an
+        adjoint that solves no equation.
     """
 
     u: State
@@ -85,12 +90,16 @@ class Cotangent(NamedTuple):
 
 
 class Adjoint:
-    """Where the gradient of an equilibrium comes from, and the protocol of one of your own.
+    """Where the gradient of an equilibrium comes from, and the protocol for an adjoint of your own.
 
     A subclass is a frozen dataclass, decorated with `jax.tree_util.register_static`. It implements
-    `solve`, and inherits a forward pass that is not differentiated; or it implements `find`, the
-    whole way from the start to a state that JAX can differentiate, as `Phantom` and `Unrolled` do.
-    What `solve` does has to be differentiable by JAX if second derivatives are wanted.
+    one of two methods. With `solve` it inherits a forward pass that is not differentiated. With
+    `find` it defines the whole way from the start to a state that JAX can differentiate, as
+    `Phantom` and `Unrolled` do. For second derivatives `solve` must be differentiable by JAX.
+
+    Attributes:
+      is_solve: class attribute, whether the forward pass is a fixed-point solve; True by default.
+        It is False for `Unrolled`, which samples no states on the way.
 
     Examples:
       The first two terms of the adjoint equation's series, g + g J:
@@ -101,36 +110,42 @@ class Adjoint:
       >>> @jax.tree_util.register_static
       ... @dataclasses.dataclass(frozen=True)
       ... class TwoTerms(mx.Adjoint):
-      ...     def solve(self, pullback, g, equilibrium, kept):
+      ...     def solve(self, pullback, g, equilibrium, memory):
       ...         u = jax.tree.map(jnp.add, g, pullback(g))
-      ...         nothing = jnp.zeros(len(g))
-      ...         return mx.Cotangent(u, nothing.astype(int), nothing, nothing[None][:0])
+      ...         zeros = jnp.zeros(len(g))
+      ...         return mx.Cotangent(u, zeros.astype(int), zeros, jnp.zeros((0, len(g))))
       >>> def z_star(a):
       ...     return mx.equilibrium(
       ...         lambda z, a: a * z + 1, jnp.zeros((1, 1)), a, adjoint=TwoTerms()
       ...     )[0].sum()
-      >>> float(jax.grad(z_star)(0.5))  # of 4 = 2 (1 + 1/2 + 1/4 + ...)
+      >>> float(jax.grad(z_star)(0.5))  # the exact gradient is 4 = 2 (1 + 1/2 + 1/4 + ...)
       3.0
     """
+
+    is_solve: ClassVar[bool] = True
 
     def find(
         self,
         problem: ForwardProblem,
         implicit: Callable[[ForwardProblem, "Adjoint"], tuple[State, SolverResult]],
     ) -> tuple[State, SolverResult]:
-        """Return the state that is the equilibrium, differentiable, and the `SolverResult`.
+        """Return the equilibrium as a differentiable state, and the `SolverResult`.
 
-        Unless a subclass has another way, that is the state of `solve_forward`, whose cotangent is
-        what `solve` makes of the incoming one.
+        By default it is the state of `solve_forward`, differentiated by `solve`.
 
         Args:
           problem: the forward solve.
-          implicit: the implicit function of a problem and an adjoint.
+          implicit: a function of a problem and an adjoint. It returns the solution of the problem
+            and its result; the adjoint's `solve` gives the gradient of the solution.
         """
         return implicit(problem, self)
 
     def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, Any]:
-        """Return the result and whatever `solve` needs from the forward solve; None by default."""
+        """Return the result, and what `solve` needs to know of the forward solve; None by default.
+
+        Args:
+          problem: the forward solve.
+        """
         return problem.solve(), None
 
     def solve(
@@ -138,15 +153,15 @@ class Adjoint:
         pullback: Callable[[State], State],
         g: State,
         equilibrium: Callable[..., tuple[State, SolverResult]],
-        kept: Any,
+        memory: Any,
     ) -> Cotangent:
         """Return u for the equation u = pullback(u) + g.
 
         Args:
-          pullback: u ↦ u J at the equilibrium; its linearisation is made once, outside any loop.
-          g: cotangent of the equilibrium, of the state's structure, shapes and dtypes.
+          pullback: the function u ↦ u J at the equilibrium, linearised once and outside any loop.
+          g: cotangent of the equilibrium; structure, shapes and dtypes of the state.
           equilibrium: `mdeq_jax.equilibrium`, for adjoints that are a fixed point themselves.
-          kept: what `solve_forward` returned beside the result.
+          memory: what `solve_forward` returned with the result.
         """
         raise NotImplementedError(f"{type(self).__name__} implements neither solve nor find")
 
@@ -154,14 +169,14 @@ class Adjoint:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Exact(Adjoint):
-    """The adjoint equation u = u J + g by a second fixed-point solve, from u = 0.
+    """The adjoint equation u = u J + g, by a second fixed-point solve that starts at u = 0.
 
-    Each sample is solved for u/‖g‖, so that its residual is relative to ‖g‖ whatever the solver's
-    `stop_mode`: an absolute test would pass at once on the small gradients of a mean loss. With
-    `stop_scope="batch"`, for parity with the originals, nothing is scaled and their test is used.
-    g = 0 gives u = 0 in 0 steps. A solve that does not converge gives the best of its iterates,
-    never the start; the first of them is g times the damping or mixing of the solver. Where no step
-    is finite, u is g. The solve is an `equilibrium`, so gradients of any order exist.
+    Each sample is solved for u/‖g‖, so that its residual is relative to ‖g‖ in both stop modes. An
+    absolute test would pass at once on the small gradients of a mean loss. With
+    `stop_scope="batch"` the equation is not scaled and the test of the original code is used.
+    g = 0 gives u = 0 in 0 steps. A solve that does not converge gives its best iterate, never the
+    start; the first iterate is g times the damping or mixing of the solver. Where no step is
+    finite, u is g. The solve is an `equilibrium`, so gradients of any order exist.
 
     Attributes:
       solver: the solver of the adjoint equation, with its own max_steps and tol.
@@ -178,7 +193,7 @@ class Exact(Adjoint):
         pullback: Callable[[State], State],
         g: State,
         equilibrium: Callable[..., tuple[State, SolverResult]],
-        kept: Any = None,
+        memory: Any = None,
     ) -> Cotangent:
         """Return the solution of u = pullback(u) + g."""
         solver, size = self.solver, jnp.ones_like(norm(g))
@@ -210,7 +225,7 @@ class JacobianFree(Adjoint):
         pullback: Callable[[State], State],
         g: State,
         equilibrium: Callable[..., tuple[State, SolverResult]],
-        kept: Any = None,
+        memory: Any = None,
     ) -> Cotangent:
         """Return g itself."""
         return unsolved(g, g)
@@ -223,8 +238,8 @@ class Neumann(Adjoint):
 
         u = λ g Σ_{i<k} Bⁱ,  B = λ J + (1 − λ) I
 
-    At an exact equilibrium it is what `Phantom(k, λ)` has, at memory that does not grow with k.
-    Where the spectral radius of B is below 1, it tends to `Exact` at that rate.
+    At an exact equilibrium it equals the gradient of `Phantom(k, λ)`, with memory that does not
+    grow with k. If the spectral radius of B is ρ < 1, it converges to `Exact` like ρᵏ.
 
     Source: Geng et al., "On Training Implicit Models", NeurIPS 2021, Neumann-series-based phantom
     gradient.
@@ -247,7 +262,7 @@ class Neumann(Adjoint):
         pullback: Callable[[State], State],
         g: State,
         equilibrium: Callable[..., tuple[State, SolverResult]],
-        kept: Any = None,
+        memory: Any = None,
     ) -> Cotangent:
         """Return the sum of the first `steps` terms."""
 
@@ -261,6 +276,11 @@ class Neumann(Adjoint):
 
 
 def unsolved(u: State, g: State) -> Cotangent:
-    """Return a `Cotangent` of u without statistics of a solver, for the incoming g."""
-    nothing = jnp.zeros_like(norm(g))
-    return Cotangent(u, nothing.astype(jnp.int32), nothing, nothing[None][:0])
+    """Return a `Cotangent` of u with the statistics of an adjoint that solves no equation.
+
+    Args:
+      u: the cotangent.
+      g: the incoming cotangent, for the batch.
+    """
+    zeros = jnp.zeros_like(norm(g))
+    return Cotangent(u, zeros.astype(jnp.int32), zeros, zeros[None][:0])

@@ -1,7 +1,8 @@
 """The implicit layer: an equilibrium whose backward pass is a second fixed-point solve."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
 from mdeq_jax.solvers import Broyden, Solver, SolverResult, State
-from mdeq_jax.solvers.captures import ClosedMap, without_captures
+from mdeq_jax.solvers.captures import without_captures
 from mdeq_jax.solvers.norms import expanded, norm, vary_together
 from mdeq_jax.solvers.solve import as_state
-from mdeq_jax.solvers.solver import check_map
 
 
 def equilibrium(
@@ -31,44 +31,46 @@ def equilibrium(
 ) -> tuple[State, SolverResult]:
     """Return z* = f(z*, args), differentiable in args and in what f closes over.
     The first axis of z0 is the batch. Call it under `jax.jit`: outside, each call compiles anew,
-    because what f closes over may have changed since the last one.
+    because what f closes over may have changed since the last call.
 
     A state of shape (n,) is n samples of one number each. Pass a single problem in n unknowns as
     ``z0[None]``; f then maps (1, n) to (1, n).
 
-    With ℓ a loss of z* and g = ∂ℓ/∂z*, dℓ/dargs = u ∂f/∂args where u = u ∂f/∂z + g at z*. Memory
-    does not grow with the number of steps but by what the solver itself remembers. Works under
-    `jit`, `vmap`, `shard_map` and `grad` of any order (reverse mode; there is no forward mode).
+    Let ℓ be a loss of z* and g = ∂ℓ/∂z*. Then dℓ/dargs = u ∂f/∂args, where u = u ∂f/∂z + g at z*.
+    Memory does not grow with the number of steps, except by what the solver remembers. It works
+    under `jit`, `vmap`, `shard_map` and `grad` of any order (reverse mode; there is no forward
+    mode).
 
     Args:
       f: the map (z, args) -> z, pure, each sample of the batch by itself.
       z0: where the solve starts, a pytree of floating-point arrays (B, ...). Its gradient is 0.
-      args: any pytree of arrays; what f is differentiated by.
-      solver: of the forward solve; `Broyden()` by default.
+      args: any pytree of arrays, the arguments of f.
+      solver: the forward solver; `Broyden()` by default.
       adjoint: where the gradient comes from: `Exact(solver)` by default, `Neumann`,
         `JacobianFree`, `Shine`, `Phantom`, `Unrolled`, or an `Adjoint` of your own.
       tol: replaces solver.tol in the forward solve; may be traced.
       step_limit: bounds the forward solve below solver.max_steps; may be traced.
-      adjoint_probe: zeros (B, 2). Its cotangent is no derivative but the adjoint solve's (steps,
-        residual) of each sample: differentiate by it to see them.
-      sample_at: rising numbers of steps in [1, max_steps] after which `SolverResult.states` keeps
-        the best iterate; the sampled states are data, with no gradient.
-      outer_gradient: z ↦ ∂ℓ/∂z of the loss, for `Shine(opa_every=...)`; each sample by itself, and
-        only its direction matters. No gradient flows through it.
+      adjoint_probe: zeros (B, 2). Its cotangent is not a derivative; it is the adjoint solve's
+        (steps, residual) of each sample. Differentiate with respect to it to see them.
+      sample_at: rising numbers of steps in [1, max_steps] after which the best iterate is added to
+        `SolverResult.states`; the sampled states have no gradient.
+      outer_gradient: the function z ↦ ∂ℓ/∂z of the loss, for `Shine(opa_every=...)`; each sample by
+        itself, and only its direction matters. No gradient flows through it.
 
     Returns:
-      The equilibrium and the `SolverResult` of the forward solve; what is differentiable is the
-      equilibrium, in both places. Under `Phantom` it is the state after the damped steps, under
-      `Unrolled` the state after all applications.
+      The equilibrium z* and the `SolverResult` of the forward solve, whose z is z* too. Only z* is
+      differentiable. Under `Phantom` it is the state after the damped steps, under `Unrolled` the
+      state after all applications.
 
     Raises:
-      ValueError: as `solve`; adjoint is none, or does not go with the solver; args holds what is
-        no array; adjoint_probe is of another shape; or outer_gradient returns no gradient by the
-        state.
+      ValueError: at trace time. solver is not a `Solver` or adjoint not an `Adjoint`, or they do
+        not fit together; z0 is not a state; args has a leaf that is not an array; f(z0, args) or
+        outer_gradient(z0) has another structure, shape or dtype than z0; adjoint_probe has another
+        shape than (B, 2); or sample_at is out of range.
 
     Examples:
-      z = a z + 1 has z* = 1 / (1 - a), here 2, and the derivative 1 / (1 - a)², here 4, of which
-      the Jacobian-free gradient is the first term:
+      z = a z + 1 has z* = 1 / (1 - a), here 2, and the derivative 1 / (1 - a)², here 4. The
+      Jacobian-free gradient is the first term of its series:
 
       >>> import jax
       >>> import jax.numpy as jnp
@@ -88,37 +90,35 @@ def equilibrium(
     _check_adjoint(adjoint)
     z0 = as_state(z0)
     _check_args(args)
-    fz0 = f(z0, args)
-    check_map(z0, fz0)
-    z0 = vary_together(z0, like=fz0)
-    closed_f, operands = without_captures(f, z0, args)
-    outer, outer_args = None, None
+    if jax.sharding.get_abstract_mesh().manual_axes:  # under shard_map
+        z0 = vary_together(z0, like=f(z0, args))
+    closed = without_captures(f, z0, args)
     if outer_gradient is not None:
-        outer, outer_args = without_captures(
-            lambda z, _: outer_gradient(z), z0, None, name="outer_gradient"
-        )
-    probe = expanded(jnp.zeros_like(norm(z0)), 2)
-    if adjoint_probe is not None:
-        if adjoint_probe.shape != probe.shape:
-            raise ValueError(
-                f"adjoint_probe has shape {adjoint_probe.shape}; it must have {probe.shape}."
-            )
-        # Adding zeros of the state's sharding gives the probe that sharding.
-        probe = probe.astype(adjoint_probe.dtype) + adjoint_probe
-    probe = vary_together(probe, like=fz0)
+        outer_gradient = without_captures(outer_gradient, z0, name="outer_gradient")
+    probe = _probe_like(adjoint_probe, z0)
 
     def implicit(problem: ForwardProblem, adjoint: Adjoint) -> tuple[State, SolverResult]:
-        f, z0, args, solver, tol, step_limit, sample_at, outer, outer_args = problem
-        static = _Static(f, outer, solver, adjoint, sample_at)
-        limits, outer_args = (tol, step_limit), lax.stop_gradient(outer_args)
-        z, (result, _) = _equilibrium(static, z0, args, limits, probe, outer_args)
+        z, (result, _) = _equilibrium(adjoint, problem, probe)
         return z, result
 
     problem = ForwardProblem(
-        closed_f, z0, operands, solver, tol, step_limit, sample_at, outer, outer_args
+        closed, z0, args, solver, tol, step_limit, sample_at, lax.stop_gradient(outer_gradient)
     )
     z, result = adjoint.find(problem, implicit)
     return z, result._replace(z=z)
+
+
+def _probe_like(adjoint_probe: Float[Array, "B 2"] | None, z0: State) -> Float[Array, "B 2"]:
+    """Return the probe with the sharding of the state, or zeros if there is none."""
+    zeros = expanded(jnp.zeros_like(norm(z0)), 2)
+    if adjoint_probe is None:
+        return vary_together(zeros, like=z0)
+    if adjoint_probe.shape != zeros.shape:
+        raise ValueError(
+            f"adjoint_probe has shape {adjoint_probe.shape}; it must have {zeros.shape}."
+        )
+    # Adding zeros of the state's sharding gives the probe that sharding.
+    return vary_together(zeros.astype(adjoint_probe.dtype) + adjoint_probe, like=z0)
 
 
 def _check_adjoint(adjoint: Any) -> None:
@@ -140,55 +140,38 @@ def _check_args(args: PyTree) -> None:
             ) from None
 
 
-class _Static(NamedTuple):
-    """The static arguments of an equilibrium."""
-
-    f: ClosedMap
-    outer_gradient: ClosedMap | None
-    solver: Solver
-    adjoint: Adjoint
-    sample_at: tuple[int, ...]
-
-
 def _fixed_point(
-    static: _Static,
-    z0: State,
-    args: PyTree,
-    limits: tuple,
-    probe: Float[Array, "B 2"],
-    outer_args: PyTree,
+    adjoint: Adjoint, problem: ForwardProblem, probe: Float[Array, "B 2"]
 ) -> tuple[State, tuple[SolverResult, Any]]:
-    """Return what is differentiable, and beside it the result without it and what is kept."""
-    f, outer_gradient, solver, adjoint, sample_at = static
-    tol, step_limit = limits
-    problem = ForwardProblem(
-        f, z0, args, solver, tol, step_limit, sample_at, outer_gradient, outer_args
-    )
-    result, kept = adjoint.solve_forward(problem)
-    return result.z, (result._replace(z=None), kept)
+    """Return the solution, which is differentiable, with the rest of the result and the memory."""
+    result, memory = adjoint.solve_forward(problem)
+    return result.z, (result._replace(z=None), memory)
 
 
 _equilibrium = jax.custom_vjp(_fixed_point, nondiff_argnums=(0,))
 
 
-def _forward(static, z0, args, limits, probe, outer_args):
+def _forward(adjoint, problem, probe):
     # Through the custom_vjp itself, not through `solve`: an outer derivative then meets the
-    # implicit function here too, and not a loop that it cannot reverse.
-    z, (result, kept) = _equilibrium(static, z0, args, limits, probe, outer_args)
-    return (z, (result, kept)), (z, args, limits, probe, outer_args, kept)
+    # implicit function here too, and not a loop that cannot be differentiated in reverse mode.
+    z, (result, memory) = _equilibrium(adjoint, problem, probe)
+    return (z, (result, memory)), (dataclasses.replace(problem, z0=z), probe, memory)
 
 
-def _backward(static, residuals, cotangents):
-    z, args, limits, probe, outer_args, kept = residuals
+def _backward(adjoint, residuals, cotangents):
+    solved, probe, memory = residuals
+    f, z, args = solved.f, solved.z0, solved.args
     g, _ = cotangents
-    _, pullback_z = jax.vjp(lambda z: static.f(z, args), z)
-    _, pullback_args = jax.vjp(lambda args: static.f(z, args), args)
-    found = static.adjoint.solve(lambda u: pullback_z(u)[0], g, equilibrium, kept)
+    _, pullback_z = jax.vjp(lambda z: f(z, args), z)
+    _, pullback_rest = jax.vjp(lambda f, args: f(z, args), f, args)
+    found = adjoint.solve(lambda u: pullback_z(u)[0], g, equilibrium, memory)
+    by_f, by_args = pullback_rest(found.u)
+    by_z0 = jax.tree.map(jnp.zeros_like, z)
+    by_problem = dataclasses.replace(
+        solved, f=by_f, z0=by_z0, args=by_args, tol=None, step_limit=None, outer_gradient=None
+    )
     statistics = [found.steps.astype(probe.dtype), found.residual.astype(probe.dtype)]
-    nothing = jax.tree.map(jnp.zeros_like, z)
-    probe = jnp.stack(statistics, axis=-1)
-    none = jax.tree.map(lambda _: None, (limits, outer_args))
-    return nothing, *pullback_args(found.u), none[0], probe, none[1]
+    return by_problem, jnp.stack(statistics, axis=-1)
 
 
 _equilibrium.defvjp(_forward, _backward)

@@ -1,12 +1,12 @@
 """Broyden's method with outer-problem awareness (OPA): it also learns where the loss will look.
 
-The backward pass wants gᵀB⁻¹ for one g, the gradient of the outer loss, in which the forward
-solve's steps take no interest. Every m-th step B learns one more secant equation,
+The backward pass needs gᵀB⁻¹ for one g, the gradient of the outer loss, which the steps of the
+forward solve do not depend on. Therefore B learns one more secant equation at every m-th step,
 
     vᵀB = vᵀ(J − I)  for  v = −gᵀB⁻¹,
 
-from one product vᵀJ. If v is the true u = −gᵀ(J − I)⁻¹, then −gᵀB⁻¹ = u from there on. By Sherman
-and Morrison, with h = vᵀJ − v + g, which is the adjoint equation's residual at v,
+from one product vᵀJ. If v is the true u = −gᵀ(J − I)⁻¹, then −gᵀB⁻¹ = u afterwards. Let h be the
+residual of the adjoint equation at v, h = vᵀJ − v + g. By the formula of Sherman and Morrison
 
     −B⁻¹ ← (I + a hᵀ)(−B⁻¹),  a = −B⁻¹v / (‖v‖² − hᵀ(−B⁻¹)v)
 
@@ -25,21 +25,22 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from mdeq_jax.implicit.adjoints import ForwardProblem
-from mdeq_jax.solvers import Solver, State
+from mdeq_jax.solvers import Point, Solver, State
 from mdeq_jax.solvers.inverse import InverseEstimate
-from mdeq_jax.solvers.norms import inner, norm, reciprocal, scale, to_working_dtype
+from mdeq_jax.solvers.norms import inner, norm, reciprocal, scale
 from mdeq_jax.solvers.rows import Rows
+from mdeq_jax.solvers.solve import in_working_dtype
 
 
 class Layout(NamedTuple):
-    """Which row of the memory holds what, for a solve of so many steps.
+    """What each row of the memory holds.
 
     Attributes:
       rows: number of rows.
-      left: (n,) row of l of each factor I + l rᵀ/‖r‖².
-      right: (n,) row of r.
-      secant: (max_steps + 1,) row of the step that would follow from the secant update alone.
-      step: (max_steps + 1,) row of the step that is taken; the same row where there is no OPA.
+      left: (n,), the row of l of each factor I + l rᵀ/‖r‖².
+      right: (n,), the row of r of each factor.
+      secant: (max_steps + 1,), the row of the step that the secant updates give without OPA.
+      step: (max_steps + 1,), the row of the step that is taken; the same row where there is no OPA.
     """
 
     rows: int
@@ -50,7 +51,7 @@ class Layout(NamedTuple):
 
 
 def layout(max_steps: int, every: int) -> Layout:
-    """Return the layout of a solve of up to max_steps steps with OPA at each `every`-th."""
+    """Return the layout of a solve of up to max_steps steps with OPA at every `every`-th step."""
     left, right, secant, step, rows = [], [], [0], [0], 1
     for k in range(1, max_steps + 1):
         secant.append(rows)
@@ -71,48 +72,37 @@ class OuterAwareBroyden(Solver):
 
     Attributes:
       every: m, at least 1.
-      plan: `layout` of max_steps and every.
-      gradient: z ↦ g, the gradient of the outer loss.
-      pullback: (z, v) ↦ vᵀJ at z.
+      plan: the `layout` for max_steps and every.
+      gradient: the function z ↦ g, the gradient of the outer loss, in the working dtype.
     """
 
     every: int
     plan: Layout
     gradient: Callable[[State], State]
-    pullback: Callable[[State, State], State]
 
     @classmethod
     def of(cls, problem: ForwardProblem, every: int) -> "OuterAwareBroyden":
-        """Return the solver for a problem, with the options of that problem's own."""
-        outer_gradient = problem.outer_gradient
-        if outer_gradient is None:
+        """Return the solver for a problem, with the options of the problem's own solver."""
+        if problem.outer_gradient is None:
             raise ValueError(
                 "Shine with opa_every needs the gradient of the outer loss; give equilibrium its "
                 "outer_gradient=, a function of the state."
             )
-
-        def seen(z: State) -> State:
-            return jax.tree.map(lambda x, like: x.astype(like.dtype), z, problem.z0)
-
-        def pullback(z: State, v: State) -> State:
-            _, pull = jax.vjp(lambda z: problem.f(z, problem.args), seen(z))
-            return to_working_dtype(pull(seen(v))[0])
-
         options = {f.name: getattr(problem.solver, f.name) for f in dataclasses.fields(Solver)}
         return cls(
             **options,
             every=every,
             plan=layout(problem.solver.max_steps, every),
-            gradient=lambda z: to_working_dtype(outer_gradient(seen(z), problem.outer_args)),
-            pullback=pullback,
+            gradient=in_working_dtype(problem.outer_gradient, None, like=problem.z0),
         )
 
-    def init(self, z: State, g: State) -> Rows:
+    def init(self, point: Point) -> Rows:
         """Return empty rows."""
-        return Rows.empty(self.plan.rows, g)
+        return Rows.empty(self.plan.rows, point.g)
 
-    def propose(self, memory: Rows, z: State, g: State, k: Int[Array, ""]) -> tuple[State, Rows]:
+    def propose(self, memory: Rows, point: Point) -> tuple[State, Rows]:
         """Return the iterate after a full quasi-Newton step, and the rows with what was learned."""
+        z, g, k, _ = point
         plan = self.plan
         last = memory.read(plan.step[k - 1])
         before = self._estimate(memory, jnp.maximum(self._factors(k - 1), 0), like=g)
@@ -122,31 +112,31 @@ class OuterAwareBroyden(Solver):
         memory = memory.write(plan.secant[k], step)
         due = (k > 0) & (k % self.every == 0)
         memory, step = lax.cond(
-            due, lambda: self._learn(memory, z, step, k), lambda: (memory, step)
+            due, lambda: self._learn(memory, point, step), lambda: (memory, step)
         )
         memory = memory.write(plan.step[k], step)
         return jax.tree.map(jnp.add, z, step), memory
 
     def inverse(self, memory: Rows, steps: Int[Array, " B"]) -> InverseEstimate:
-        """Return −B⁻¹ of each sample after so many steps."""
+        """Return −B⁻¹ of each sample after its number of steps."""
         return InverseEstimate(memory, self.plan.left, self.plan.right, self._factors(steps))
 
     def _factors(self, k: Int[Array, "..."]) -> Int[Array, "..."]:
         """Return the number of factors of B_k, k + k // every."""
         return k + k // self.every
 
-    def _learn(self, memory: Rows, z: State, step: State, k: Int[Array, ""]) -> tuple[Rows, State]:
+    def _learn(self, memory: Rows, point: Point, step: State) -> tuple[Rows, State]:
         """Return the memory with one more factor, and the step that follows from it."""
         plan = self.plan
-        new = self._factors(k) - 1
+        new = self._factors(point.k) - 1
         estimate = self._estimate(memory, new, like=step)
-        g = self.gradient(z)
+        g = self.gradient(point.z)
         g = scale(reciprocal(norm(g)), g)  # squares of squares, below, would leave float32
         v = estimate.apply_transposed(g)
-        h = jax.tree.map(lambda vj, v, g: vj - v + g, self.pullback(z, v), v, g)
+        h = jax.tree.map(lambda vj, v, g: vj - v + g, point.pullback(v), v, g)
         image = estimate.apply(v)
         curvature = inner(v, v) - inner(h, image)
-        # The factor is (I + a hᵀ), kept as the others are: l = ‖h‖² a.
+        # The factor I + a hᵀ is stored in the form of the others, with l = ‖h‖² a and r = h.
         a = scale(reciprocal(curvature), image)
         memory = memory.write(plan.left[new], scale(inner(h, h), a))
         memory = memory.write(plan.right[new], h)

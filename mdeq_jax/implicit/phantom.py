@@ -16,17 +16,17 @@ from mdeq_jax.solvers import SolverResult, State
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Phantom(Adjoint):
-    """Ordinary backpropagation through z ← (1 − τ) z + τ f(z), `steps` times, from z* held fixed.
+    """Ordinary backpropagation through `steps` damped steps z ← (1 − τ) z + τ f(z) from a fixed z*.
 
     Source: Geng et al., "On Training Implicit Models", NeurIPS 2021, unrolling-based phantom
-    gradient (equations 7 and 8). Usual are 5 steps and a damping of 0.5 to 0.7.
+    gradient (equations 7 and 8). Common choices are 5 steps and a damping of 0.5 to 0.7.
 
     Attributes:
       steps: k, at least 1; memory grows with it.
       damping: τ in (0, 1].
 
     Examples:
-      At an exact equilibrium it is the series of `Neumann`:
+      At an exact equilibrium the gradient is the series of `Neumann`:
 
       >>> import jax
       >>> import jax.numpy as jnp
@@ -53,14 +53,23 @@ class Phantom(Adjoint):
         problem: ForwardProblem,
         implicit: Callable[[ForwardProblem, Adjoint], tuple[State, SolverResult]],
     ) -> tuple[State, SolverResult]:
-        """Return the state after the damped steps from the solved one."""
-        limits = {"tol": problem.tol, "step_limit": problem.step_limit}
-        fixed = lax.stop_gradient({"z0": problem.z0, "args": problem.args, **limits})
-        result = problem._replace(**fixed).solve()
+        """Return the state after the damped steps from the solved state, and the solve's result.
+
+        Args:
+          problem: the forward solve.
+          implicit: not used.
+        """
+        result = lax.stop_gradient(problem).solve()
         return self.unroll(problem.f, result.z, problem.args), result
 
     def unroll(self, f: Callable[[State, Any], State], z: State, args: PyTree) -> State:
-        """Return the state after the damped steps from z, differentiable in args."""
+        """Return the state after the damped steps from z, differentiable in z and args.
+
+        Args:
+          f: the map (z, args) -> z.
+          z: a state, leaves (B, ...).
+          args: any pytree of arrays.
+        """
         damp = lambda z, fz: (1 - self.damping) * z + self.damping * fz  # noqa: E731
         for _ in range(self.steps):
             z = jax.tree.map(damp, z, f(z, args))

@@ -23,21 +23,21 @@ from mdeq_jax.solvers.solver import Memory
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Shine(Adjoint):
-    """u = −g B⁻¹, with B the forward solve's estimate of J − I at the iterate that it returned.
+    """u = −g B⁻¹, where B is the forward solve's estimate of J − I at the iterate that it returned.
 
-    Exact where a sample's state is one number and the solve has converged; otherwise as good as B,
-    which good Broyden need not bring to J − I even on a linear problem. The forward solver has to
-    be a `Broyden` that keeps its whole history.
+    It is exact where a sample's state is one number and the solve has converged. Otherwise it is as
+    good as B, which good Broyden need not bring to J − I even on a linear problem. The forward
+    solver must be a `Broyden` with ``memory=None``.
 
     Attributes:
-      refine: further Broyden steps on the adjoint equation, at least 0, which start from u and from
-        the forward solve's B. Broyden's method is invariant under linear maps of the residual, so
-        they are steps on u ← u − (u J + g − u) B⁻¹, an equation whose residual estimates u's own
-        error.
-      fallback: a sample with ‖u‖ above this many times ‖g‖ takes u = g instead, and B = −I; above
-        0. None never does.
-      opa_every: m, at least 1: after each m-th forward step one more secant update, in the
-        direction of the outer problem (OPA); needs `outer_gradient`. None has no such updates.
+      refine: number of further Broyden steps on the adjoint equation, at least 0. They start from u
+        and from the forward solve's B. Broyden's method is invariant under linear maps of the
+        residual, so they are steps on u ← u − (u J + g − u) B⁻¹, an equation whose residual
+        estimates the error of u.
+      fallback: a number above 0. A sample with ‖u‖ above this many times ‖g‖ takes u = g and B = −I
+        instead. None has no fallback.
+      opa_every: m, at least 1. One more secant update, in the direction of the outer loss, follows
+        every m-th forward step (OPA); it needs `outer_gradient`. None has no such updates.
     """
 
     refine: int = 0
@@ -53,7 +53,7 @@ class Shine(Adjoint):
             require_int(self, "opa_every", minimum=1)
 
     def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, InverseEstimate]:
-        """Solve for the equilibrium and keep −B⁻¹ there."""
+        """Return the result of the solve, and −B⁻¹ at the iterate that it returns."""
         solver = problem.solver
         if not isinstance(solver, Broyden) or solver.memory is not None:
             raise ValueError(
@@ -68,9 +68,9 @@ class Shine(Adjoint):
             solver = dataclasses.replace(solver, memory=solver.max_steps + 1)
             inverse = inverse_from_steps
         end = problem.iterate(solver)
-        # The step that would come next holds what the last one has taught. A sample that stopped
-        # earlier has it already, for its z and g stood still.
-        memory: Memory = solver.propose(end.memory, end.z, end.g, end.k)[1]
+        # The memory after one more step includes the secant pair of the last step. A sample that
+        # stopped earlier has it already, because its z and g did not change since.
+        memory: Memory = solver.propose(end.memory, end.point(problem.f, problem.args))[1]
         return end.result, inverse(memory, end.result.best_step)
 
     def solve(
@@ -78,15 +78,17 @@ class Shine(Adjoint):
         pullback: Callable[[State], State],
         g: State,
         equilibrium: Callable[..., tuple[State, SolverResult]],
-        kept: InverseEstimate,
+        memory: InverseEstimate,
     ) -> Cotangent:
-        """Return −g B⁻¹, refined."""
-        u = kept.apply_transposed(g)
+        """Return −g B⁻¹, refined; `memory` is −B⁻¹."""
+        u, inverse = memory.apply_transposed(g), memory
         if self.fallback is not None:
             far = ~(norm(u) <= self.fallback * norm(g))
-            kept = kept._replace(count=jnp.where(far, 0, kept.count))
+            inverse = inverse._replace(count=jnp.where(far, 0, inverse.count))
             u = select(far, g, u)
-        return self._refined(pullback, g, u, equilibrium, kept) if self.refine else unsolved(u, g)
+        if not self.refine:
+            return unsolved(u, g)
+        return self._refined(pullback, g, u, equilibrium, inverse)
 
     def _refined(
         self,
@@ -96,7 +98,7 @@ class Shine(Adjoint):
         equilibrium: Callable[..., tuple[State, SolverResult]],
         inverse: InverseEstimate,
     ) -> Cotangent:
-        """Return u after the further steps, taken for u/‖g‖ as in `Exact`."""
+        """Return u after the further steps, which are taken for u/‖g‖ as in `Exact`."""
         size = lax.stop_gradient(norm(g))
         down = reciprocal(size)
         solver = Broyden(max_steps=self.refine, tol=0.0, stop_mode="abs")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from mdeq_jax.checks import require, require_int
 from mdeq_jax.implicit.adjoints import Adjoint, ForwardProblem
-from mdeq_jax.solvers import SolverResult, State
+from mdeq_jax.solvers import SolverResult, State, Status
 from mdeq_jax.solvers.norms import norm
 from mdeq_jax.solvers.stopping import relative_residual
 
@@ -19,20 +19,20 @@ from mdeq_jax.solvers.stopping import relative_residual
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Unrolled(Adjoint):
-    """z_K of z_{k+1} = f(z_k, args), differentiated as what it is: a network of K tied layers.
+    """z_K of z_{k+1} = f(z_k, args), differentiated as a network of K tied layers.
 
-    It is the warm-up of deep equilibrium models and a baseline in its own right. There is no solve:
+    It is the warm-up of deep equilibrium models and a baseline of its own. There is no solve:
     solver, tolerance and step limit are not used. The gradient with respect to z0 is the ordinary
     one. Memory grows with K.
 
     The `SolverResult` has K steps. Its trace holds ‖z_{k+1} − z_k‖ / ‖z_{k+1}‖ for k < K, the
-    residual of the state *before* each application, which takes no further application to know.
-    `residual` is the last entry (inf for K = 0), and `converged` is False.
+    residual of the state *before* each application, which needs no further application. `residual`
+    is the last entry (inf for K = 0), `converged` is False and `status` is `Status.STEP_LIMIT`.
 
     Attributes:
       steps: K, at least 0.
-      checkpoint: whether the backward pass recomputes each application from its state, instead of
-        keeping what the application computed on the way.
+      checkpoint: whether the backward pass recomputes each application from its state instead of
+        storing intermediate values.
 
     Examples:
       Two applications of z = a z + 1 from 0 give a + 1:
@@ -47,6 +47,8 @@ class Unrolled(Adjoint):
       (1.5, 1.0)
     """
 
+    is_solve: ClassVar[bool] = False
+
     steps: int
     checkpoint: bool = False
 
@@ -60,20 +62,25 @@ class Unrolled(Adjoint):
         problem: ForwardProblem,
         implicit: Callable[[ForwardProblem, Adjoint], tuple[State, SolverResult]],
     ) -> tuple[State, SolverResult]:
-        """Return the state after all applications."""
+        """Return the state after all applications, and their statistics.
+
+        Args:
+          problem: its map, start and arguments are used.
+          implicit: not used.
+        """
         f = jax.checkpoint(problem.f) if self.checkpoint else problem.f
         result = unroll(f, problem.z0, problem.args, self.steps)
         return result.z, result
 
 
 def unroll(f: Callable[[State, Any], State], z0: State, args: PyTree, steps: int) -> SolverResult:
-    """Return the state after `steps` applications of f and its statistics, as in `Unrolled`."""
+    """Return the state after `steps` applications of f, and the statistics that `Unrolled` has."""
     z, trace = z0, []
     # A Python loop: `lax.scan` over convolutions is several times slower on CPUs.
     for _ in range(steps):
         fz = f(z, args)
-        gap = jax.tree.map(jnp.subtract, fz, z)
-        trace.append(relative_residual(*lax.stop_gradient((gap, z))))
+        g = jax.tree.map(jnp.subtract, fz, z)
+        trace.append(relative_residual(*lax.stop_gradient((g, z))))
         z = fz
     unknown = jnp.full_like(norm(lax.stop_gradient(z)), jnp.inf)
     taken = jnp.full_like(unknown, steps, jnp.int32)
@@ -84,4 +91,5 @@ def unroll(f: Callable[[State, Any], State], z0: State, args: PyTree, steps: int
         converged=jnp.zeros_like(unknown, bool),
         trace=jnp.stack(trace) if trace else unknown[None][:0],
         best_step=taken,
+        status=jnp.full_like(unknown, int(Status.STEP_LIMIT), jnp.int32),
     )

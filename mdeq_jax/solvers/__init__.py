@@ -2,9 +2,10 @@
 
 from mdeq_jax.solvers.anderson import Anderson
 from mdeq_jax.solvers.broyden import Broyden
+from mdeq_jax.solvers.initial import initial_state
 from mdeq_jax.solvers.picard import Picard
 from mdeq_jax.solvers.solve import Iteration, iterate, solve
-from mdeq_jax.solvers.solver import Solver, SolverResult
+from mdeq_jax.solvers.solver import Point, Solver, SolverResult, Status
 from mdeq_jax.solvers.solver import State as State
 
 __all__ = [
@@ -12,8 +13,11 @@ __all__ = [
     "Broyden",
     "Iteration",
     "Picard",
+    "Point",
     "Solver",
     "SolverResult",
+    "Status",
+    "initial_state",
     "iterate",
     "solve",
 ]

@@ -6,12 +6,12 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from mdeq_jax.checks import require, require_int, require_number, require_share
 from mdeq_jax.solvers.norms import expanded, norm, select
 from mdeq_jax.solvers.rows import Rows
-from mdeq_jax.solvers.solver import Solver, State
+from mdeq_jax.solvers.solver import Point, Solver, State
 
 
 class Window(NamedTuple):
@@ -31,16 +31,18 @@ class Window(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Anderson(Solver):
-    """Anderson acceleration z ← Σ_i α_i (z_i + mixing · g_i), Σα = 1, of least ‖Σ_i α_i g_i‖.
+    """Anderson acceleration z ← Σ_i α_i (z_i + mixing · g_i) with the best weights α.
+
+    The weights minimise ‖Σ_i α_i g_i‖ under Σ_i α_i = 1. A sample whose small system is singular or
+    not finite takes a plain step.
 
     Source: D. G. Anderson, "Iterative procedures for nonlinear integral equations", J. ACM 1965;
-    `lib/solvers.py`, locuslab/deq. Where the small system is singular or not finite, that sample
-    takes a plain step.
+    `lib/solvers.py`, locuslab/deq.
 
     Attributes:
-      window: past iterates that are mixed, at least 1.
+      window: number of past iterates that are mixed, at least 1.
       ridge: λ ≥ 0 added to the diagonal of the Gram matrix G.
-      mixing: β in (0, 1].
+      mixing: β in (0, 1], the share of the residual that is added to each iterate.
       ridge_mode: "relative" adds λ·diag(G), so that scaling f scales the iterates; "absolute" adds
         λ itself, as the original code does.
     """
@@ -59,15 +61,15 @@ class Anderson(Solver):
         modes = ("relative", "absolute")
         require(self, "ridge_mode", self.ridge_mode in modes, "'relative' or 'absolute'")
 
-    def init(self, z: State, g: State) -> Window:
+    def init(self, point: Point) -> Window:
         """Return an empty window."""
-        empty = Rows.empty(self.window, g)
-        return Window(empty, empty, expanded(jnp.zeros_like(norm(g)), self.window, self.window))
+        empty = Rows.empty(self.window, point.g)
+        gram = expanded(jnp.zeros_like(norm(point.g)), self.window, self.window)
+        return Window(empty, empty, gram)
 
-    def propose(
-        self, memory: Window, z: State, g: State, k: Int[Array, ""]
-    ) -> tuple[State, Window]:
+    def propose(self, memory: Window, point: Point) -> tuple[State, Window]:
         """Return the best mixture of the window, the current iterate included."""
+        z, g, k, _ = point
         slot = k % self.window
         plain = jax.tree.map(lambda z, g: z + self.mixing * g, z, g)
         mixed = memory.mixed.write(slot, plain)
@@ -86,7 +88,7 @@ class Anderson(Solver):
         """α = H⁻¹1 / (1ᵀH⁻¹1) with H the Gram matrix plus its ridge, over the filled slots."""
         diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
         ridge = self.ridge * (diagonal if self.ridge_mode == "relative" else 1)
-        # Empty slots become unit equations with right-hand side 0, and so get no weight.
+        # Empty slots become unit equations with right-hand side 0, so their weight is 0.
         filled = filled[None]
         extra = jnp.where(filled, ridge * jnp.ones_like(diagonal), 1)
         system = jnp.where(filled[..., None] & filled[:, None], gram, 0)

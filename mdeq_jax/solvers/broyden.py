@@ -1,21 +1,22 @@
-"""Good Broyden's method from the history of its steps alone.
+"""Good Broyden's method, computed from the history of its steps.
 
-With B₀⁻¹ = −I and full steps s_n = −B_n⁻¹ g_n, the update of the inverse needs no pair (u, v) of
-its own, since u is the next step itself (C. T. Kelley, "Iterative Methods for Linear and Nonlinear
+With B₀⁻¹ = −I and full steps s_n = −B_n⁻¹ g_n, the update of the inverse needs no separate pair
+(u, v), because u is the next step itself (C. T. Kelley, "Iterative Methods for Linear and Nonlinear
 Equations", SIAM 1995, section 7.3):
 
     −B_n⁻¹ = (I + s_n s_{n−1}ᵀ/‖s_{n−1}‖²) ··· (I + s_1 s_0ᵀ/‖s_0‖²)
 
-so that v_0 = g, v_{j+1} = v_j + c_j s_{j+1} with c_j = s_jᵀ v_j / ‖s_j‖², and the new step is
+Let v_0 = g and v_{j+1} = v_j + c_j s_{j+1} with c_j = s_jᵀ v_j / ‖s_j‖². The new step is
 v_{n−1} / (1 − c_{n−1}). The coefficients obey a lower triangular system in the products s_jᵀg and
-s_jᵀs_i; its inverse, called `coefficients` below, gains one row a step. The new step is a sum of g
-and earlier steps, and so are its products with them, as long as rounding allows. A step therefore
-costs one pass over the history for the products with g and one for the sum, and the history is half
-of what the pairs (u, v) of `lib/solvers.py` (locuslab/deq) take.
+s_jᵀs_i. The inverse of its matrix, called `coefficients` below, gains one row per step. The new
+step is a sum of g and earlier steps. Its products with earlier steps follow from known products, as
+long as rounding allows. A step therefore costs one pass over the history for the products with g
+and one pass for the sum. The history takes half the memory of the pairs (u, v) of `lib/solvers.py`
+(locuslab/deq).
 
-Long histories are taken in blocks of rows, each with a triangular system of its own: block after
-block turns v_{first} into v_{last + 1}. A step works on the blocks that are filled, and the systems
-take memory in proportion to the rows, not to their square.
+Long histories are taken in blocks of rows, each with its own triangular system: block after block
+turns v_{first} into v_{last + 1}. A step works only on blocks that are filled. The memory of the
+systems grows with the number of rows, not with its square.
 """
 
 import dataclasses
@@ -30,14 +31,14 @@ from mdeq_jax.checks import require, require_int
 from mdeq_jax.solvers.norms import expanded, inner, norm, quotient, reciprocal, scale, vary_together
 from mdeq_jax.solvers.pairs import Pairs
 from mdeq_jax.solvers.rows import Rows
-from mdeq_jax.solvers.solver import Solver, State
+from mdeq_jax.solvers.solver import Point, Solver, State
 
-# Products that follow from others are taken anew where the bound of their error is past this many
-# roundings: in float32, where much cancels in a step, an error of some per cent loses convergence.
+# Products that follow from others are recomputed where the bound of their error exceeds this many
+# roundings. In float32 an error of a few per cent loses convergence where a step cancels a lot.
 _MOST_ROUNDINGS = 1e3
 
-# Rows of a block. A history of up to twice as many is one block: reading a part of a history takes
-# a copy of it, which costs more than reading some rows that are not filled.
+# Rows of a block. A history of up to twice as many rows is one block. Reading part of a history
+# copies that part, which costs more than reading some rows that are not filled.
 _BLOCK = 64
 
 
@@ -60,14 +61,14 @@ class History(NamedTuple):
 
     @classmethod
     def empty(cls, rows: int, g: State) -> "History":
-        """Return room for at least this many steps, of states like g."""
+        """Return room for at least `rows` steps of states like g."""
         block = rows if rows <= 2 * _BLOCK else _BLOCK
         rows = -(-rows // block) * block
         square = expanded(jnp.zeros_like(norm(g)), rows, block)
         return cls(Rows.empty(rows, g), square, square, square[..., 0])
 
     def block(self, i: Int[Array, ""]) -> "History":
-        """Return the history of the rows of block i alone."""
+        """Return the part of the history that is block i."""
         rows, block = self.gram.shape[1:]
         if rows == block:
             return self
@@ -82,7 +83,7 @@ class Passage(NamedTuple):
         of the next block.
       c: (B, block), the coefficients.
       weights: (B, block), the weight of each row in what was added to the vector.
-      products: (B, block), the products of each row with the vector in front of the block.
+      products: (B, block), the product of each row with the vector before the block.
     """
 
     v: State
@@ -94,12 +95,12 @@ class Passage(NamedTuple):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Broyden(Solver):
-    """Good Broyden's method, B₀ = −I, full steps, each sample with its own inverse Jacobian.
+    """Good Broyden's method from B₀ = −I with full steps; each sample has its own inverse Jacobian.
 
     Attributes:
-      memory: rows of history, at least 1. None keeps every step: `max_steps` rows. More rows than
-        steps stay unused.
-      when_full: what happens when all rows are full. "restart" forgets them all and takes a plain
+      memory: number of rows of history, at least 1. None keeps every step, in `max_steps` rows.
+        Rows beyond `max_steps` stay unused.
+      when_full: what happens when all rows are full. "restart" forgets all rows and takes a plain
         step. "overwrite" forgets the oldest row, as the original code does; a row then takes twice
         the memory.
     """
@@ -115,16 +116,15 @@ class Broyden(Solver):
         choices = ("restart", "overwrite")
         require(self, "when_full", self.when_full in choices, "'restart' or 'overwrite'")
 
-    def init(self, z: State, g: State) -> History | Pairs:
-        """Return an empty history, or no pairs."""
+    def init(self, point: Point) -> History | Pairs:
+        """Return an empty history; with ``when_full="overwrite"``, room for pairs."""
         rows = self.memory or self.max_steps
         overwrite = self.when_full == "overwrite" and rows < self.max_steps
-        return Pairs.empty(rows, g) if overwrite else History.empty(rows, g)
+        return Pairs.empty(rows, point.g) if overwrite else History.empty(rows, point.g)
 
-    def propose(
-        self, memory: History | Pairs, z: State, g: State, k: Int[Array, ""]
-    ) -> tuple[State, History | Pairs]:
+    def propose(self, memory: History | Pairs, point: Point) -> tuple[State, History | Pairs]:
         """Return the iterate after a full quasi-Newton step, and the memory with that step."""
+        z, g, k, _ = point
         if isinstance(memory, Pairs):
             step, memory = memory.next_step(g, k)
         else:
@@ -160,7 +160,11 @@ def _through(
 ) -> Passage:
     """Take v through the first `count` rows of a block.
 
-    `carried` is the coefficient of the row before the block, which multiplies the first row.
+    Args:
+      block: the block.
+      v: the vector before the block.
+      carried: the coefficient of the row before the block, which multiplies the first row.
+      count: number of rows of the block that are filled.
     """
     row = jnp.arange(block.gram.shape[-1], dtype=jnp.result_type(count))
     filled = (row < count)[None]
@@ -181,8 +185,15 @@ def _append_step(
 ) -> History:
     """Write step n = λ (v + Σ w_i s_i), given its products with the steps before it in its block.
 
-    Their error is bounded through that of s_jᵀv, with ‖v‖ ≤ ‖s_n/λ‖ + Σ |w_i| ‖s_i‖, and the
-    errors of s_jᵀs_i; `drift` is |λ| Σ |w_i| errors_i.
+    The error of these products is bounded by the error of s_jᵀv, where
+    ‖v‖ ≤ ‖s_n/λ‖ + Σ |w_i| ‖s_i‖, and by the errors of s_jᵀs_i.
+
+    Args:
+      memory: the history before the step.
+      n: number of the step.
+      step: s_n.
+      with_step: (B, block), s_jᵀs_n for the steps j < n of its block.
+      drift: (B,), |λ| Σ |w_i| errors_i.
     """
     size = memory.gram.shape[-1]
     full, count = n // size, n % size
@@ -223,8 +234,8 @@ def _new_row(
 ) -> Float[Array, "B block"]:
     """Return row j, c_j = (s_jᵀv + Σ_{i<j} c_i s_jᵀs_{i+1}) / ‖s_j‖², given gram_i = s_jᵀs_i.
 
-    A step of length 0 has a row of zeros (0/0 counts as 0). Rows further down, left from before a
-    restart, meet only the zeros that gram has there.
+    A step of length 0 has a row of zeros (0/0 counts as 0). Rows further down may be left from
+    before a restart; gram is 0 there, so they have no effect.
     """
     shifted = jnp.pad(gram[:, 1:], ((0, 0), (0, 1)))
     at_row = (jnp.arange(gram.shape[-1], dtype=row.dtype) == row)[None]

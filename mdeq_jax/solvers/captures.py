@@ -1,4 +1,4 @@
-"""A map as a function of everything that it depends on."""
+"""A map as a pytree that holds everything the map depends on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,55 +6,58 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from mdeq_jax.solvers.solver import State, check_map
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClosedMap:
-    """A map (z, operands) -> z that closes over no array; operands are args and what f captured.
+    """A map of a state, as a pytree: the arrays that it captured are its leaves.
+
+    It can therefore be an argument of a transformed function, and is differentiated like one.
 
     Attributes:
-      jaxpr: the traced map, without its constants, which would outlive a transformation.
-      structure: of a state, a `PyTreeDef`.
+      captured: the arrays that the map closed over.
+      jaxpr: the traced map, without these arrays, which would outlive a transformation.
+      structure: `PyTreeDef` of a state.
     """
 
-    jaxpr: ClosedJaxpr
-    structure: Any
+    captured: list[Array]
+    jaxpr: ClosedJaxpr = dataclasses.field(metadata={"static": True})
+    structure: Any = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, z: State, operands: tuple[PyTree, list]) -> State:
-        """Return f(z, args)."""
-        args, captured = operands
-        f = jaxpr_as_fun(self.jaxpr.replace(consts=captured))
+    def __call__(self, z: State, args: PyTree = None) -> State:
+        """Return f(z, args), or f(z) for a map that was traced without arguments."""
+        f = jaxpr_as_fun(self.jaxpr.replace(consts=self.captured))
         return jax.tree.unflatten(self.structure, f(*jax.tree.leaves((z, args))))
 
     @property
     def has_effects(self) -> bool:
-        """Whether the map does more than compute: collectives over a mapped axis, callbacks."""
+        """Whether the map has effects: collectives over a mapped axis, or callbacks."""
         return bool(self.jaxpr.effects)
 
 
 def without_captures(
-    f: Callable[[State, Any], State], z: State, args: PyTree, name: str = "f"
-) -> tuple[ClosedMap, PyTree]:
-    """Return f as a function of z and one pytree that holds args and all that f closes over.
+    f: Callable[..., State], z: State, *args: PyTree, name: str = "f"
+) -> ClosedMap:
+    """Return f as a `ClosedMap`, which closes over no array.
 
     `jax.closure_convert` would leave integers, booleans and keys captured, which a backward pass
     cannot reach from under another transformation. It also caches by f, so it would return a stale
     function after a captured value changed.
 
     Args:
-      f: the map (z, args) -> z.
+      f: the map (z, args) -> z, or z -> z if no args are given.
       z: a state, for its structure, shapes and dtypes.
-      args: a pytree of arrays.
+      args: at most one pytree of arrays.
       name: what a message calls f.
 
     Raises:
-      ValueError: f(z, args) has another structure, shape or dtype than z.
+      ValueError: f returns another structure, shape or dtype than z has.
     """
-    closed, fz = jax.make_jaxpr(lambda z, args: f(z, args), return_shape=True)(z, args)
+    closed, fz = jax.make_jaxpr(lambda *operands: f(*operands), return_shape=True)(z, *args)
     check_map(z, fz, name)
-    captured = closed.consts
-    hollow = closed.replace(consts=[None] * len(captured))
-    return ClosedMap(hollow, jax.tree.structure(z)), (args, captured)
+    empty = closed.replace(consts=[None] * len(closed.consts))
+    return ClosedMap(closed.consts, empty, jax.tree.structure(z))

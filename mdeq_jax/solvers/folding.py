@@ -1,8 +1,8 @@
 """`vmap` of a solve: one solve of a larger batch.
 
-JAX's own rule for a `while_loop` would select between all carries, the history among them, at every
-step, and turn the row that is written into a scatter. Samples are independent, so V batches of B
-samples are solved as one batch of V·B.
+JAX's own rule for a `while_loop` would select between all carries, histories included, at every
+step, and would write a row of the history by a scatter. Samples are independent, so V batches of B
+samples are solved as one batch of V·B samples instead.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ def solve_folded(
     tol: Any,
     step_limit: Any,
 ) -> SolverResult:
-    """Return ``solve(f, z0, args, tol, step_limit)``; the axes of `vmap` are folded into the batch.
+    """Return ``solve(f, z0, args, tol, step_limit)``, with axes of `vmap` folded into the batch.
 
     Args:
-      solve: a solve of which each sample is independent.
-      f: the map, without captures and without collectives.
-      z0: the start, (B, ...).
-      args: arguments of f.
-      tol: None, a scalar or (B,).
-      step_limit: None, a scalar or (B,).
+      solve: a function that solves each sample by itself.
+      f: the map (z, args) -> z, without captured arrays and without collectives.
+      z0: where the solve starts, leaves (B, ...).
+      args: the arguments of f.
+      tol: the tolerance: None, a scalar or (B,).
+      step_limit: the step limit: None, a scalar or (B,).
     """
 
     def plain(z0: State, args: PyTree, tol: Any, step_limit: Any) -> SolverResult:
@@ -42,7 +42,7 @@ def solve_folded(
 
     operands = (z0, args, tol, step_limit)
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(operands)):
-        return plain(*operands)  # arrays of no transformation
+        return plain(*operands)  # no transformation is under way
     folded = custom_vmap(plain)
 
     @folded.def_vmap
@@ -66,7 +66,7 @@ def solve_folded(
         result = result._replace(trace=trace, states=states)
         return result, jax.tree.map(lambda _: True, result)
 
-    # A derivative of the solve itself, or one that passes it by, sees the plain loop.
+    # Derivatives see the plain loop.
     differentiable = jax.custom_jvp(lambda *operands: folded(*operands))
     differentiable.defjvp(lambda primals, tangents: jax.jvp(plain, primals, tangents))
     return differentiable(*operands)
@@ -77,10 +77,10 @@ class Fold:
     """How V batches of B samples become one batch.
 
     Attributes:
-      batches: V.
-      samples: B.
-      samples_first: whether the samples of one batch are apart, which leaves their axis sharded: of
-        two axes merged into one, only the first may be split over devices.
+      batches: V, the number of batches.
+      samples: B, the number of samples of each batch.
+      samples_first: whether the merged axis has all first samples first. Only the first of two
+        merged axes may be split over devices, so a sharded axis of samples must come first.
     """
 
     batches: int
@@ -97,7 +97,7 @@ class Fold:
         return jax.tree.map(merge, tree)
 
     def split(self, tree: PyTree, axis: int = 0) -> PyTree:
-        """Split the axis of all samples again, and move the batches in front."""
+        """Split the merged axis of every leaf again, and move the axis of batches to the front."""
         shape = self.batches, self.samples
         order = shape[::-1] if self.samples_first else shape
 
@@ -108,14 +108,19 @@ class Fold:
         return jax.tree.map(split, tree)
 
     def limit_of_each_sample(self, x: jax.Array, axis: int | None) -> jax.Array:
-        """Return a limit of all samples, of each batch, or of each sample, per sample: (V·B,)."""
+        """Return a limit as one number per sample, (V·B,).
+
+        Args:
+          x: one number for all samples, for each batch, or for each sample.
+          axis: 0 if x has an axis of batches, otherwise None.
+        """
         x = _with_axis(x, axis, self.batches)
         x = jnp.broadcast_to(x.reshape(self.batches, -1), (self.batches, self.samples))
         return self.merge(x)
 
 
 def _batch_is_sharded(z: State) -> bool:
-    """Whether the second axis of a leaf is split over an explicit axis of the mesh."""
+    """Return whether the second axis of a leaf is split over an explicit axis of the mesh."""
     return any(jax.typeof(x).sharding.spec[1] is not None for x in jax.tree.leaves(z))
 
 

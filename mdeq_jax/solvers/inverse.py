@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Int
 
 from mdeq_jax.solvers.broyden import History
-from mdeq_jax.solvers.norms import inner, reciprocal, scale, select, to_working_dtype
+from mdeq_jax.solvers.norms import cast_like, inner, reciprocal, scale, select, to_working_dtype
 from mdeq_jax.solvers.rows import Rows
 from mdeq_jax.solvers.solver import State
 
@@ -24,10 +24,11 @@ class InverseEstimate(NamedTuple):
     """−B⁻¹ of each sample.
 
     Attributes:
-      rows: what the factors are made of.
-      left: (n,) row of each factor's l.
-      right: (n,) row of each factor's r; a factor with r = 0 is the identity.
-      count: (B,) number of factors of each sample, the first ones; 0 is −B⁻¹ = I.
+      rows: the states that the factors consist of.
+      left: (n,), the row of each factor's l.
+      right: (n,), the row of each factor's r; a factor with r = 0 is the identity.
+      count: (B,), the number of factors that a sample has, counted from the first; with 0 factors
+        −B⁻¹ = I.
     """
 
     rows: Rows
@@ -36,15 +37,15 @@ class InverseEstimate(NamedTuple):
     count: Int[Array, " B"]
 
     def apply(self, x: State) -> State:
-        """Return −B⁻¹ x, with structure and dtypes of x; differentiable in x alone."""
-        return _as(x, _product(self, to_working_dtype(x)))
+        """Return −B⁻¹ x, with structure and dtypes of x; differentiable in x only."""
+        return cast_like(_product(self, to_working_dtype(x)), x)
 
     def apply_transposed(self, x: State) -> State:
-        """Return −B⁻ᵀ x, which is xᵀ(−B⁻¹), with structure and dtypes of x; differentiable in x."""
-        return _as(x, _transposed_product(self, to_working_dtype(x)))
+        """Return xᵀ(−B⁻¹), with structure and dtypes of x; differentiable in x only."""
+        return cast_like(_transposed_product(self, to_working_dtype(x)), x)
 
 
-# Loops of as many rounds as there are factors cannot be differentiated in reverse. Each of the two
+# A loop whose number of rounds is traced cannot be differentiated in reverse mode. Each of the two
 # products is linear, and the other one is its transpose.
 @jax.custom_vjp
 def _product(estimate: InverseEstimate, x: State) -> State:
@@ -74,10 +75,6 @@ _transposed_product.defvjp(
 )
 
 
-def _as(like: State, x: State) -> State:
-    return jax.tree.map(lambda x, like: x.astype(like.dtype), x, like)
-
-
 def _add_factor(
     estimate: InverseEstimate,
     j: Int[Array, ""],
@@ -85,7 +82,7 @@ def _add_factor(
     read: Int[Array, " n"],
     add: Int[Array, " n"],
 ) -> State:
-    """Return x + rows[add[j]] ⟨rows[read[j]], x⟩ / ‖r_j‖² where a sample has factor j, else x."""
+    """Return x + rows[add[j]] ⟨rows[read[j]], x⟩ / ‖r_j‖² for samples that have factor j."""
     r = estimate.rows.read(estimate.right[j])
     weight = inner(estimate.rows.read(read[j]), x) * reciprocal(inner(r, r))
     updated = jax.tree.map(jnp.add, x, scale(weight, estimate.rows.read(add[j])))
@@ -93,6 +90,6 @@ def _add_factor(
 
 
 def inverse_from_steps(history: History, count: Int[Array, " B"]) -> InverseEstimate:
-    """Return −B_n⁻¹ of each sample after n = `count` steps, from a history that never restarted."""
+    """Return −B⁻¹ of each sample after `count` steps, from a history that never restarted."""
     rows = history.coefficients.shape[1]
     return InverseEstimate(history.steps, jnp.arange(1, rows), jnp.arange(rows - 1), count)

@@ -1,7 +1,7 @@
 """Norms, products and selections of states, one number per sample.
 
-Inner products reduce over all axes but the batch and over all leaves, so every
-number has shape (B,).
+Inner products reduce over all axes except the batch and over all leaves, so that every number has
+the shape (B,).
 """
 
 import functools
@@ -15,7 +15,7 @@ from mdeq_jax.solvers.solver import State
 
 
 def to_working_dtype(tree: State) -> State:
-    """Cast 16-bit leaves to float32 and leave wider ones alone."""
+    """Cast 16-bit leaves to float32; wider leaves stay as they are."""
 
     def widen(x: Array) -> Array:
         return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
@@ -23,8 +23,13 @@ def to_working_dtype(tree: State) -> State:
     return jax.tree.map(widen, tree)
 
 
+def cast_like(tree: State, like: State) -> State:
+    """Cast each leaf to the dtype of the leaf of `like` in the same place."""
+    return jax.tree.map(lambda x, like: x.astype(like.dtype), tree, like)
+
+
 def total(terms: list[Float[Array, "B ..."]]) -> Float[Array, "B ..."]:
-    """Sum of what the leaves of a state contribute, in the widest of their dtypes."""
+    """Return the sum of the contributions of a state's leaves, in the widest of their dtypes."""
     return functools.reduce(jnp.add, in_widest_dtype(terms))
 
 
@@ -56,12 +61,12 @@ def scale(values: Float[Array, " B"], tree: State) -> State:
 
 
 def select(chosen: Bool[Array, " B"], yes: State, no: State) -> State:
-    """Take each sample from `yes` where chosen, else from `no`."""
+    """Return each sample of `yes` where chosen, and of `no` elsewhere."""
     return jax.tree.map(lambda a, b: jnp.where(per_sample(chosen, a), a, b), yes, no)
 
 
 def inner(a: State, b: State) -> Float[Array, " B"]:
-    """Inner product ⟨a, b⟩ of each sample, over all leaves, at least in float32."""
+    """Return the inner product ⟨a, b⟩ of each sample, over all leaves, at least in float32."""
     terms = jax.tree.map(
         lambda x, y: jnp.sum(x * y, axis=tuple(range(1, x.ndim))),
         to_working_dtype(a),
@@ -71,7 +76,7 @@ def inner(a: State, b: State) -> Float[Array, " B"]:
 
 
 def norm(tree: State) -> Float[Array, " B"]:
-    """Euclidean norm of each sample, over all leaves, at least in float32.
+    """Return the Euclidean norm of each sample, over all leaves, at least in float32.
 
     Squares neither overflow nor underflow, because the norm is taken in a `unit_of` the sample.
     """
@@ -81,9 +86,9 @@ def norm(tree: State) -> Float[Array, " B"]:
 
 
 def unit_of(*trees: State) -> Float[Array, " B"]:
-    """A power of two within a factor of two of each sample's largest entry in all trees.
+    """Return a power of two within a factor of two of each sample's largest entry in all trees.
 
-    It is 1 where that entry is 0 or not finite. Its reciprocal is finite.
+    It is 1 where the largest entry is 0 or not finite. Its reciprocal is finite.
     """
     largest = functools.reduce(jnp.maximum, map(_largest_entry, trees))
     limits = jnp.finfo(largest.dtype)
@@ -110,15 +115,15 @@ def quotient(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..
 
 
 def reciprocal(x: Float[Array, " B"]) -> Float[Array, " B"]:
-    """Return 1/x, and 1 where x is 0: the update that would divide by it is left out."""
+    """Return 1/x, and 1 where x is 0, which leaves out an update that would divide by it."""
     return 1 / jnp.where(x == 0, 1, x)
 
 
 def vary_together(tree: PyTree, like: PyTree) -> PyTree:
     """Inside `shard_map`, mark `tree` as varying over every mesh axis that `like` varies over.
 
-    A `while_loop` needs its initial carry to have the type of what its body returns. A select
-    between equals takes on the type of its predicate; the compiler drops it.
+    A `while_loop` needs an initial carry of the type that its body returns. A select between equals
+    takes on the type of its predicate; the compiler removes it.
     """
     predicate = functools.reduce(
         jnp.logical_or, (jnp.isnan(x).any() for x in jax.tree.leaves(like))

@@ -5,8 +5,9 @@ residual that it brings add the pair
 
     vᵀ = sᵀB⁻¹,  u = (s − B⁻¹y) / (vᵀy)
 
-so that B⁻¹y = s. A sum can drop any of its terms; the product in `broyden.py` cannot drop a factor.
-A pair takes twice the memory of a row there. Source: `broyden` in `lib/solvers.py`, locuslab/deq.
+so that B⁻¹y = s. Any term of a sum can be dropped; a factor of the product in `broyden.py` cannot.
+A pair takes twice the memory of a row in `broyden.py`. Source: `broyden` in `lib/solvers.py`,
+locuslab/deq.
 """
 
 from typing import NamedTuple
@@ -38,12 +39,12 @@ class Pairs(NamedTuple):
 
     @classmethod
     def empty(cls, rows: int, g: State) -> "Pairs":
-        """Return room for a number of pairs of states like g."""
+        """Return room for `rows` pairs of states like g."""
         empty = Rows.empty(rows, g)
         return cls(empty, empty, jax.tree.map(jnp.zeros_like, g), g)
 
     def next_step(self, g: State, k: Int[Array, ""]) -> tuple[State, "Pairs"]:
-        """Return step k, s = −B⁻¹g, and the pairs, updated by the step before it."""
+        """Return step k, s = −B⁻¹g, and the pairs, updated with the previous step."""
         rows = self.u.leaves[0].shape[1]
         filled = jnp.arange(rows, dtype=k.dtype) < k
         pairs = lax.cond(k > 0, lambda: self._learn(g, k - 1, rows), lambda: self)
@@ -51,7 +52,7 @@ class Pairs(NamedTuple):
         return step, pairs._replace(step=step, residual=g)
 
     def _learn(self, g: State, k: Int[Array, ""], rows: int) -> "Pairs":
-        """Overwrite the oldest pair with the one that step k completes."""
+        """Return the pairs, the oldest overwritten with the pair that step k completes."""
         filled = jnp.arange(rows, dtype=k.dtype) < k
         y = jax.tree.map(jnp.subtract, g, self.residual)
         v = _product(self.v, self.u, self.step, filled)

@@ -3,10 +3,9 @@
 import dataclasses
 
 import jax
-from jaxtyping import Array, Int
 
 from mdeq_jax.checks import require_share
-from mdeq_jax.solvers.solver import Solver, State
+from mdeq_jax.solvers.solver import Point, Solver, State
 
 
 @jax.tree_util.register_static
@@ -14,8 +13,8 @@ from mdeq_jax.solvers.solver import Solver, State
 class Picard(Solver):
     """Damped fixed-point iteration z ← z + damping · (f(z) − z).
 
-    Converges where the spectral radius of (1 − damping) I + damping J is below 1. It remembers
-    nothing: only the trace grows with `max_steps`.
+    It converges where the spectral radius of (1 − damping) I + damping J is below 1. It has no
+    memory: only the trace grows with `max_steps`.
 
     Attributes:
       damping: in (0, 1]; 1 is plain iteration.
@@ -28,12 +27,10 @@ class Picard(Solver):
         super().__post_init__()
         require_share(self, "damping")
 
-    def init(self, z: State, g: State) -> tuple[()]:
+    def init(self, point: Point) -> tuple[()]:
         """Return an empty memory."""
         return ()
 
-    def propose(
-        self, memory: tuple[()], z: State, g: State, k: Int[Array, ""]
-    ) -> tuple[State, tuple[()]]:
+    def propose(self, memory: tuple[()], point: Point) -> tuple[State, tuple[()]]:
         """Return the damped application of f."""
-        return jax.tree.map(lambda z, g: z + self.damping * g, z, g), memory
+        return jax.tree.map(lambda z, g: z + self.damping * g, point.z, point.g), memory

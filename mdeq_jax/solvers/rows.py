@@ -1,4 +1,4 @@
-"""Rows: a fixed number of states kept together, which solvers remember the past in."""
+"""Rows: a fixed number of states in one array per leaf, the memory of solvers."""
 
 import dataclasses
 import math
@@ -12,25 +12,25 @@ from jaxtyping import Array, Float, Int
 from mdeq_jax.solvers.norms import total
 from mdeq_jax.solvers.solver import State
 
-# Not the 10 bits of mantissa that GPUs and TPUs would multiply by.
+# By default GPUs and TPUs multiply with a mantissa of 7 to 10 bits.
 _PRECISION = lax.Precision.HIGHEST
 
-# Rows that begin a multiple of this many bytes apart share the sets of a CPU's caches, which hold 8
-# to 16 lines each: a pass over 20 such rows takes some 1.3 times as long. Three lines more apart,
-# they do not. On other devices that is only memory, 192 bytes a row.
+# Rows whose starts are a multiple of _PAGE bytes apart share the sets of a CPU's caches, which hold
+# 8 to 16 lines each: a pass over 20 such rows takes about 1.3 times as long. _APART more bytes
+# between rows prevent it. On other devices they only cost memory, 192 bytes per row.
 _PAGE, _APART = 4096, 3 * 64
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """States kept together, one in each row.
+    """A fixed number of states, one in each row.
 
     Attributes:
-      leaves: one array for each leaf of a state: the leaf of each row, flat, and zeros behind it
-        where that keeps rows from beginning whole pages apart.
+      leaves: one array (B, rows, size) for each leaf of a state, with the flattened leaf in each
+        row. Zeros follow it where rows would otherwise start whole pages apart.
       shapes: shapes of a state's leaves, without the batch.
-      structure: of a state, a `PyTreeDef`.
+      structure: `PyTreeDef` of a state.
     """
 
     leaves: list[Float[Array, "B rows _"]]
@@ -39,11 +39,11 @@ class Rows:
 
     @classmethod
     def empty(cls, rows: int, g: State) -> "Rows":
-        """Return room for a number of states.
+        """Return room for `rows` states like g.
 
-        What it holds until then has no meaning, but is finite, so that a weight of 0 leaves it out.
-        It holds g, not zeros. Zeros would be one constant for the forward and the backward solve,
-        and XLA keeps a constant from its first use to its last: the history would take its memory
+        Rows that are not yet written hold g: they have no meaning, but are finite, so that a weight
+        of 0 leaves them out. Zeros would be one constant for the forward and the backward solve.
+        XLA holds a constant from its first use to its last, so the history would take its memory
         twice.
         """
         leaves, structure = jax.tree.flatten(g)
@@ -52,12 +52,12 @@ class Rows:
 
     def read(self, i: Int[Array, ""]) -> State:
         """Return the state in row i."""
-        # Indexing with a traced number would gather, which copies all rows.
+        # Indexing with a traced number would be a gather, which copies all rows.
         flat = [lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False) for x in self.leaves]
         return self._state(flat)
 
     def write(self, i: Int[Array, ""], state: State) -> "Rows":
-        """Return the rows with another state, like the one of `empty`, in row i."""
+        """Return the rows with another state in row i; its structure is that of the other rows."""
         leaves = [
             lax.dynamic_update_slice_in_dim(x, _flat(new)[:, None], i, axis=1)
             for x, new in zip(self.leaves, jax.tree.leaves(state), strict=True)
@@ -65,19 +65,19 @@ class Rows:
         return dataclasses.replace(self, leaves=leaves)
 
     def inner_products(self, state: State) -> Float[Array, "B rows"]:
-        """Inner product of a state with each row, also those not yet written, over all leaves."""
+        """Return the inner product of a state with each row, written or not, over all leaves."""
 
         def products(x: Array, v: Array) -> Array:
             if jax.typeof(x).sharding.spec[2] is not None:  # a contraction over shards is ambiguous
                 return jnp.sum(v[:, None] * x, axis=2)
-            # The smaller operand first: XLA on CPU takes less time so.
+            # XLA on CPU is faster with the smaller operand first.
             return jnp.einsum("bd,brd->br", v, x, precision=_PRECISION)
 
         vectors = map(_padded, jax.tree.leaves(state))
         return total([products(x, v) for x, v in zip(self.leaves, vectors, strict=True)])
 
     def weighted_sum(self, weights: Float[Array, "B rows"]) -> State:
-        """Σ_i weights_i row_i of each sample."""
+        """Return Σ_i weights_i row_i of each sample."""
         totals = [
             jnp.einsum("br,brd->bd", weights.astype(x.dtype), x, precision=_PRECISION)
             for x in self.leaves
@@ -97,7 +97,7 @@ def _flat(leaf: Float[Array, "B ..."]) -> Float[Array, "B D"]:
 
 
 def _padded(leaf: Float[Array, "B ..."]) -> Float[Array, "B _"]:
-    """Flatten, and add zeros where rows would begin whole pages apart."""
+    """Flatten a leaf, and add zeros where rows would start whole pages apart."""
     flat = _flat(leaf)
     size, itemsize = flat.shape[1], flat.dtype.itemsize
     more = _APART // itemsize if size * itemsize % _PAGE == 0 else 0

@@ -1,4 +1,4 @@
-"""States sampled while a solve goes on: the best iterate after each of some numbers of steps."""
+"""States that are sampled during a solve: the best iterates after given numbers of steps."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,18 @@ from mdeq_jax.solvers.solver import State
 Samples = PyTree[Float[Array, "n B ..."]] | None
 
 
-def check_samples(sample_at: tuple[int, ...], max_steps: int) -> None:
-    """Raise ValueError unless the numbers rise from 1 to max_steps at most."""
-    whole = isinstance(sample_at, Sequence) and all(type(n) is int for n in sample_at)
-    if not whole or sorted({0, *sample_at, max_steps + 1}) != [0, *sample_at, max_steps + 1]:
+def check_samples(sample_at: tuple[int, ...], last: int, last_name: str = "max_steps") -> None:
+    """Raise ValueError unless sample_at has rising whole numbers in [1, last]."""
+    are_ints = isinstance(sample_at, Sequence) and all(type(n) is int for n in sample_at)
+    if not are_ints or sorted({0, *sample_at, last + 1}) != [0, *sample_at, last + 1]:
         raise ValueError(
             f"sample_at is {sample_at!r}; it must be rising whole numbers of steps from 1 to "
-            f"max_steps, which is {max_steps}."
+            f"{last_name}, which is {last}."
         )
 
 
 def no_samples(z0: State, sample_at: tuple[int, ...]) -> Samples:
-    """Return room for the samples, or None where there are none."""
+    """Return room for the samples, or None if sample_at is empty."""
     n = len(sample_at)
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (n, *x.shape)), z0) if n else None
 
@@ -31,7 +31,14 @@ def no_samples(z0: State, sample_at: tuple[int, ...]) -> Samples:
 def take_sample(
     states: Samples, best: State, step: Int[Array, ""], sample_at: tuple[int, ...]
 ) -> Samples:
-    """Return the samples with `best` among them if one is due after this step."""
+    """Return the samples, with `best` written in if `step` is in sample_at.
+
+    Args:
+      states: the samples so far.
+      best: the best iterates after this step.
+      step: number of steps taken.
+      sample_at: rising numbers of steps.
+    """
     if not sample_at:
         return None
     due = jnp.asarray(sample_at, step.dtype) == step
@@ -47,7 +54,14 @@ def take_sample(
 def complete_samples(
     states: Samples, best: State, steps: Int[Array, ""], sample_at: tuple[int, ...]
 ) -> Samples:
-    """Return the samples with those that a solve of so many steps did not reach set to its end."""
+    """Return the samples; those after the end of the solve are the final best iterates.
+
+    Args:
+      states: the samples so far.
+      best: the best iterates at the end.
+      steps: number of steps that the solve took.
+      sample_at: rising numbers of steps.
+    """
     if not sample_at:
         return None
     missed = jnp.asarray(sample_at, steps.dtype) > steps

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from mdeq_jax.solvers.captures import ClosedMap, without_captures
 from mdeq_jax.solvers.folding import solve_folded
-from mdeq_jax.solvers.norms import select, to_working_dtype, vary_together
+from mdeq_jax.solvers.norms import cast_like, select, to_working_dtype, vary_together
 from mdeq_jax.solvers.samples import (
     Samples,
     check_samples,
@@ -20,9 +20,11 @@ from mdeq_jax.solvers.samples import (
 )
 from mdeq_jax.solvers.solver import (
     Memory,
+    Point,
     Solver,
     SolverResult,
     State,
+    Status,
     check_map,
     check_solver,
     check_state,
@@ -40,32 +42,34 @@ def solve(
     step_limit: Int[Array, ""] | int | None = None,
     sample_at: tuple[int, ...] = (),
 ) -> SolverResult:
-    """Find z = f(z, args) for each sample of a batch; the first axis of z0 is the batch.
+    """Return the solution of z = f(z, args) for each sample; the first axis of z0 is the batch.
     Call it under `jax.jit`: outside, each call compiles anew, because what f closes over may have
-    changed since the last one.
+    changed since the last call.
 
     A state of shape (n,) is n samples of one number each. Pass a single problem in n unknowns as
     ``z0[None]``; f then maps (1, n) to (1, n).
 
     A step is one update of the state and one evaluation of f there; the evaluation at z0 is extra.
-    A sample stops when its residual is at most `tol`, at the step limit, or when going on is
-    pointless (residual not finite, exploded, stalled); it is frozen from then on, and what it
-    returns does not depend on the rest of the batch. Not differentiable: see `equilibrium`.
+    A sample stops when its residual is at most `tol`, at the step limit, or when its residual is
+    not finite, has exploded or has stalled; `SolverResult.status` says which. It is frozen from
+    then on, and its result does not depend on the rest of the batch. See `equilibrium` for
+    gradients.
 
     Args:
-      f: the map, pure, each sample by itself; keeps structure, shapes and dtypes of the state.
+      f: the map (z, args) -> z, pure, each sample by itself. It keeps structure, shapes and dtypes
+        of the state.
       z0: where to start: a pytree of floating-point arrays (B, ...), of any mix of shapes and
         dtypes. 16-bit leaves are iterated in float32 and handed to f in their own dtype.
       args: handed to f as it is.
       solver: `Picard`, `Anderson`, `Broyden`, or a `Solver` of your own.
-      tol: replaces solver.tol; may be traced.
-      step_limit: fewer steps than solver.max_steps, which bounds it; may be traced.
-      sample_at: rising numbers of steps in [1, max_steps] after which `SolverResult.states` keeps
-        the best iterate. A sample that has stopped contributes the state that it returns.
+      tol: replaces solver.tol, a scalar; may be traced.
+      step_limit: bounds the solve below solver.max_steps; may be traced.
+      sample_at: rising numbers of steps in [1, max_steps] after which the best iterate is added to
+        `SolverResult.states`. A sample that has stopped contributes the state that it returns.
 
     Returns:
-      A `SolverResult`. A sample that did not converge says so there; nothing is raised. Its z is
-      the iterate of the lowest residual. It is the start only if the start has converged or no step
+      A `SolverResult`. Nothing is raised for a sample that did not converge. Its z is the iterate
+      of the lowest residual. It is the start only if the start has converged or no step
       has a finite residual.
 
     Raises:
@@ -87,8 +91,8 @@ def solve(
     """
     z0 = as_state(z0)
     check_solver(solver)
-    closed_f, operands = without_captures(lambda z, _: f(z, args), z0, None)
-    return solve_closed(closed_f, z0, operands, solver, tol, step_limit, sample_at)
+    closed = without_captures(lambda z: f(z, args), z0)
+    return solve_closed(closed, z0, None, solver, tol, step_limit, sample_at)
 
 
 def solve_closed(
@@ -100,7 +104,7 @@ def solve_closed(
     step_limit: Int[Array, ""] | int | None = None,
     sample_at: tuple[int, ...] = (),
 ) -> SolverResult:
-    """Solve like `solve`, for an f that closes over no array."""
+    """Return what `solve` does, with its arguments, for an f that closes over no array."""
 
     def run(f: Callable, z0: State, args: PyTree, tol: Any, step_limit: Any) -> SolverResult:
         options = {"tol": tol, "step_limit": step_limit, "sample_at": sample_at}
@@ -108,7 +112,12 @@ def solve_closed(
 
     if solver.stop_scope == "batch" or f.has_effects:
         return run(f, z0, args, tol, step_limit)
-    return solve_folded(run, f, z0, args, tol, step_limit)
+    return solve_folded(run, _apply, z0, (f, args), tol, step_limit)
+
+
+def _apply(z: State, map_and_args: tuple[ClosedMap, PyTree]) -> State:
+    f, args = map_and_args
+    return f(z, args)
 
 
 def as_state(z: PyTree) -> State:
@@ -126,7 +135,7 @@ class Iteration(NamedTuple):
       memory: what the solver remembers.
       z: the last iterate, in the working dtype.
       g: its residual f(z) − z.
-      k: steps of the sample that took the most.
+      k: number of steps of the sample that took the most.
     """
 
     result: SolverResult
@@ -135,19 +144,34 @@ class Iteration(NamedTuple):
     g: State
     k: Int[Array, ""]
 
+    def point(self, f: Callable[[State, Any], State], args: PyTree) -> Point:
+        """Return where the loop ended, as `Solver.propose` takes it.
+
+        Args:
+          f: the map (z, args) -> z that was solved.
+          args: its arguments.
+        """
+        return Point(self.z, self.g, self.k, in_working_dtype(f, args, like=self.result.z))
+
 
 class _Carry(NamedTuple):
+    """What the loop carries: the solver's state, what it saw, and what each sample returns."""
+
     k: Int[Array, ""]
     z: State
     g: State
     memory: Memory
-    active: Bool[Array, " B"]
+    status: Int[Array, " B"]
     steps: Int[Array, " B"]
     best: State
     best_residual: Float[Array, " B"]
     best_step: Int[Array, " B"]
     trace: Float[Array, "max_steps B"]
     states: Samples
+
+    def running(self, limit: Int[Array, "..."] | int) -> Bool[Array, " B"]:
+        """Return whether no test has ended the sample and it may take another step."""
+        return (self.status == Status.STEP_LIMIT) & (self.k < limit)
 
 
 def iterate(
@@ -156,49 +180,43 @@ def iterate(
     args: PyTree,
     solver: Solver,
     *,
-    tol: Float[Array, ""] | float | None = None,
-    step_limit: Int[Array, ""] | int | None = None,
+    tol: Float[Array, "..."] | float | None = None,
+    step_limit: Int[Array, "..."] | int | None = None,
     sample_at: tuple[int, ...] = (),
 ) -> Iteration:
-    """Return what `solve` does, with its arguments, and where the solver stood when it ended.
+    """Return the result of `solve`, with its arguments, and where the solver stood when it ended.
 
-    Both `tol` and `step_limit` may be (B,) too, a number for each sample.
+    Both `tol` and `step_limit` may also have the shape (B,), one number for each sample.
     """
     check_solver(solver)
     z0 = as_state(z0)
     fz0 = f(z0, args)
     check_map(z0, fz0)
     check_samples(sample_at, solver.max_steps)
-    dtypes = jax.tree.map(lambda x: x.dtype, z0)
     limit = solver.max_steps
     if step_limit is not None:
         limit = jnp.minimum(jnp.asarray(step_limit, jnp.int32), limit)
-
-    def seen(z: State) -> State:
-        return jax.tree.map(lambda x, dtype: x.astype(dtype), z, dtypes)
-
-    def gap(fz: State, z: State) -> State:
-        return jax.tree.map(jnp.subtract, to_working_dtype(fz), to_working_dtype(z))
+    f_wide = in_working_dtype(f, args, like=z0)
 
     def advance(c: _Carry) -> _Carry:
-        proposal, memory = solver.propose(c.memory, c.z, c.g, c.k)
-        z = select(c.active, proposal, c.z)
-        here = seen(z)
-        g = gap(f(here, args), here)
+        running = c.running(limit)
+        proposal, memory = solver.propose(c.memory, Point(c.z, c.g, c.k, f_wide))
+        z = select(running, proposal, c.z)
+        candidate = cast_like(z, z0)
+        g = _subtract(f(candidate, args), candidate)
         now = rule.measure(g, z)
-        better = c.active & (now.residual < c.best_residual)
-        best = select(better, here, c.best)
+        better = running & (now.residual < c.best_residual)
+        best = select(better, candidate, c.best)
         best_step = jnp.where(better, c.k + 1, c.best_step)
         trace = lax.dynamic_update_index_in_dim(c.trace, now.residual, c.k, 0)
-        stop = now.residual <= tolerance
-        stop |= rule.is_pointless(now, trace, c.k, best_step, tolerance)
+        status = rule.status(now, rule.has_stalled(now, trace, c.k, best_step))
         return _Carry(
             k=c.k + 1,
             z=z,
             g=g,
             memory=memory,
-            active=c.active & ~stop & (c.k + 1 < limit),
-            steps=c.steps + c.active.astype(jnp.int32),
+            status=jnp.where(running, status, c.status),
+            steps=c.steps + running.astype(jnp.int32),
             best=best,
             best_residual=jnp.where(better, now.residual, c.best_residual),
             best_step=best_step,
@@ -206,29 +224,26 @@ def iterate(
             states=take_sample(c.states, best, c.k + 1, sample_at),
         )
 
-    z = to_working_dtype(z0)
-    g = gap(fz0, z0)
-    rule, at_start = StopRule.begin(solver, z, g)
-    first = at_start.residual
-    tolerance = jnp.asarray(solver.tol if tol is None else tol, first.dtype)
-    found = first <= tolerance
+    z, g, k = to_working_dtype(z0), _subtract(fz0, z0), jnp.zeros((), jnp.int32)
+    rule, at_start = StopRule.begin(solver, z, g, tol)
+    first, status = at_start.residual, rule.status(at_start)
     start = _Carry(
-        k=jnp.zeros((), jnp.int32),
+        k=k,
         z=z,
         g=g,
-        memory=solver.init(z, g),
-        active=~found & jnp.isfinite(at_start.size) & (limit > 0),
-        steps=jnp.zeros_like(first, jnp.int32),
+        memory=solver.init(Point(z, g, k, f_wide)),
+        status=status,
+        steps=jnp.zeros_like(status),
         best=z0,
         # Unless it has converged, the start does not compete with the iterates.
-        best_residual=jnp.where(found, first, jnp.inf),
-        best_step=jnp.zeros_like(first, jnp.int32),
+        best_residual=jnp.where(status == Status.CONVERGED, first, jnp.inf),
+        best_step=jnp.zeros_like(status),
         trace=jnp.broadcast_to(jnp.zeros_like(first), (solver.max_steps, *first.shape)),
         states=no_samples(z0, sample_at),
     )
     # Each device counts its own steps, so under shard_map the whole carry varies.
     start = vary_together(start, like=g)
-    end = lax.while_loop(lambda c: c.active.any(), advance, start)
+    end = lax.while_loop(lambda c: c.running(limit).any(), advance, start)
     taken = jnp.arange(solver.max_steps, dtype=jnp.int32)[:, None] < end.steps[None]
     lowest = jnp.where(end.best_step == 0, first, end.best_residual)
     result = SolverResult(
@@ -236,8 +251,21 @@ def iterate(
         steps=end.steps,
         best_step=end.best_step,
         residual=lowest,
-        converged=lowest <= tolerance,
+        converged=end.status == Status.CONVERGED,
+        status=end.status,
         trace=jnp.where(taken, end.trace, lowest[None]),
         states=complete_samples(end.states, end.best, end.k, sample_at),
     )
     return Iteration(result, end.memory, end.z, end.g, end.k)
+
+
+def _subtract(fz: State, z: State) -> State:
+    """Return fz − z in the working dtype."""
+    return jax.tree.map(jnp.subtract, to_working_dtype(fz), to_working_dtype(z))
+
+
+def in_working_dtype(
+    f: Callable[[State, Any], State], args: PyTree, like: State
+) -> Callable[[State], State]:
+    """Return z ↦ f(z, args) on states in the working dtype, for an f on states like `like`."""
+    return lambda z: to_working_dtype(f(cast_like(z, like), args))

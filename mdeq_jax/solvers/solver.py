@@ -5,6 +5,8 @@ A state ``z`` is a pytree of floating-point arrays, batch first.
 
 import abc
 import dataclasses
+import enum
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -17,20 +19,56 @@ State = PyTree[Float[Array, "B ..."]]
 Memory = Any
 
 
+class Status(enum.IntEnum):
+    """Why a sample stopped: the values of `SolverResult.status`.
+
+    Attributes:
+      CONVERGED: 0, the residual is at most the tolerance.
+      STEP_LIMIT: 1, the sample took all steps that it was allowed.
+      STALLED: 2, the residual is within reach of the tolerance and no longer falls.
+      DIVERGED: 3, the residual grew far beyond the scale of the problem.
+      NOT_FINITE: 4, the norm of the residual overflowed or is NaN.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> r = mx.solve(lambda z, _: 2 * z + 1, jnp.zeros((1, 1)), None, mx.Picard(max_steps=9))
+      >>> status = mx.Status(int(r.status[0]))
+      >>> print(f"{status.name}: {status.explanation}")
+      STEP_LIMIT: the sample took all steps that it was allowed
+    """
+
+    explanation: str
+
+    CONVERGED = 0, "the residual is at most the tolerance"
+    STEP_LIMIT = 1, "the sample took all steps that it was allowed"
+    STALLED = 2, "the residual is within reach of the tolerance and no longer falls"
+    DIVERGED = 3, "the residual grew far beyond the scale of the problem"
+    NOT_FINITE = 4, "the norm of the residual overflowed or is NaN"
+
+    def __new__(cls, value: int, explanation: str) -> "Status":
+        """Return the member of this value, with its explanation."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.explanation = explanation
+        return member
+
+
 class SolverResult(NamedTuple):
     """What a solve returns.
 
     Attributes:
-      z: the iterate of the lowest residual, each sample its own; structure and dtypes of ``z0``.
+      z: the iterate of the lowest residual, chosen for each sample; structure and dtypes of ``z0``.
         It is the start only if the start has converged or no step has a finite residual.
       steps: (B,) int32, steps that the sample took before it stopped, in [0, max_steps].
       residual: (B,) residual of ``z`` in the solver's ``stop_mode``.
-      converged: (B,) bool, whether ``residual <= tol``.
-      trace: (max_steps, B), entry k is the residual after step k+1; from where the sample
-        stopped on, the residual of ``z``.
-      states: leaves (n, B, ...), the best iterates after each of the n steps that were asked for;
-        None if none was.
-      best_step: (B,) int32, steps after which ``z`` was reached, in [0, steps].
+      converged: (B,) bool, whether ``residual <= tol``; equal to ``status == Status.CONVERGED``.
+      trace: (max_steps, B), entry k is the residual after step k+1. After the sample's last step it
+        is the residual of ``z``.
+      states: leaves (n, B, ...), the best iterates after each of the n steps in ``sample_at``;
+        None if ``sample_at`` is empty.
+      best_step: (B,) int32, number of steps after which ``z`` was reached, in [0, steps].
+      status: (B,) int32, why the sample stopped, a value of `Status`.
     """
 
     z: State
@@ -40,19 +78,48 @@ class SolverResult(NamedTuple):
     trace: Float[Array, "max_steps B"]
     states: PyTree[Float[Array, "n B ..."]] | None = None
     best_step: Int[Array, " B"] = None  # pyright: ignore[reportAssignmentType]
+    status: Int[Array, " B"] = None  # pyright: ignore[reportAssignmentType]
+
+
+class Point(NamedTuple):
+    """Where a solve stands between two steps: what a `Solver` makes its next iterate from.
+
+    States are in the working dtype: float32 for 16-bit leaves, otherwise the leaf's own dtype.
+
+    Attributes:
+      z: the current iterate, leaves (B, ...).
+      g: its residual f(z) − z, already evaluated.
+      k: number of steps taken so far, a traced scalar.
+      f: the map z ↦ f(z, args) of a state in the working dtype. Each call is one more evaluation.
+    """
+
+    z: State
+    g: State
+    k: Int[Array, ""]
+    f: Callable[[State], State]
+
+    @property
+    def pullback(self) -> Callable[[State], State]:
+        """The function u ↦ u J with J = ∂f/∂z at z.
+
+        Reading it evaluates f once more and keeps what f computed. Read it once and outside of
+        loops. It costs nothing unless it is read.
+        """
+        _, pull = jax.vjp(self.f, self.z)
+        return lambda u: pull(u)[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Solver(abc.ABC):
-    """Options of every solver, and the protocol that one of your own implements.
+    """Options that all solvers have, and the protocol for a solver of your own.
 
-    A subclass is a frozen dataclass, decorated with `jax.tree_util.register_static`, that adds its
-    own options and the two methods below; the loop around them, with freezing, best iterates and
-    the stop rule, is `mdeq_jax.solve`. The state and ``g`` reach both methods in the working dtype:
-    float32 for 16-bit leaves, else the leaf's own.
+    A subclass is a frozen dataclass, decorated with `jax.tree_util.register_static`. It adds its
+    own options and implements `init` and `propose`. The loop around the two methods is
+    `mdeq_jax.solve`. The loop freezes samples that have stopped, remembers the best iterates and
+    applies the stop rule. In each step it evaluates f at the iterate that `propose` returns.
 
     Attributes:
-      max_steps: most steps of one solve, at least 1; static, it sizes the buffers.
+      max_steps: largest number of steps of one solve, at least 1; static, it sizes the buffers.
       tol: residual at which a sample has converged, at least 0.
       stop_mode: "rel" tests ‖f(z)−z‖ / ‖f(z)‖, "abs" tests ‖f(z)−z‖. A relative residual is at
         most 1e9, its value at f(z) = 0.
@@ -61,19 +128,41 @@ class Solver(abc.ABC):
         ‖f(z)−z‖ / (‖f(z)‖ + 1e-9).
 
     Examples:
+      A solver that takes half a step and has no memory:
+
       >>> import dataclasses, jax
       >>> import jax.numpy as jnp
       >>> import mdeq_jax as mx
       >>> @jax.tree_util.register_static
       ... @dataclasses.dataclass(frozen=True)
       ... class Halfway(mx.Solver):
-      ...     def init(self, z, g):
-      ...         return ()  # it remembers nothing
-      ...     def propose(self, memory, z, g, k):
-      ...         return jax.tree.map(lambda z, g: z + g / 2, z, g), memory
+      ...     def init(self, point):
+      ...         return ()
+      ...     def propose(self, memory, point):
+      ...         return jax.tree.map(lambda z, g: z + g / 2, point.z, point.g), memory
       >>> r = mx.solve(lambda z, _: 2 - z, jnp.zeros((1, 1)), None, Halfway())
       >>> r.z.tolist(), r.steps.tolist()
       ([[1.0]], [1])
+
+      Newton's method solves (I − J) s = g for its step s, here by one GMRES for the whole batch. It
+      needs products with J only, which `jax.linearize` gives. Plain iteration does not converge,
+      because the map expands:
+
+      >>> from jax.scipy.sparse.linalg import gmres
+      >>> @jax.tree_util.register_static
+      ... @dataclasses.dataclass(frozen=True)
+      ... class NewtonKrylov(mx.Solver):
+      ...     def init(self, point):
+      ...         return ()
+      ...     def propose(self, memory, point):
+      ...         _, jacobian = jax.linearize(point.f, point.z)
+      ...         step, _ = gmres(lambda s: s - jacobian(s), point.g)
+      ...         return point.z + step, memory
+      >>> f, z0 = lambda z, _: 2 - z**3, jnp.array([[0.5], [1.2]])
+      >>> mx.solve(f, z0, None, mx.Picard()).converged.tolist()
+      [False, False]
+      >>> mx.solve(f, z0, None, NewtonKrylov()).z.round(3).tolist()
+      [[1.0], [1.0]]
     """
 
     max_steps: int = 30
@@ -89,30 +178,25 @@ class Solver(abc.ABC):
         require(self, "stop_scope", self.stop_scope in ("sample", "batch"), "'sample' or 'batch'")
 
     @abc.abstractmethod
-    def init(self, z: State, g: State) -> Memory:
-        """Return what the method remembers before the first step, a pytree of fixed shapes.
+    def init(self, point: Point) -> Memory:
+        """Return what the solver remembers before the first step, a pytree of fixed shapes.
 
         Args:
-          z: the starting point.
-          g: its residual f(z) − z.
+          point: the start, with k = 0.
         """
 
     @abc.abstractmethod
-    def propose(
-        self, memory: Memory, z: State, g: State, k: Int[Array, ""]
-    ) -> tuple[State, Memory]:
-        """Return the next iterate and the new memory.
+    def propose(self, memory: Memory, point: Point) -> tuple[State, Memory]:
+        """Return the next iterate, in the working dtype, and the new memory.
 
         Args:
-          memory: what `init` or the step before returned.
-          z: the current iterate.
-          g: its residual f(z) − z.
-          k: steps taken so far, a traced scalar.
+          memory: what `init` returned, or the previous call of `propose`.
+          point: the current iterate, its residual, the number of steps taken, and the map.
         """
 
 
 def check_solver(solver: Any) -> None:
-    """Raise ValueError unless a solver is one, and not its name or its class."""
+    """Raise ValueError unless `solver` is an instance of `Solver`, not a name or a class."""
     if not isinstance(solver, Solver):
         raise ValueError(
             f"solver is {solver!r}; it must be an instance, such as Broyden(max_steps=30)."
@@ -120,7 +204,7 @@ def check_solver(solver: Any) -> None:
 
 
 def check_state(z: PyTree) -> None:
-    """Raise ValueError unless z is a pytree of floating-point arrays of one batch."""
+    """Raise ValueError unless z is a pytree of floating-point arrays that agree on the batch."""
     leaves = jax.tree.leaves(z)
     if not leaves:
         raise ValueError("The state z0 has no arrays; give at least one, batch first.")
@@ -136,9 +220,15 @@ def check_state(z: PyTree) -> None:
 
 
 def check_map(z: State, fz: PyTree, name: str = "f") -> None:
-    """Raise ValueError unless f(z) has structure, shapes and dtypes of the state z."""
+    """Raise ValueError unless f(z) has the structure, shapes and dtypes of the state z.
+
+    Args:
+      z: the state.
+      fz: f(z).
+      name: what the message calls f.
+    """
     described_z, described_fz = jax.tree.map(_describe, (z, fz))
-    # Flattened, for a named tuple equals the tuple of its fields.
+    # They are compared flattened, because a named tuple equals the tuple of its fields.
     if jax.tree.flatten(described_z) != jax.tree.flatten(described_fz):
         raise ValueError(
             f"{name} must map a state to one of the same structure, shapes and dtypes, but z0 is "

@@ -54,8 +54,10 @@ class OptimConfig:
     Attributes:
       name: "adam", "sgd" or "rmsprop".
       learning_rate: the highest learning rate of the schedule, above 0.
-      schedule: "cosine", "poly", "step", "exponential", "one_cycle" or "constant"; see
-        `mdeq_jax.training.optim.learning_rate` for the formulas.
+      schedule: "constant"; "cosine", half a cosine down to `learning_rate_floor` at the last step;
+        "poly", `learning_rate` times (1 − t / steps)^0.9; "step", times `step_factor` at each of
+        `step_epochs`; "exponential", times `decay_rate` every `decay_steps` steps; or "one_cycle",
+        a straight line up during the share `cycle_rise` of the steps, then one down to about 0.
       learning_rate_floor: last learning rate of "cosine", between 0 and `learning_rate`.
       step_epochs: epochs at which "step" multiplies the learning rate by `step_factor`.
       step_factor: factor of "step", above 0.

@@ -117,11 +117,15 @@ class Experiment(Protocol):
     """
 
     config: Any  # a `RunConfig`, in the application's own class
-    train_size: int
     sample: str
     score: Score
-    progress: Mapping[str, str]
     record_name: str
+
+    # Read-only, so that a class may compute them or narrow their types.
+    @property
+    def train_size(self) -> int: ...  # noqa: D102
+    @property
+    def progress(self) -> Mapping[str, str]: ...  # noqa: D102
 
     def init(self, key: PRNGKeyArray) -> Variables:
         """Return random variables: "params" and any other Flax collections."""

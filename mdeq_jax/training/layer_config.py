@@ -179,17 +179,21 @@ class CorrectionConfig:
     Flow Estimation", CVPR 2022; `fp_correction` and `n_states`, locuslab/torchdeq.
 
     Attributes:
-      states: n, at least 1, which is no correction.
-      gamma: in (0, 1].
+      states: n, at least 1; with 1 there is no correction.
+      gamma: weight of a state relative to the next one, in (0, 1].
+      mode: "index" samples the states of one solve; "slice" starts a new solve from each sampled
+        state, as `DEQ.sampling` says.
     """
 
     states: int = 1
     gamma: float = 0.8
+    mode: Literal["index", "slice"] = "index"
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
         require_int(self, "states", minimum=1)
         require_share(self, "gamma")
+        require(self, "mode", self.mode in ("index", "slice"), "'index' or 'slice'")
 
     def sample_at(self, max_steps: int) -> tuple[int, ...]:
         """Return the steps of all states but the last: evenly spaced, ending at max_steps."""

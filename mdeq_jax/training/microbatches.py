@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.implicit import Solution
 from mdeq_jax.training.experiment import Batch, Metrics
-from mdeq_jax.training.mesh import AXIS
 
 
 class Draw(NamedTuple):
@@ -90,7 +89,7 @@ def accumulated(gradient: GradientFunction, parts: int) -> GradientFunction:
 
         split = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
         join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])  # noqa: E731
-        zeros = lax.pcast(jax.tree.map(jnp.zeros_like, params), AXIS, to="varying")
+        zeros = jax.tree.map(jnp.zeros_like, params)
         keys = jax.random.split(draw.key, parts)
         inputs = (*jax.tree.map(split, (batch, carry)), keys)
         # XLA on CPU takes 30 times as long for the gradient of a kernel inside a loop.

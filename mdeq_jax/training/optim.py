@@ -1,7 +1,8 @@
 """Optimizers, learning-rate schedules and the average of the parameters, from optax."""
 
 import fnmatch
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def create_optimizer(
       steps_per_epoch: number of steps of an epoch, for the schedule.
 
     Raises:
-      ValueError: an entry of `optim.groups` applies to no parameter; raised by `init` alone.
+      ValueError: from the optimizer's `init`: an entry of `optim.groups` applies to no parameter.
     """
     clipping = (
         optax.identity() if optim.clip_norm is None else optax.clip_by_global_norm(optim.clip_norm)
@@ -126,10 +127,10 @@ def batch_size_warning(
     learning rate differs from the config file's, because it was then chosen on purpose.
 
     Args:
-      batch_size: of the run.
-      learning_rate: of the run.
-      usual_batch_size: in the config file.
-      usual_learning_rate: in the config file.
+      batch_size: training batch size of the run.
+      learning_rate: learning rate of the run.
+      usual_batch_size: training batch size in the config file.
+      usual_learning_rate: learning rate in the config file.
     """
     near = usual_batch_size / 2 < batch_size < usual_batch_size * 2
     if near or learning_rate != usual_learning_rate:
@@ -142,38 +143,18 @@ def batch_size_warning(
     )
 
 
-def _weight_decay(optim: OptimConfig) -> optax.GradientTransformation:
-    """Add the weight decay of its group times each parameter."""
+class _Group(NamedTuple):
+    """An entry of `OptimConfig.groups`."""
 
-    def add(updates: PyTree, params: PyTree | None) -> PyTree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, update, param: update + _group(optim, path)[2] * param, updates, params
-        )
-
-    return optax.stateless(add)
+    pattern: str
+    factor: float
+    weight_decay: float
 
 
-def _group_factors(optim: OptimConfig) -> optax.GradientTransformation:
-    """Multiply each update by the learning-rate factor of its group."""
-
-    def init(params: PyTree) -> optax.EmptyState:
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        used = {_group(optim, path)[0] for path, _ in leaves}
-        for pattern, *_ in optim.groups:
-            if pattern not in used:
-                names = ", ".join(sorted(map(_name, (path for path, _ in leaves)))[:3])
-                raise ValueError(
-                    f"config.optim.groups has the pattern {pattern!r}, but no parameter matches it "
-                    f"that matches no entry before it; paths of parameters are {names}, ..."
-                )
-        return optax.EmptyState()
-
-    def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
-        del params
-        scaled = jax.tree_util.tree_map_with_path(lambda p, u: u * _group(optim, p)[1], updates)
-        return scaled, state
-
-    return optax.GradientTransformation(init, update)
+def _group(optim: OptimConfig, path: jax.tree_util.KeyPath) -> _Group:
+    """Return the first group whose pattern matches the path of a parameter."""
+    groups = map(_Group._make, (*optim.groups, ("*", 1.0, optim.weight_decay)))
+    return next(group for group in groups if fnmatch.fnmatchcase(_name(path), group.pattern))
 
 
 def _name(path: jax.tree_util.KeyPath) -> str:
@@ -181,7 +162,36 @@ def _name(path: jax.tree_util.KeyPath) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _group(optim: OptimConfig, path: jax.tree_util.KeyPath) -> tuple[str, float, float]:
-    """Return pattern, learning-rate factor and weight decay of the group of a parameter."""
-    rest = ("*", 1.0, optim.weight_decay)
-    return next(g for g in (*optim.groups, rest) if fnmatch.fnmatchcase(_name(path), g[0]))
+def _weight_decay(optim: OptimConfig) -> optax.GradientTransformation:
+    """Add to each update the parameter times the weight decay of its group."""
+
+    def add(path: jax.tree_util.KeyPath, update: Array, param: Array) -> Array:
+        decay = _group(optim, path).weight_decay
+        return update + decay * param if decay else update
+
+    return optax.stateless(functools.partial(jax.tree_util.tree_map_with_path, add))
+
+
+def _group_factors(optim: OptimConfig) -> optax.GradientTransformation:
+    """Multiply each update by the learning-rate factor of its group."""
+
+    def init(params: PyTree) -> optax.EmptyState:
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        used = {_group(optim, path).pattern for path in paths}
+        for pattern, *_ in optim.groups:
+            if pattern not in used:
+                raise ValueError(
+                    f"config.optim.groups has an entry {pattern!r} that applies to no parameter: "
+                    "none matches it, or all that do match an earlier entry. Parameters have paths "
+                    f"such as {', '.join(map(_name, paths[:3]))}."
+                )
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: Any, params: Any = None) -> tuple[PyTree, Any]:
+        del params
+        scaled = jax.tree_util.tree_map_with_path(
+            lambda path, u: u * _group(optim, path).factor, updates
+        )
+        return scaled, state
+
+    return optax.GradientTransformation(init, update)

@@ -4,11 +4,9 @@ A key is dotted, as ``solver.forward.max_steps``; in messages and on the command
 ``config.``.
 """
 
-import ast
 import copy
 import dataclasses
 import difflib
-import functools
 import re
 import types
 import typing
@@ -103,36 +101,6 @@ def require_key(root: Any, key: str) -> None:
             raise ValueError(f"config.{key} is not a config key. Did you mean {near}?")
     there = ", ".join(sibling.rpartition(".")[2] for sibling in siblings)
     raise ValueError(f"config.{key} is not a config key; there are {there}.")
-
-
-def read_value(root: Any, key: str, text: str) -> Any:
-    """Return the value that the text on a command line stands for, not yet checked.
-
-    Args:
-      root: the section that has the key, with all below it.
-      key: of the value.
-      text: a Python literal, or a string without quotes.
-
-    Raises:
-      ValueError: there is no such key, or it is that of a section.
-    """
-    require_key(root, key)
-    *sections, name = key.split(".")
-    owner = functools.reduce(getattr, sections, root)
-    if dataclasses.is_dataclass(getattr(owner, name)):
-        there = ", ".join(field.name for field in dataclasses.fields(getattr(owner, name)))
-        raise ValueError(f"config.{key} is a section; set a key of it: {there}.")
-    options = _options(typing.get_type_hints(type(owner))[name])
-    if text == "None" and types.NoneType in options:
-        return None
-    if any(option is str or typing.get_origin(option) is Literal for option in options):
-        return text
-    if bool in options:
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
-    try:
-        return ast.literal_eval(text)
-    except (SyntaxError, TypeError, ValueError):
-        return text
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,8 @@
 """MDEQ as an experiment: classification and segmentation, one head or several."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache
 from typing import Any
 
 import grain
@@ -38,7 +39,7 @@ class VisionExperiment:
 
     Attributes:
       config: the config of the run.
-      dataset: the data set.
+      dataset: the data set, of which each split is opened once.
       task: loss and metrics.
       model: the model; it uses no mesh axis.
     """
@@ -55,8 +56,14 @@ class VisionExperiment:
           ValueError: there is no such data set, or the model is not one for it.
         """
         self.config = config
-        self.dataset = find_dataset(config.data)
-        require_fit(config, self.dataset)
+        dataset = find_dataset(config.data)
+        require_fit(config, dataset)
+        self.dataset = dataclasses.replace(
+            dataset,
+            open_train=cache(dataset.open_train),
+            open_eval=cache(dataset.open_eval),
+            eval_image_size=cache(dataset.eval_image_size),
+        )
         self.task: Task = make_task(config, self.dataset.class_names)
         self.model: MDEQ = create_model(config.model, dtype=config.compute_dtype)
         # In training, batch statistics are those of all devices.
@@ -65,7 +72,7 @@ class VisionExperiment:
         self.progress = {self.task.train_score: ".2%"}
         self.record_name = self.task.output_name
 
-    @cached_property
+    @property
     def train_size(self) -> int:
         """The number of images of an epoch."""
         return len(self.dataset.open_train())
@@ -90,6 +97,7 @@ class VisionExperiment:
             seed=self.config.seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            dataset=self.dataset,
         )
 
     def evaluations(self) -> Mapping[str, Evaluation]:
@@ -102,6 +110,7 @@ class VisionExperiment:
             self.config.data,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
+            dataset=self.dataset,
         )
 
     def prepare(self, batch: Batch) -> Batch:
@@ -130,7 +139,7 @@ class VisionExperiment:
             batch["image"],
             deq=layer,
             train=True,
-            rngs={"dropout": key},
+            rngs=None if key is None else {"dropout": key},
             mutable=list(collections),
         )
         (logits, info), collections = output

@@ -82,7 +82,7 @@ def padding(shape: tuple[int, ...], divisor: int) -> list[tuple[int, int]]:
 
     Args:
       shape: (B, H, W, ...).
-      divisor: of the sides.
+      divisor: number that is to divide the sides.
 
     Examples:
       >>> padding((1, 30, 65, 3), 32)

@@ -44,8 +44,8 @@ def plot_curves(lines: Lines, path: Path) -> None:
     """Draw loss, scores, solver steps and residuals against training steps.
 
     Args:
-      lines: of a metrics.jsonl.
-      path: of the picture to write.
+      lines: lines of a metrics.jsonl.
+      path: path of the picture to write.
     """
     figure = new_figure(11, 6.5)
     panels = figure.subplots(2, 2, sharex=True)

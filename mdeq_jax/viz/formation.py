@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, PyTree
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from mdeq_jax.solvers import solve
+from mdeq_jax.solvers.stopping import relative_residual
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.model import create_model
 from mdeq_jax.viz.style import COLOUR_MAP, COLOURS, finish, new_figure, save
 
 _COLUMNS = 7
@@ -23,9 +28,9 @@ class Formation(NamedTuple):
     """The solve of one image, step by step.
 
     Attributes:
-      image: what is shown of the image, in [0, 1].
+      image: the image, scaled to [0, 1].
       states: per resolution (steps + 1, H, W, C), the best iterate after 0, 1, ... steps.
-      residuals: (resolutions, steps + 1), ‖f(z)_i − z_i‖ / ‖f(z)_i‖ of these states.
+      residuals: ‖f(z)_i − z_i‖ / ‖f(z)_i‖ of these states, by resolution i.
     """
 
     image: Float[np.ndarray, "H W 3"]
@@ -38,25 +43,59 @@ class Formation(NamedTuple):
         return self.residuals.shape[1] - 1
 
 
+def observe_formation(
+    config: Config, variables: PyTree, image: Float[np.ndarray, "H W 3"]
+) -> Formation:
+    """Return how the equilibrium of an image forms, up to the step at which its solve stops.
+
+    Args:
+      config: config with the model and the forward solver.
+      variables: variables of the model.
+      image: normalised image.
+    """
+    model = create_model(config.model, dtype=config.compute_dtype)
+    solver = config.solver.forward.build()
+
+    @jax.jit
+    def run(variables: PyTree, images: Array) -> tuple[PyTree, Array, Array]:
+        problem: Any = model.apply(variables, images, method="problem")
+        f, z0, args = problem
+        result = solve(f, z0, args, solver, sample_at=tuple(range(1, solver.max_steps + 1)))
+        states = jax.tree.map(lambda z, rows: jnp.concatenate([z[None], rows]), z0, result.states)
+
+        def residuals(z: PyTree) -> Array:
+            # By resolution: how far f still moves each of them.
+            pairs = zip(f(z, args), z, strict=True)
+            return jnp.stack([relative_residual(fz - z, z)[0] for fz, z in pairs])
+
+        return states, jax.lax.map(residuals, states), result.steps[0]
+
+    states, residuals, steps = jax.device_get(run(variables, image[None]))
+    low, high = image.min(), image.max()
+    return Formation(
+        image=(image - low) / (high - low if high > low else 1),
+        states=[rows[: steps + 1, 0] for rows in states],
+        residuals=residuals[: steps + 1].T,
+    )
+
+
 def plot_formation(formation: Formation, path: Path) -> None:
     """Draw the state of each resolution after some steps, and below the residual of each.
 
     Args:
-      formation: as observed.
-      path: of the picture to write.
+      formation: the solve to draw.
+      path: path of the picture to write.
     """
     shown = _spread(formation.steps)
     rows = len(formation.states)
     figure = new_figure(1.35 * (len(shown) + 1), 1.45 * rows + 2.4)
     grid = figure.add_gridspec(rows + 1, len(shown) + 1, height_ratios=[1.0] * rows + [1.6])
-    _draw_image(figure.add_subplot(grid[0, 0]), formation.image)
+    _show(figure.add_subplot(grid[0, 0]), formation.image, "image")
     for row, states in enumerate(formation.states):
         components = principal_component(states)
         for column, step in enumerate(shown, start=1):
             axes = figure.add_subplot(grid[row, column])
-            _draw_component(axes, components, step)
-            if row == 0:
-                axes.set_title(f"step {step}", fontsize=10)
+            _show(axes, components[step], f"step {step}" if row == 0 else "", components[-1])
             if column == 1:
                 axes.set_ylabel("{}×{}".format(*states.shape[1:3]), color=COLOURS[row])
     _draw_residuals(figure.add_subplot(grid[rows, :]), formation, formation.steps)
@@ -65,11 +104,11 @@ def plot_formation(formation: Formation, path: Path) -> None:
 
 
 def animate_formation(formation: Formation, path: Path) -> None:
-    """Write the same as a GIF of one frame per step.
+    """Write a GIF with one frame per step: the state of each resolution, and the residuals so far.
 
     Args:
-      formation: as observed.
-      path: of the GIF to write.
+      formation: the solve to draw.
+      path: path of the GIF to write.
     """
     components = [principal_component(states) for states in formation.states]
     frames = [_frame(formation, components, step) for step in range(formation.steps + 1)]
@@ -92,9 +131,7 @@ def principal_component(
 
 def _spread(steps: int) -> list[int]:
     """Step numbers up to the last, dense at the start, where most happens."""
-    if steps == 0:
-        return [0]
-    return sorted({round(step) for step in np.geomspace(1, steps, _COLUMNS)})
+    return sorted({round(step) for step in np.geomspace(1, steps, _COLUMNS)}) if steps else [0]
 
 
 def _size(states: Float[np.ndarray, "steps+1 h w c"]) -> str:
@@ -104,36 +141,27 @@ def _size(states: Float[np.ndarray, "steps+1 h w c"]) -> str:
 def _frame(
     formation: Formation, components: Sequence[Float[np.ndarray, "steps+1 h w"]], step: int
 ) -> Image.Image:
-    figure = new_figure(8, 3)
-    columns = len(formation.states) + 1
-    grid = figure.add_gridspec(1, columns + 1, width_ratios=[1.0] * columns + [2.2])
-    _draw_image(figure.add_subplot(grid[0, 0]), formation.image)
-    for row, states in enumerate(formation.states):
-        axes = figure.add_subplot(grid[0, row + 1])
-        _draw_component(axes, components[row], step)
-        axes.set_title(_size(states), color=COLOURS[row], fontsize=9)
-    axes = figure.add_subplot(grid[0, columns])
-    _draw_residuals(axes, formation, step)
+    figure, count = new_figure(8, 3), len(components)
+    panels = figure.subplots(1, count + 2, width_ratios=[1.0] * (count + 1) + [2.2])
+    _show(panels[0], formation.image, "image")
+    for axes, states, values, colour in zip(
+        panels[1:], formation.states, components, COLOURS, strict=False
+    ):
+        _show(axes, values[step], _size(states), values[-1])
+        axes.title.set(color=colour, fontsize=9)
+    _draw_residuals(panels[-1], formation, step)
     figure.suptitle(f"step {step} of {formation.steps}", fontsize=11)
-    return _as_image(figure)
-
-
-def _as_image(figure: Figure) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _draw_image(axes: Axes, image: Float[np.ndarray, "H W 3"]) -> None:
-    axes.imshow(image)
-    axes.set_title("image", fontsize=10)
+def _show(axes: Axes, pixels: np.ndarray, title: str, scale: np.ndarray | None = None) -> None:
+    """Draw pixels without ticks; the colours span the range of `scale`."""
+    low, high = (None, None) if scale is None else (scale.min(), scale.max())
+    axes.imshow(pixels, cmap=COLOUR_MAP, vmin=low, vmax=high)
     axes.set(xticks=[], yticks=[])
-
-
-def _draw_component(axes: Axes, components: Float[np.ndarray, "steps+1 h w"], step: int) -> None:
-    low, high = components[-1].min(), components[-1].max()
-    axes.imshow(components[step], cmap=COLOUR_MAP, vmin=low, vmax=high)
-    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=10)
 
 
 def _draw_residuals(axes: Axes, formation: Formation, until: int) -> None:

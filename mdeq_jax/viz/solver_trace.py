@@ -17,9 +17,10 @@ def plot_solver_traces(
     """Draw the median residual of a batch, and the band of its 10th to 90th percentile.
 
     Args:
-      forward: residuals of the equilibrium, row k after step k+1.
-      backward: likewise of its adjoint equation, relative to the incoming gradient.
-      path: of the PNG to write.
+      forward: residuals of the equilibrium; row k is after step k+1.
+      backward: residuals of the adjoint equation relative to the incoming gradient; row k is after
+        step k+1.
+      path: path of the PNG to write.
     """
     figure = new_figure(6.8, 4.2)
     axes = figure.subplots()

@@ -5,11 +5,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Of Okabe and Ito, which colour-blind readers tell apart.
+# Colours of Okabe and Ito. Colour-blind readers tell them apart.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 YELLOW, SKY = "#E69F00", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, YELLOW, SKY)
-# Rises in brightness from end to end, and looks the same to colour-blind readers.
+# Its brightness rises from end to end, and it looks the same to colour-blind readers.
 COLOUR_MAP = "cividis"
 
 
@@ -17,8 +17,8 @@ def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure on white.
 
     Args:
-      width: in inches.
-      height: in inches.
+      width: width in inches.
+      height: height in inches.
     """
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 

@@ -1,14 +1,16 @@
 """`python -m mdeq_jax.commands.plot` on a small random model."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
+from invoke import invoke
 from PIL import Image
 
-from mdeq_jax.commands.plot import main
+from mdeq_jax.commands.plot import run
 from mdeq_jax.training.checkpoints import write_checkpoint
 from mdeq_jax.vision.config import finalize
 from mdeq_jax.vision.model import create_model
@@ -42,15 +44,15 @@ def checkpoint(tmp_path_factory):
 )
 def test_a_picture(checkpoint, tmp_path, command, capsys):
     output = tmp_path / "picture.png"
-    assert main([*command, f"--checkpoint={checkpoint}", f"--output={output}"]) == 0
-    assert f"wrote {output}" in capsys.readouterr().out
+    assert invoke(run, *command, f"--checkpoint={checkpoint}", f"--output={output}") == 0
+    assert json.loads(capsys.readouterr().out) == {"wrote": str(output)}
     with Image.open(output) as picture:
         assert picture.width > 800
 
 
 def test_an_animation(checkpoint, tmp_path):
     output = tmp_path / "formation.gif"
-    assert main(["formation", f"--checkpoint={checkpoint}", f"--output={output}"]) == 0
+    assert invoke(run, "formation", f"--checkpoint={checkpoint}", f"--output={output}") == 0
     with Image.open(output) as animation:
         assert animation.n_frames == 6
 
@@ -68,12 +70,12 @@ def test_what_cannot_be_drawn(checkpoint, tmp_path, monkeypatch, capsys, options
     monkeypatch.chdir(tmp_path)
     if options[0] == "formation":
         options = [*options, f"--checkpoint={checkpoint}"]
-    assert main(options) == 2
+    assert invoke(run, *options) == 2
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [[], ["picture"], ["steps", "--output=a.png", "--images=0"]])
+@pytest.mark.parametrize(
+    "options", [[], ["picture", "--output=a.png"], ["steps", "--output=a.png", "--images=0"]]
+)
 def test_usage(options):
-    with pytest.raises(SystemExit) as error:
-        main(options)
-    assert error.value.code == 2
+    assert invoke(run, *options) == 2

@@ -163,11 +163,6 @@ def test_a_config_that_never_solves(tmp_path):
         run(tmp_path, train__steps=3)
 
 
-def test_only_vision_is_compared(tmp_path):
-    with pytest.raises(ValueError, match=r"config\.app is 'baseline'"):
-        compare(load("digits_resnet"), tmp_path, ["steps"], "the command")
-
-
 def test_the_last_record_has_the_fastest_step_of_its_phase(tmp_path):
     path = tmp_path / "metrics.jsonl"
     records = [("unrolled", 0.1), ("solve", 9.0), ("solve", 2.0), ("solve", 3.0)]

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from invoke import invoke
 
-from mdeq_jax.vision.torch_files import convert
+from mdeq_jax.commands import import_torch
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "mdeq_jax").rglob("*.py"))
@@ -25,7 +26,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     weights = shutil.copy(ROOT / "tests/fixtures/digits_tiny.pkl", folder)
     run = str(folder / "runs/digits")
-    assert convert.main(["--config=digits", f"--input={weights}", f"--output={run}"]) == 0
+    arguments = ("--config=digits", f"--input={weights}", f"--output={run}")
+    assert invoke(import_torch.run, *arguments) == 0
     return folder
 
 

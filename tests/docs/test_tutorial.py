@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from mdeq_jax.solvers import Status
+
 pytestmark = pytest.mark.slow
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
 
@@ -43,6 +45,7 @@ def test_two_resolutions_and_a_solver_of_ones_own(names):
     mine, (params, x) = names["mine"], names["args"]
     gap = np.linalg.norm(names["cell"](mine.z, (params, x)) - mine.z, axis=1)
     assert gap[mine.converged].max() < 1e-3
+    assert (names["searched"].status == Status.CONVERGED).all()
     # Of J it asks more than Broyden's method does.
     assert 0.97 < mine.converged.mean() <= names["result"].converged.mean()
     assert jax.tree.structure(names["HeavyBall"]()).num_leaves == 0  # a static pytree

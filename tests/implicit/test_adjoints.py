@@ -18,7 +18,7 @@ from mdeq_jax.implicit import (
     Shine,
     equilibrium,
 )
-from mdeq_jax.solvers import Anderson, Broyden, Picard
+from mdeq_jax.solvers import Anderson, Broyden, Picard, Status
 
 
 @jax.jit
@@ -109,6 +109,20 @@ def test_a_cotangent_of_0_gives_0_in_0_steps(x64, scope):
     np.testing.assert_array_equal(gradient["x"][1], 0)
     assert (gradient["x"][0] != 0).all()
     np.testing.assert_array_equal(probe[:, 0] > 0, [True, scope == "batch", True])
+
+
+@pytest.mark.parametrize(("g", "status"), [(0.0, Status.CONVERGED), (1.0, Status.STEP_LIMIT)])
+def test_the_adjoint_solve_says_why_it_stopped(g, status):
+    found = []
+
+    def spy(*args, **options):
+        u, result = equilibrium(*args, **options)
+        found.append(result)
+        return u, result
+
+    cotangent = Exact(Picard(max_steps=3)).solve(lambda u: 0.9 * u, jnp.full((2, 3), g), spy)
+    np.testing.assert_array_equal(found[0].status, status)
+    np.testing.assert_array_equal(cotangent.steps, 0 if g == 0 else 3)
 
 
 def test_batch_scope_is_unscaled(x64):
@@ -228,7 +242,7 @@ class Series(Adjoint):
 
     terms: int = 40
 
-    def solve(self, pullback, g, equilibrium, kept):
+    def solve(self, pullback, g, equilibrium, memory):
         def add_term(_, u):
             return jax.tree.map(jnp.add, pullback(u), g)
 

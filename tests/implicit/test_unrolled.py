@@ -9,6 +9,7 @@ import pytest
 from cells import TIGHT, layer, random_args, start
 
 from mdeq_jax.implicit import Unrolled, equilibrium
+from mdeq_jax.solvers import Status
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
@@ -38,6 +39,7 @@ def test_values_and_gradients_are_those_of_a_network_of_tied_layers(x64, checkpo
     np.testing.assert_allclose(r.trace, trace, rtol=1e-10)
     np.testing.assert_array_equal(r.residual, r.trace[-1])
     assert not r.converged.any()
+    np.testing.assert_array_equal(r.status, Status.STEP_LIMIT)
 
 
 def test_no_application_is_the_start():

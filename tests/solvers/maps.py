@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdeq_jax.solvers import Anderson, Broyden, Picard, solve
+from mdeq_jax.solvers import Anderson, Broyden, Picard, Point, solve
 
 SOLVERS = [Picard, Anderson, Broyden]
 every_solver = pytest.mark.parametrize("kind", SOLVERS, ids=lambda kind: kind.__name__)
@@ -24,10 +24,13 @@ def propose_iterates(f, z0, args, solver, steps):
 
     def body(carry, k):
         z, memory = carry
-        z, memory = solver.propose(memory, z, f(z, args) - z, k)
+        z, memory = solver.propose(memory, point_at(z, k))
         return (z, memory), z
 
-    return jax.lax.scan(body, (z0, solver.init(z0, z0)), jnp.arange(steps))[1]
+    def point_at(z, k):
+        return Point(z, f(z, args) - z, k, lambda z: f(z, args))
+
+    return jax.lax.scan(body, (z0, solver.init(point_at(z0, 0))), jnp.arange(steps))[1]
 
 
 def affine(z, args):

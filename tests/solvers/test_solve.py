@@ -123,14 +123,14 @@ class HeavyBall(Solver):
 
     momentum: float = 0.2
 
-    def init(self, z, g):
-        return z
+    def init(self, point):
+        return point.z
 
-    def propose(self, memory, z, g, k):
+    def propose(self, memory, point):
         def push(z, g, before):
             return z + g + self.momentum * (z - before)
 
-        return jax.tree.map(push, z, g, memory), z
+        return jax.tree.map(push, point.z, point.g, memory), point.z
 
 
 def test_a_solver_of_ones_own(x64):

@@ -207,10 +207,10 @@ ALSO = functools.partial(pytest.param, marks=pytest.mark.slow)  # met where the 
     [
         (["--wrkdir=w"], {}, "no flag --wrkdir; --help lists them. Did you mean --workdir?"),
         ALSO(["--workdir=w", "stray"], {}, "stray"),
-        ALSO([], {}, "--workdir not given"),
+        ALSO([], {}, "--workdir must have a value"),
         (["--workdir=w"], {"model__num_group": "4"}, "Did you mean config.model.num_groups?"),
         ALSO(["--workdir=w"], {"train__steps": "many"}, "train.steps"),
-        ALSO(["--workdir=w", "--config.seed", "one"], {}, "config.seed is 'one'"),
+        ALSO(["--workdir=w", "--config.seed", "one"], {}, "--config.seed=one"),
         (["--workdir=w"], {"model__num_groups": "3"}, "num_groups"),
         ALSO(["--workdir=w"], {"solver__forward__max_steps": "0"}, "max_steps is 0"),
         (["--workdir=w"], {"data__name": "digit"}, "Did you mean digits?"),

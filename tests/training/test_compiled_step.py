@@ -4,7 +4,7 @@ import jax
 import pytest
 from test_steps import make_batch, setup, with_sections
 
-from mdeq_jax.training.steps import shard
+from mdeq_jax.training.mesh import shard
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
 

@@ -18,6 +18,18 @@ SHOWN = {"loss": 1.0, "accuracy": 0.5, "solver_steps": 9.0, "adjoint_steps": 8.0
 SHOWN |= {"data_wait_s": 0.25}
 
 
+def recorder_in(workdir, resumed_from=0, *, sample="image", adjoint_advice=""):
+    return Recorder(
+        workdir,
+        resumed_from,
+        total_steps=100,
+        batch_size=8,
+        sample=sample,
+        progress={"accuracy": ".2%"},
+        adjoint_advice=adjoint_advice,
+    )
+
+
 def test_mean_over_the_steps_since_the_last():
     buffer = MetricBuffer()
     buffer.add(1, GOOD)
@@ -62,7 +74,7 @@ def test_numbers_that_json_has_not_become_null():
 
 
 def test_tensorboard_gets_no_number_that_is_not_finite(tmp_path, caplog):
-    recorder = Recorder(tmp_path, 0, total_steps=100, batch_size=8)
+    recorder = recorder_in(tmp_path)
     recorder.evaluation(10, {"eval/iou/bus": math.nan, "eval/miou": 0.5})
     recorder.close()
     assert not caplog.records
@@ -71,7 +83,7 @@ def test_tensorboard_gets_no_number_that_is_not_finite(tmp_path, caplog):
 
 
 def record(workdir, resumed_from, steps):
-    recorder = Recorder(workdir, resumed_from, total_steps=100, batch_size=8)
+    recorder = recorder_in(workdir, resumed_from)
     for step in steps:
         recorder.train(step, SHOWN, "solve")
     recorder.close()
@@ -82,7 +94,7 @@ def test_evaluation_is_not_the_time_of_a_step(tmp_path, monkeypatch):
     now = iter([0.0, 110.0])  # of which the evaluation takes 100
     clock = {"monotonic": now.__next__, "strftime": time.strftime, "gmtime": time.gmtime}
     monkeypatch.setattr("mdeq_jax.training.metrics.time", SimpleNamespace(**clock))
-    recorder = Recorder(tmp_path, 0, total_steps=100, batch_size=8)
+    recorder = recorder_in(tmp_path)
     recorder.evaluation(10, {"eval/accuracy": 0.5}, seconds=100.0)
     recorder.train(20, SHOWN, "solve")
     recorder.close()
@@ -95,7 +107,7 @@ def warnings(workdir, capsys, shares, advice=""):
 
     A share of None is that of a gradient which solves no adjoint equation.
     """
-    recorder = Recorder(workdir, 0, total_steps=100, batch_size=8, adjoint_advice=advice)
+    recorder = recorder_in(workdir, adjoint_advice=advice)
     for step, share in enumerate(shares, start=1):
         shown = SHOWN if share is None else SHOWN | {"adjoint_converged": share}
         recorder.train(step, shown, "solve")
@@ -158,3 +170,15 @@ def test_a_resumed_run_forgets_what_lay_past_its_checkpoint(tmp_path, capsys):
         "ETA",
     ):
         assert shown in progress
+
+
+def test_progress_of_another_application(tmp_path, capsys):
+    recorder = recorder_in(tmp_path, sample="token")
+    without_solver = {"loss": 1.0, "accuracy": 0.5, "data_wait_s": 0.25}
+    recorder.train(10, without_solver, "solve")
+    recorder.close()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line["train/tokens_per_s"] == pytest.approx(8 * line["train/steps_per_s"])
+    progress = capsys.readouterr().err
+    assert "tokens/s" in progress
+    assert "solver steps" not in progress

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import test_segmentation
 from test_segmentation import MODEL, with_segmentation
-from test_steps import initial_state, setup
+from test_steps import eval_step_of, experiment_of, initial_state, on_one_device, setup
 
 from mdeq_jax.implicit import Unrolled
-from mdeq_jax.training.evaluation import require_fit
-from mdeq_jax.training.objective import Draw, make_objective
-from mdeq_jax.training.steps import make_eval_step, shard
+from mdeq_jax.training.mesh import shard
+from mdeq_jax.training.microbatches import Draw
+from mdeq_jax.training.steps import make_objective
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import find_dataset
+from mdeq_jax.vision.experiment import require_fit
 from mdeq_jax.vision.losses import cross_entropy, segmentation_loss
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.tasks import make_task
@@ -45,10 +46,10 @@ def float32_state(config):
 def gradient(config):
     """The objective of a batch on one device, its metrics, and its gradient by the parameters."""
     state, batch = float32_state(config), make_batch(4)
-    objective = make_objective(create_model(config.model), config, unrolled=2)
+    objective = make_objective(experiment_of(config), unrolled=2)
     probe, draw = jnp.zeros((len(batch["label"]), 2)), Draw(jax.random.key(0))
-    run = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    (value, outcome), grads = run(state.params, probe, state.batch_stats, batch, draw)
+    run = on_one_device(jax.value_and_grad(objective, has_aux=True))
+    (value, outcome), grads = run(state.params, probe, state.collections, batch, (), draw)
     return jax.device_get((value, outcome.metrics, grads))
 
 
@@ -158,8 +159,7 @@ def test_evaluation_reports_both_tasks(inference):
     totals, labels = [], []
     for devices in (1, 4):
         _, state, mesh = setup(config, devices)
-        eval_step = make_eval_step(create_model(config.model), config, mesh, unrolled=2)
-        sums, output = jax.device_get(eval_step(state.variables, shard(batch, mesh)))
+        sums, output = eval_step_of(config, mesh, unrolled=2)(state.variables, batch)
         totals.append(make_task(config).summarize(sums))
         labels.append(output)
     np.testing.assert_array_equal(*labels)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from test_steps import CONFIG, make_batch, setup
 
+from mdeq_jax.implicit import Solution
+from mdeq_jax.implicit.unrolled import unroll
 from mdeq_jax.stability import jacobian_loss
 from mdeq_jax.training.jacobian import (
     draw,
@@ -15,7 +17,7 @@ from mdeq_jax.training.jacobian import (
     jacobian_term,
     solved_weight,
 )
-from mdeq_jax.training.steps import shard
+from mdeq_jax.training.mesh import shard
 from mdeq_jax.vision.config import finalize
 
 
@@ -80,6 +82,7 @@ def test_training_lowers_the_jacobian(unrolled):
 
 def test_the_term_is_the_weighted_loss_or_nothing():
     f, z, key = (lambda z, a: jnp.tanh(a * z)), jnp.ones((2, 3)), jax.random.key(0)
+    solution = Solution(z, unroll(f, z, 0.5, 0), (), 0.5, f)
     value = jacobian_loss(f, z, 0.5, key)
-    np.testing.assert_allclose(jacobian_term(jnp.asarray(2.0), f, z, 0.5, key), 2 * value)
-    assert jacobian_term(jnp.asarray(0.0), f, z, 0.5, key) == 0
+    np.testing.assert_allclose(jacobian_term(jnp.asarray(2.0), solution, key), 2 * value)
+    assert jacobian_term(jnp.asarray(0.0), solution, key) == 0

@@ -1,16 +1,15 @@
 """Segmentation in the training and the evaluation step, on one device and on several."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_steps import OPA, initial_state, setup, with_sections
+from test_steps import OPA, eval_step_of, experiment_of, initial_state, setup, with_sections
 
-from mdeq_jax.training import loop
+from mdeq_jax.commands import train
 from mdeq_jax.training.evaluation import solver_traces
-from mdeq_jax.training.steps import make_eval_step, shard
+from mdeq_jax.training.experiment import Evaluation
+from mdeq_jax.training.mesh import shard
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.tasks import make_task
@@ -83,8 +82,7 @@ def test_it_learns(sections):
 
 def evaluate(config, batch, devices):
     _, state, mesh = setup(config, devices)
-    eval_step = make_eval_step(create_model(config.model), config, mesh, unrolled=None)
-    sums, labels = jax.device_get(eval_step(state.variables, shard(batch, mesh)))
+    sums, labels = eval_step_of(config, mesh)(state.variables, batch)
     return state, sums, labels
 
 
@@ -128,7 +126,7 @@ def test_images_of_any_size_are_evaluated_at_several_scales():
     _, sums, predicted = evaluate(config, batch, 2)
     assert predicted.shape == (2, 9, 11)
     assert sums["confusion"].sum() == labels.size
-    assert 1 <= sums["solver_steps"] / 2 <= 40
+    assert 1 <= sums["statistics"]["solver_steps"] / 2 <= 40
 
 
 def make_large_batch(height, width):
@@ -144,45 +142,48 @@ def test_traces_of_images_of_any_size():
         "image": np.pad(batch["image"], [(0, 0), (0, 3), (0, 1), (0, 0)]),
         "label": np.pad(batch["label"], [(0, 0), (0, 3), (0, 1)], constant_values=255),
     }
-    found, expected = (
-        solver_traces(create_model(config.model), config, variables, b) for b in (batch, padded)
-    )
+    experiment = experiment_of(config)
+    found, expected = (solver_traces(experiment, variables, b) for b in (batch, padded))
     assert [trace.shape for trace in found] == [(4, 4), (4, 4)]
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.fixture
-def trained(monkeypatch, tmp_path):
-    """A run at its end, on two devices, with four images to draw."""
-    config = with_segmentation(data={"eval_batch_size": 4})
-    monkeypatch.setattr(loop.data, "eval_batches", lambda _: [make_large_batch(8, 8)])
-    _, state, mesh = setup(config, devices=2)
-    return SimpleNamespace(
-        config=config, state=state, mesh=mesh, workdir=tmp_path, normalise=lambda images: images
-    )
+def draw(monkeypatch, tmp_path):
+    """Draw a trained model's solves, given what traces them; eight devices, 16 images to draw."""
+    experiment = experiment_of(with_segmentation(data={"eval_batch_size": 16}))
+    images = np.zeros((16, 8, 8, 3), np.uint8)
+    batch = {"image": images, "label": np.ones((16, 8, 8), np.int32), "mask": np.ones(16, bool)}
+    evaluations = {"eval": Evaluation(lambda: iter([batch]))}
+    monkeypatch.setattr(experiment, "evaluations", lambda: evaluations)
+    path = tmp_path / "solver_trace.png"
+
+    def draw(traces):
+        monkeypatch.setattr(train, "solver_traces", traces)
+        train._draw_solver_traces(experiment, initial_state(experiment.config), path)
+        return path
+
+    return draw
 
 
 @pytest.mark.parametrize(("most", "drawn"), [(8, 2), (1, 1)])
-def test_one_device_draws_some_of_its_share_of_a_batch(monkeypatch, trained, most, drawn):
+def test_one_device_draws_some_of_its_share_of_a_batch(monkeypatch, draw, most, drawn):
     batches = []
 
-    def traces(model, config, variables, batch):
+    def traces(experiment, variables, batch):
         batches.append(jax.tree.map(len, batch))
         return np.ones((4, 1)), np.ones((4, 1))
 
-    monkeypatch.setattr(loop, "solver_traces", traces)
-    monkeypatch.setattr(loop, "_DRAWN", most)
-    loop._Run.draw(trained)
-    assert batches == [{"image": drawn, "label": drawn}]
-    assert (trained.workdir / "solver_trace.png").exists()
+    monkeypatch.setattr(train, "_DRAWN", most)
+    assert draw(traces).exists()
+    assert batches == [{"image": drawn, "label": drawn, "mask": drawn}]
 
 
-def test_a_run_ends_well_without_its_picture(monkeypatch, trained, capsys):
+def test_a_run_ends_well_without_its_picture(draw, capsys):
     def traces(*_):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
 
-    monkeypatch.setattr(loop, "solver_traces", traces)
-    loop._Run.draw(trained)
+    assert not draw(traces).exists()
     assert capsys.readouterr().err == (
         "warning: solver_trace.png is left out: RESOURCE_EXHAUSTED: out of memory\n"
     )

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from folders import cityscapes_files, write_archives, write_seg_folder
+from invoke import invoke
 from tiny import last_json, run
 
-from mdeq_jax.vision.data.cityscapes_archives import main
+from mdeq_jax.commands import cityscapes_archives
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,8 @@ def test_from_the_archives_of_cityscapes_to_predictions(tmp_path):
     images, annotations = cityscapes_files()
     write_archives(tmp_path / "archives", images, annotations)
     root, workdir, output = tmp_path / "root", tmp_path / "run", tmp_path / "out"
-    assert main([f"--archives={tmp_path / 'archives'}", "--partial", f"--root={root}"]) == 0
+    flags = (f"--archives={tmp_path / 'archives'}", "--partial", f"--root={root}")
+    assert invoke(cityscapes_archives.run, *flags) == 0
     streets = {"data__root": str(root), "data__batch_size": "4", "data__threads": "1"}
     streets |= {"data__image_size": "(32, 32)", "data__eval_image_size": "(32, 64)"}
     streets |= {"train__steps": "2", "train__pretrain_steps": "1"}

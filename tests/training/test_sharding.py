@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 from hlo import COLLECTIVE, exchanged_bytes, loop_bodies
 from jax.extend.core import jaxprs_in_params
-from test_steps import CONFIG, OPA, initial_state, make_batch, setup, with_sections
+from test_steps import (
+    CONFIG,
+    OPA,
+    initial_state,
+    make_batch,
+    on_one_device,
+    setup,
+    with_sections,
+)
 
 from mdeq_jax.commands.summary import summarize
-from mdeq_jax.training.microbatches import Gradient, accumulated
-from mdeq_jax.training.objective import Draw
-from mdeq_jax.training.steps import shard
+from mdeq_jax.training.mesh import shard
+from mdeq_jax.training.microbatches import Draw, Gradient, accumulated
 
 # All that is drawn at random in a step.
 RANDOM = {
@@ -104,22 +111,26 @@ def test_microbatches_exchange_statistics_between_solves_and_gradients_once():
 def test_a_gradient_in_microbatches_is_the_mean_of_theirs(x64):
     """Against calls by hand: every second row, the first one's statistics into the second."""
 
-    def gradient(params, batch_stats, batch, draw):
+    def gradient(params, collections, batch, carry, draw):
         noise = jax.random.normal(draw.key)
         slope = (params * batch["image"].sum(axis=1)).mean() + noise
-        stats = 0.9 * batch_stats + batch["image"].mean()
-        return Gradient(slope * params, stats, {"loss": slope})
+        stats = 0.9 * collections["stats"] + batch["image"].mean()
+        carry = carry + batch["image"].sum(axis=1)
+        return Gradient(slope * params, {"stats": stats}, {"loss": slope}, carry)
 
     batch = {"image": np.random.default_rng(0).normal(size=(6, 3))}
-    params, stats, key = jnp.arange(2.0)[:, None], jnp.asarray(0.5), jax.random.key(0)
-    whole = accumulated(gradient, 2)(params, stats, batch, Draw(key))
-    keys = jax.random.split(key)
-    first = gradient(params, stats, {"image": batch["image"][::2]}, Draw(keys[0]))
-    second = gradient(params, first.batch_stats, {"image": batch["image"][1::2]}, Draw(keys[1]))
+    params, stats = jnp.arange(2.0)[:, None], {"stats": jnp.asarray(0.5)}
+    carry, key = jnp.arange(6.0), jax.random.key(0)
+    whole = on_one_device(accumulated(gradient, 2))(params, stats, batch, carry, Draw(key))
+    (first_key, second_key), second_rows = jax.random.split(key), {"image": batch["image"][1::2]}
+    first = gradient(params, stats, {"image": batch["image"][::2]}, carry[::2], Draw(first_key))
+    second = gradient(params, first.collections, second_rows, carry[1::2], Draw(second_key))
     means = jax.tree.map(lambda a, b: (a + b) / 2, first, second)
     np.testing.assert_allclose(whole.grads, means.grads, rtol=1e-12)
-    np.testing.assert_allclose(whole.batch_stats, second.batch_stats, rtol=1e-12)
+    np.testing.assert_allclose(whole.collections["stats"], second.collections["stats"], rtol=1e-12)
     np.testing.assert_allclose(whole.metrics["loss"], means.metrics["loss"], rtol=1e-12)
+    np.testing.assert_allclose(whole.carry[::2], first.carry, rtol=1e-12)
+    np.testing.assert_allclose(whole.carry[1::2], second.carry, rtol=1e-12)
 
 
 @pytest.mark.slow

@@ -2,32 +2,31 @@
 
 import dataclasses
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
 from mdeq_jax.implicit import Phantom, Unrolled
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.stability import spectral_radius
-from mdeq_jax.training.microbatches import make_gradient
-from mdeq_jax.training.objective import Draw, loss_gradient, make_objective
+from mdeq_jax.training.evaluation import make_eval_step
+from mdeq_jax.training.experiment import Evaluation
+from mdeq_jax.training.mesh import check_batch_sizes, shard
+from mdeq_jax.training.microbatches import Draw
+from mdeq_jax.training.objective import loss_gradient
 from mdeq_jax.training.optim import create_optimizer
-from mdeq_jax.training.state import TrainState, create_state
-from mdeq_jax.training.steps import (
-    check_batch_sizes,
-    make_eval_step,
-    make_train_step,
-    replicate,
-    shard,
-)
-from mdeq_jax.vision.config import finalize
+from mdeq_jax.training.state import TrainState, create_state, place_state
+from mdeq_jax.training.steps import make_gradient, make_objective, make_train_step
+from mdeq_jax.vision import experiment as vision_experiment
+from mdeq_jax.vision.config import DataConfig, finalize
+from mdeq_jax.vision.data import find_dataset
+from mdeq_jax.vision.experiment import VisionExperiment
 from mdeq_jax.vision.losses import cross_entropy
 from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.model.mdeq import cell_function
-from mdeq_jax.vision.tasks import Classification
 
 CONFIG = finalize(
     {
@@ -78,23 +77,49 @@ def make_batch(size: int, dtype=np.float32, side: int = 8) -> dict[str, np.ndarr
 
 
 @functools.cache
+def experiment_of(config) -> VisionExperiment:
+    """The experiment of a config, on a data set that fits its model and is not there."""
+    dataset = dataclasses.replace(
+        find_dataset(DataConfig()),
+        task=config.model.task,
+        class_names=tuple(map(str, range(config.model.num_classes))),
+        image_labels=True,
+    )
+    with mock.patch.object(vision_experiment, "find_dataset", return_value=dataset):
+        return VisionExperiment(config)
+
+
+@functools.cache
 def initial_state(config):
     """The state before the first step, on the host."""
-    model = create_model(config.model)
     optimizer = create_optimizer(config.optim, steps=10, steps_per_epoch=5)
-    return jax.device_get(create_state(model, optimizer, (8, 8, 3), config.seed))
+    return jax.device_get(create_state(experiment_of(config), optimizer))
 
 
 def setup(config, devices: int = 1, unrolled: int | None = None, dtype=jnp.float32):
     """A step, a state, and the mesh they live on."""
-    mesh = mesh_of(devices)
-    model = create_model(config.model, axis_name="data", dtype=config.compute_dtype)
+    mesh, experiment = mesh_of(devices), experiment_of(config)
     optimizer = create_optimizer(config.optim, steps=10, steps_per_epoch=5)
-    state = initial_state(config)
     floating = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    state = replicate(jax.tree.map(floating, state), mesh)
-    step = make_train_step(model, config, optimizer, mesh, unrolled=unrolled, steps_per_epoch=5)
+    state = place_state(jax.tree.map(floating, initial_state(config)), mesh)
+    step = make_train_step(experiment, optimizer, mesh, unrolled=unrolled, steps_per_epoch=5)
     return step, state, mesh
+
+
+def eval_step_of(config, mesh, unrolled: int | None = None):
+    """The evaluation step as a function (variables, host batch) -> (sums, records), on the host."""
+    evaluation = Evaluation(lambda: iter(()))
+    step = make_eval_step(experiment_of(config), mesh, evaluation, unrolled=unrolled)
+    return lambda variables, batch: jax.device_get(step(variables, shard(batch, mesh), ()))[:2]
+
+
+def on_one_device(function):
+    """The function, compiled, where one device is all of the mesh axis "data"."""
+    everywhere = PartitionSpec()
+    mapped = jax.shard_map(
+        function, mesh=mesh_of(1), in_specs=everywhere, out_specs=everywhere, check_vma=False
+    )
+    return jax.jit(mapped)
 
 
 def test_steps_learn_and_report():
@@ -128,20 +153,20 @@ def test_steps_learn_and_report():
 def gradient_of(config, unrolled=None):
     """`make_gradient` of a config, and what it is called with in the first step."""
     state, draw = initial_state(config), Draw(jax.random.key(0))
-    gradient = make_gradient(create_model(config.model), config, unrolled=unrolled)
-    return gradient, (state.params, state.batch_stats, make_batch(8), draw)
+    gradient = on_one_device(make_gradient(experiment_of(config), unrolled=unrolled))
+    return gradient, (state.params, state.collections, make_batch(8), (), draw)
 
 
 def test_the_share_of_adjoint_solves_that_converge():
     solver = {"forward": {"max_steps": 6}, "backward": {"max_steps": 3, "tol": 0.0}}
     config = with_sections(solver=solver)
-    objective = make_objective(create_model(config.model), config, unrolled=None)
+    objective = make_objective(experiment_of(config), unrolled=None)
     _, (params, *rest) = gradient_of(config)
-    by_probe = jax.jit(jax.grad(objective, argnums=1, has_aux=True))
+    by_probe = on_one_device(jax.grad(objective, argnums=1, has_aux=True))
     residuals = np.sort(by_probe(params, jnp.zeros((8, 2)), *rest)[0][:, 1])
     solver["backward"]["tol"] = float(residuals[2:4].mean())
     gradient, inputs = gradient_of(with_sections(solver=solver))
-    assert jax.jit(gradient)(*inputs).metrics["adjoint_converged"] == 3 / 8
+    assert gradient(*inputs).metrics["adjoint_converged"] == 3 / 8
 
 
 @pytest.mark.parametrize(
@@ -165,18 +190,14 @@ def test_a_gradient_without_an_adjoint_solve_has_no_share(adjoint, unrolled):
 def test_evaluation_reports_the_spectral_radius_when_asked():
     config = with_sections(train={"spectral_radius_iterations": 20})
     _, state, mesh = setup(config, devices=2)
-    eval_step = make_eval_step(create_model(config.model), config, mesh, unrolled=None)
     batch = make_batch(4) | {"mask": np.array([True, True, False, True])}
-    sums, _ = jax.device_get(eval_step(state.variables, shard(batch, mesh)))
+    sums, _ = eval_step_of(config, mesh)(state.variables, batch)
     model, solver = create_model(config.model), config.solver.forward.build()
-    (_, info), sown = model.apply(
-        state.variables, batch["image"], solver=solver, mutable=["intermediates"]
-    )
-    (args,) = sown["intermediates"]["cell_args"]
-    radius = spectral_radius(
-        cell_function(config.model), info.z, args, jax.random.key(3), iterations=100
-    )
-    np.testing.assert_allclose(sums["spectral_radius"], radius[np.array([0, 1, 3])].sum(), rtol=0.1)
+    found = model.apply(state.variables, batch["image"], solver=solver)[1].solution
+    key = jax.random.key(3)
+    radius = spectral_radius(found.f, found.z, found.args, key, iterations=100)
+    expected = radius[np.array([0, 1, 3])].sum()
+    np.testing.assert_allclose(sums["statistics"]["spectral_radius"], expected, rtol=0.1)
 
 
 @pytest.mark.slow
@@ -221,18 +242,18 @@ def test_the_correction_reaches_the_gradient_and_not_the_running_statistics():
     (state, metrics), (corrected, corrected_metrics) = after
     assert abs(corrected_metrics["grad_norm"] / metrics["grad_norm"] - 1) > 0.01
     same = functools.partial(np.testing.assert_allclose, rtol=1e-4)
-    jax.tree.map(same, corrected.batch_stats, state.batch_stats)
+    jax.tree.map(same, corrected.collections, state.collections)
 
 
 @pytest.mark.slow
 def test_the_gradient_that_opa_learns_is_that_of_the_loss(x64):
     """By the state, with BatchNorm's running statistics, by finite differences."""
-    model = create_model(CONFIG.model)
+    experiment, model = experiment_of(CONFIG), create_model(CONFIG.model)
     floating = lambda x: x.astype(jnp.float64)  # noqa: E731
     variables = jax.tree.map(floating, initial_state(CONFIG).variables)
     batch = make_batch(4, np.float64)
     z = model.apply(variables, batch["image"], adjoint=Unrolled(3))[1].z
-    gradient = loss_gradient(model, variables, batch, Classification().loss)(z)
+    gradient = loss_gradient(experiment, variables, batch)(z)
     direction = jax.tree.map(lambda x: np.random.default_rng(1).normal(size=x.shape), z)
 
     def loss(by):
@@ -275,12 +296,11 @@ def test_dropout_depends_on_the_step_and_the_seed_alone():
 
 def test_evaluation_counts_what_is_not_masked():
     _, state, mesh = setup(CONFIG, devices=2)
-    eval_step = make_eval_step(create_model(CONFIG.model), CONFIG, mesh, unrolled=None)
     batch = make_batch(4)
     masked = {**batch, "mask": np.array([True, True, False, True])}
     masked["image"] = batch["image"].copy()
     masked["image"][2] = np.nan
-    sums, logits_of_step = jax.device_get(eval_step(state.variables, shard(masked, mesh)))
+    sums, logits_of_step = eval_step_of(CONFIG, mesh)(state.variables, masked)
     model = create_model(CONFIG.model)
     logits, _ = model.apply(state.variables, batch["image"], solver=CONFIG.solver.forward.build())
     rows = np.array([0, 1, 3])
@@ -289,16 +309,18 @@ def test_evaluation_counts_what_is_not_masked():
     assert sums["count"] == 3
     assert sums["accuracy"] == (logits.argmax(-1)[rows] == labels).sum()
     np.testing.assert_allclose(sums["loss"], -log_probabilities.sum(), rtol=1e-4)
-    assert np.isfinite(sums["residual"])
+    assert np.isfinite(sums["statistics"]["residual"])
     np.testing.assert_allclose(logits_of_step[rows], logits[rows], rtol=1e-3, atol=1e-4)
 
 
 def test_batch_sizes_that_do_not_divide_over_the_devices():
     config = finalize({"data": {"batch_size": 10}})
     with pytest.raises(ValueError, match=r"batch_size is 10; it must be a multiple of 4"):
-        check_batch_sizes(config.data, mesh_of(4))
-    check_batch_sizes(config.data, mesh_of(2))
+        check_batch_sizes(config, mesh_of(4))
+    check_batch_sizes(config, mesh_of(2))
     with pytest.raises(
         ValueError, match=r"of 2, the number of devices times config\.train\.accumulate_steps, 2"
     ):
-        check_batch_sizes(config.data, mesh_of(2), accumulate_steps=2)
+        check_batch_sizes(
+            finalize({"data": {"batch_size": 10}, "train": {"accumulate_steps": 2}}), mesh_of(2)
+        )

@@ -13,10 +13,10 @@ from mdeq_jax.vision.model.mdeq import cell_function
 from mdeq_jax.viz.formation import (
     Formation,
     animate_formation,
+    observe_formation,
     plot_formation,
     principal_component,
 )
-from mdeq_jax.viz.observe import observe_formation
 
 
 @pytest.fixture

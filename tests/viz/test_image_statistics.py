@@ -6,9 +6,13 @@ import pytest
 from PIL import Image
 
 from mdeq_jax.vision.config import IGNORE
-from mdeq_jax.viz import images as viz
-from mdeq_jax.viz.images import ImageStatistics, plot_spectral_radius, plot_steps_against_confidence
-from mdeq_jax.viz.observe import agreement
+from mdeq_jax.viz import image_statistics as viz
+from mdeq_jax.viz.image_statistics import (
+    ImageStatistics,
+    agreement,
+    plot_spectral_radius,
+    plot_steps_against_confidence,
+)
 
 
 @pytest.fixture

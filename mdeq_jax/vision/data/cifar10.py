@@ -57,7 +57,7 @@ def cifar10(data: DataConfig) -> Dataset:
 
 
 def _evaluated(example: Example, size: Size) -> Example:
-    del size  # that of all images
+    del size  # all images have one size
     image = decode(example["image"], example["id"].decode())
     return {"image": image, "label": np.int32(example["label"])}
 

@@ -8,7 +8,7 @@ extracted archives by the originals' lists:
     ROOT/cityscapes/gtFine/{train,val}/CITY/*_gtFine_labelIds.png
 
 From the official archives, `mdeq_jax.commands.prepare` makes the one and
-`mdeq_jax.vision.data.cityscapes_archives` the other.
+`mdeq_jax.commands.cityscapes_archives` the other.
 """
 
 import functools
@@ -36,7 +36,7 @@ IMAGE_SIZE = (1024, 2048)
 BUILDER = "cityscapes/semantic_segmentation"
 LABEL_SUFFIX = "_labelIds.png"
 
-_COMMAND = "python -m mdeq_jax.vision.data.cityscapes_archives"
+_COMMAND = "python -m mdeq_jax.commands.cityscapes_archives"
 
 
 def cityscapes(data: DataConfig) -> Dataset:
@@ -46,7 +46,8 @@ def cityscapes(data: DataConfig) -> Dataset:
       data: the data section of the config.
 
     Raises:
-      ValueError, where it is opened: it is not prepared, a list or a file that it names is missing.
+      ValueError: when the data set is opened: it is not prepared, or a list or a file that a list
+        names is missing.
     """
     if data.root is None:
         open_train = functools.partial(open_images, data.dir, "train")
@@ -58,7 +59,7 @@ def cityscapes(data: DataConfig) -> Dataset:
 
 
 def class_table() -> ClassTable:
-    """Return the class of each id of the label files; 255 is to be ignored, as ids of no class."""
+    """Return the class of each id in the label files; ids of no class become `IGNORE`."""
     table = np.full(256, UNKNOWN, np.uint8)
     table[[label.id for label in LABELS]] = [label.train_id for label in LABELS]
     table[IGNORE] = IGNORE
@@ -69,7 +70,7 @@ def list_path(root: Path, split: str) -> Path:
     """Return where the list of a split is.
 
     Args:
-      root: as `data.root`.
+      root: value of `data.root`.
       split: "train" or "val".
     """
     return root / "list" / "cityscapes" / f"{split}.lst"
@@ -79,7 +80,7 @@ def open_list(root: Path, split: str) -> Pairs:
     """Return the images that a list names.
 
     Args:
-      root: as `data.root`.
+      root: value of `data.root`.
       split: "train" or "val".
 
     Raises:

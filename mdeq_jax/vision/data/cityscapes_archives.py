@@ -1,17 +1,7 @@
-"""Check the official Cityscapes archives, and extract them.
+"""The official Cityscapes archives: checked, extracted, and listed as the originals list them."""
 
-    python -m mdeq_jax.vision.data.cityscapes_archives --archives=DIR              # check alone
-    python -m mdeq_jax.vision.data.cityscapes_archives --archives=DIR --root=ROOT  # extract them
-    python -m mdeq_jax.vision.data.cityscapes_archives --root=ROOT                 # lists alone
-
-DIR holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`.
-`mdeq_jax.commands.prepare` has TFDS prepare them instead.
-"""
-
-import argparse
-import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from mdeq_jax.vision.data.cityscapes import list_path
@@ -115,40 +105,6 @@ def write_lists(root: Path) -> list[str]:
     return notes
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mdeq_jax.vision.data.cityscapes_archives",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--archives", type=Path, metavar="DIR", help="with the official archives")
-    parser.add_argument(
-        "--root", type=Path, metavar="ROOT", help="where to extract them, and write lists"
-    )
-    parser.add_argument("--partial", action="store_true", help="accept any number of images")
-    options = parser.parse_args(argv)
-    if options.archives is None and options.root is None:
-        parser.error("give --archives=DIR, --root=ROOT, or both")
-    try:
-        if options.archives is not None:
-            _use_archives(options)
-        if options.root is not None:
-            for note in write_lists(options.root):
-                print(note)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _use_archives(options: argparse.Namespace) -> None:
-    counts = check_archives(options.archives, None if options.partial else COUNTS)
-    print("images:", ", ".join(f"{split} {count}" for split, count in counts.items()))
-    if options.root is not None:
-        extract(options.archives, options.root)
-
-
 def _members(contents: zipfile.ZipFile, end: str) -> list[str]:
     """Return the names in an archive that end so, without hidden files."""
     names = [name for name in contents.namelist() if name.endswith(end)]
@@ -169,7 +125,3 @@ def _stems(archive: Path, top: str, end: str) -> set[PurePosixPath]:
         ) from error
     paths = [PurePosixPath(name.removesuffix(end)) for name in names]
     return {path.relative_to(top) for path in paths if path.parts[0] == top}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,9 +14,9 @@ class Label(NamedTuple):
     """A label.
 
     Attributes:
-      name: of the label.
-      id: in the files `*_gtFine_labelIds.png`, and in those that the evaluation server wants.
-      train_id: the class that it is trained and scored as, 0 to 18, or `IGNORE`.
+      name: name of the label.
+      id: id in the files `*_gtFine_labelIds.png` and in the files for the evaluation server.
+      train_id: class in training and scoring, 0 to 18, or `IGNORE`.
       colour: (red, green, blue).
     """
 

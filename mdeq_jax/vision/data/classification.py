@@ -22,18 +22,18 @@ def labelled_images(
     open_train: Callable[[], Sequence[Example]],
     open_eval: Callable[[], Sequence[Example]],
 ) -> Dataset:
-    """Return the data set, trained on random resized crops, mirrored, and evaluated on the middle.
+    """Return a data set whose training images are random resized crops, randomly mirrored.
 
-    Without augmentation, training sees the middle too.
+    Evaluation takes the middle of an image, and so does training without augmentation.
 
     Args:
       data: the data section of the config.
-      class_names: what the classes 0, 1, ... are.
-      open_train: returns examples {"image": encoded, "label": int, "name"}.
-      open_eval: likewise.
+      class_names: names of the classes 0, 1, ...
+      open_train: returns the training examples {"image": encoded, "label": int, "name"}.
+      open_eval: returns the evaluation examples, with the same keys.
 
     Raises:
-      ValueError: images are to be of a size that is no square.
+      ValueError: the configured image size is no square.
     """
     eval_size = data.eval_image_size or data.image_size
     for field, size in (("image_size", data.image_size), ("eval_image_size", eval_size)):
@@ -68,7 +68,7 @@ def evaluated(example: Example, size: Size) -> Example:
       size: (n, n).
 
     Raises:
-      BadRecordError: the image is none, or broken off.
+      BadRecordError: the file is no image, or breaks off.
     """
     image = decode(example["image"], example["name"])
     return {"image": centre(image, size), "label": np.int32(example["label"])}

@@ -25,9 +25,9 @@ class ImageFiles(Sequence[Example]):
     """Images with their labels, read on access.
 
     Attributes:
-      folder: of the split.
-      names: of each image, from the folder.
-      labels: of each image.
+      folder: folder of the split.
+      names: path of each image, relative to the folder.
+      labels: class of each image.
     """
 
     folder: Path
@@ -51,8 +51,9 @@ def folder(data: DataConfig) -> Dataset:
       data: the data section of the config.
 
     Raises:
-      ValueError: as `labelled_images`; `data.root` is not set, or has no folder of classes; where
-        it is opened: there are no images, or a class that is not in ROOT/train.
+      ValueError: the image size is no square, `data.root` is not set, or it has no folder of
+        classes. When the data set is opened: there are no images, or a class that is not in
+        ROOT/train.
     """
     root = require_root(data, _LAYOUT)
     classes = class_names(root / "train")
@@ -87,11 +88,11 @@ def find_images(split: Path, classes: Sequence[str]) -> ImageFiles:
     A class whose folder holds no image is named in a warning.
 
     Args:
-      split: folder that holds a folder for each class, or for some of them.
-      classes: the names that these may have.
+      split: folder that holds a folder for each class, or for some classes.
+      classes: names of all classes.
 
     Raises:
-      ValueError: there is no image, or a class that is not among these.
+      ValueError: there is no image, or a folder that is not among the classes.
     """
     present = class_names(split)
     unknown = sorted(set(present) - set(classes))

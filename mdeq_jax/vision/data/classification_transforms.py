@@ -28,7 +28,7 @@ def random_box(size: Size, generator: np.random.Generator) -> tuple[int, int, in
 
     Args:
       size: (H, W) of the image.
-      generator: of what is random.
+      generator: source of what is random.
     """
     height, width = size
     for _ in range(_TRIES):
@@ -56,9 +56,9 @@ def random_resized_crop(
 
     Args:
       encoded: the file.
-      name: of the image, for messages.
+      name: name of the image, for messages.
       size: (h, w).
-      generator: of what is random.
+      generator: source of what is random.
 
     Raises:
       BadRecordError: it is no image, or broken off.
@@ -86,7 +86,7 @@ def random_shift(image: Pixels, padding: int, generator: np.random.Generator) ->
     Args:
       image: uint8 (H, W, 3).
       padding: width of the frame.
-      generator: of the place, each as likely.
+      generator: source of the place; every place is equally likely.
     """
     height, width, channels = image.shape
     framed = np.zeros((height + 2 * padding, width + 2 * padding, channels), np.uint8)
@@ -104,7 +104,7 @@ def colour_jitter(image: Pixels, strength: float, generator: np.random.Generator
     Args:
       image: uint8 (H, W, 3), RGB.
       strength: at least 0.
-      generator: of what is random.
+      generator: source of what is random.
     """
     pixels = image.astype(np.float32)
     for kind in generator.permutation(3):

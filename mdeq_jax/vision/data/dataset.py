@@ -20,8 +20,8 @@ class Normalisation:
     """From pixels to what a model sees: (pixel / white − mean) / deviation of each colour.
 
     Attributes:
-      mean: of red, green and blue, in [0, 1].
-      deviation: likewise, above 0.
+      mean: means of red, green and blue, in [0, 1].
+      deviation: standard deviations of red, green and blue, above 0.
       white: the pixel that stands for 1.
     """
 
@@ -43,24 +43,23 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class Dataset:
     """A data set: where its raw examples come from and how they become model inputs.
 
-    A transform takes a raw example to {"image": uint8 (H, W, 3), "label": int32 () or (H, W)}, with
-    "image_label" int32 () where `image_labels` says so, of the same keys and shapes for every
-    example; the one for training may draw from the generator that it is given, whose seed is the
-    example's position. Opening a raw example or transforming it raises BadRecordError where it
-    cannot be read.
+    A transform takes a raw example to {"image": uint8 (H, W, 3), "label": int32 () or (H, W)}, and
+    if `image_labels` is set also "image_label" int32 (). Keys and shapes are the same for every
+    example. The training transform may draw from its generator, whose seed is the example's
+    position. Opening or transforming a raw example that cannot be read raises BadRecordError.
 
     Attributes:
-      task: "classification", one label for an image, or "segmentation", one for each pixel, of
-        which `IGNORE` does not count.
+      task: "classification", one label for each image, or "segmentation", one label for each pixel.
+        Pixels with the label `IGNORE` do not count.
       class_names: what the labels 0, 1, ... mean.
       image_size: (H, W) of a training example.
-      eval_image_size: returns (H, W) of an evaluation example, for which it may open files.
-      open_train: returns the raw examples trained on, in a fixed order.
-      open_eval: likewise those evaluated on.
+      eval_image_size: returns (H, W) of an evaluation example; it may open files.
+      open_train: returns the raw training examples, in a fixed order.
+      open_eval: returns the raw evaluation examples, in a fixed order.
       train_transform: (raw example, generator) to example.
       eval_transform: (raw example, `eval_image_size`) to example.
-      normalise: from the pixels of examples to what a model sees, on whichever device they are.
-      fit: from any image, RGB, to one as a classifier is evaluated on, in size and in pixels.
+      normalise: from the pixels of examples to what a model sees, on the device of the pixels.
+      fit: from any RGB image to one like those that a classifier is evaluated on.
       image_labels: whether a data set for segmentation has a label for each image as well.
     """
 
@@ -78,7 +77,7 @@ class Dataset:
 
 
 def require_image_size(data: DataConfig, size: tuple[int, int]) -> None:
-    """Refuse a configured size of images of a data set whose images are all of another.
+    """Check the configured image sizes of a data set whose images all have one size.
 
     Args:
       data: the data section of the config.

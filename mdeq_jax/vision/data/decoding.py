@@ -1,6 +1,6 @@
 """The decoder of all images: from the bytes of a file to RGB pixels, or to the ids of labels.
 
-Training, evaluation and prediction decode here alone, so that they agree on which files are bad.
+Training, evaluation and prediction all decode here, so that they agree on which files are bad.
 """
 
 import io
@@ -33,7 +33,7 @@ def decode(encoded: bytes, name: str, at_least: Size | None = None) -> Pixels:
 
     Args:
       encoded: the file, JPEG, PNG or of another format that OpenCV reads.
-      name: of the image, for messages.
+      name: name of the image, for messages.
       at_least: (H, W). If given, a JPEG may come at 1/8 to 4/8 of its size, as long as no side is
         shorter than this.
 
@@ -66,7 +66,7 @@ def size_of(encoded: bytes, name: str) -> Size:
 
     Args:
       encoded: the file.
-      name: of the image, for messages.
+      name: name of the image, for messages.
 
     Raises:
       BadRecordError: it is no image, breaks off in its header, or is too large to be decoded.
@@ -102,7 +102,7 @@ def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
 
     Args:
       encoded: a PNG file.
-      name: of the file, for messages.
+      name: name of the file, for messages.
 
     Raises:
       BadRecordError: it is no PNG image, or breaks off.

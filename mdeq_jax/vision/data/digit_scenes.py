@@ -96,10 +96,10 @@ def compose(
     """Draw one scene.
 
     Args:
-      photo: what the background is cropped from.
+      photo: photograph that the background is cropped from.
       digits: grey values 0 to 16, from the farthest to the nearest.
       labels: their digits, 0 to 9.
-      generator: of the crop, and of sizes, places and colours.
+      generator: source of crop, sizes, places and colours.
 
     Returns:
       image: uint8 (64, 64, 3).

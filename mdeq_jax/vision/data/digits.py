@@ -26,7 +26,7 @@ class RawDigits(NamedTuple):
     Attributes:
       images: uint8, 0 (background) to 16.
       labels: 0 to 9.
-      rows: of "train" and "test", in the order of the split.
+      rows: rows of "train" and of "test", in the order of the split.
     """
 
     images: UInt8[np.ndarray, "N 8 8 1"]

@@ -28,11 +28,12 @@ def list_folders(folder: Path) -> list[str]:
 def list_images(folder: Path, *, below: bool = False) -> list[str]:
     """Return the paths of the visible image files in a folder, from there, sorted part by part.
 
-    There are none if the folder does not exist. They are strings, as a million Paths take long.
+    The list is empty if the folder does not exist. It holds strings, because a million Paths take
+    long.
 
     Args:
-      folder: where to look.
-      below: whether to look in the visible folders in it too, and in those below.
+      folder: folder to search.
+      below: whether to search the visible folders below it as well.
     """
     found, start = [], len(os.path.join(folder, ""))
     for parent, folders, files in os.walk(folder):
@@ -46,8 +47,8 @@ def read_file(path: str | Path, length: int = -1) -> bytes:
     """Return the bytes of a file.
 
     Args:
-      path: of the file.
-      length: how many of its first bytes to return; all of them by default.
+      path: path of the file.
+      length: number of first bytes to return; by default all bytes.
 
     Raises:
       BadRecordError: the file cannot be read.
@@ -74,9 +75,9 @@ def unreadable(name: str, folder: Path, error: Exception) -> BadRecordError | OS
     """Return the error to raise where one example cannot be read.
 
     Args:
-      name: of the example.
-      folder: that it is stored in.
-      error: what reading it raised.
+      name: name of the example.
+      folder: folder that the example is stored in.
+      error: error that reading it raised.
 
     Returns:
       An `OSError` if the folder has vanished, and with it all examples.

@@ -81,7 +81,12 @@ def dataset_info(data: DataConfig) -> DatasetInfo:
 
 
 def train_iterator(
-    data: DataConfig, *, seed: int, process_index: int = 0, process_count: int = 1
+    data: DataConfig,
+    *,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    dataset: Dataset | None = None,
 ) -> BatchIterator:
     """Endless training batches: "image" uint8 (b, H, W, 3) and "label".
 
@@ -95,6 +100,7 @@ def train_iterator(
       seed: of shuffling and augmentation, in [0, 2**32); the same in all processes.
       process_index: which share to yield, in [0, process_count).
       process_count: number of processes.
+      dataset: the data set; None finds the configured one.
 
     Returns:
       An iterator whose position get_state and set_state save and restore exactly.
@@ -104,7 +110,7 @@ def train_iterator(
         cannot be written, or files that are missing; from the iterator, too many examples that
         cannot be read.
     """
-    dataset = find_dataset(data)
+    dataset = dataset or find_dataset(data)
     return loaders.shuffled_batches(
         dataset.open_train(),
         dataset.train_transform,
@@ -117,7 +123,11 @@ def train_iterator(
 
 
 def eval_batches(
-    data: DataConfig, *, process_index: int = 0, process_count: int = 1
+    data: DataConfig,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    dataset: Dataset | None = None,
 ) -> BatchIterator:
     """One ordered pass: "image" uint8 (b, H, W, 3), "label", and "mask" bool (b,).
 
@@ -130,6 +140,7 @@ def eval_batches(
       data: the data section of the config; eval_batch_size is that of all processes together.
       process_index: which share to yield, in [0, process_count).
       process_count: number of processes.
+      dataset: the data set; None finds the configured one.
 
     Returns:
       The batches, b = eval_batch_size / process_count.
@@ -139,11 +150,11 @@ def eval_batches(
         cannot be written, or files that are missing; from the iterator, too many examples that
         cannot be read.
     """
-    dataset = find_dataset(data)
-    records, size = dataset.open_eval(), dataset.eval_image_size()
+    dataset = dataset or find_dataset(data)
+    transform, size = dataset.eval_transform, dataset.eval_image_size()
     return loaders.eval_batches(
-        records,
-        lambda record: dataset.eval_transform(record, size),
+        dataset.open_eval(),
+        lambda record: transform(record, size),
         data,
         process_index=process_index,
         process_count=process_count,

@@ -15,8 +15,8 @@ class Archives(NamedTuple):
     """What a data set is prepared from.
 
     Attributes:
-      names: of the files.
-      site: where to download them.
+      names: names of the files.
+      site: address to download them from.
     """
 
     names: tuple[str, ...]

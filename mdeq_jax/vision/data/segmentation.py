@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,13 +22,13 @@ from mdeq_jax.vision.data.segmentation_transforms import augmented, centred, who
 # What a class table holds for ids that have no meaning.
 UNKNOWN = 254
 
-# Fits every published model, which want sides divisible by 32.
+# Every published model takes sides divisible by 32.
 _SIDE_MULTIPLE = 32
 
-# Of label files that hold black and white.
+# Warnings about label files that hold black and white.
 _MAX_WARNINGS = 10
 
-# Hold the header of nearly every JPEG and PNG file.
+# These first bytes hold the header of nearly every JPEG and PNG file.
 _HEADER_BYTES = 2**16
 
 ClassTable = UInt8[np.ndarray, "256"]
@@ -39,7 +39,7 @@ class Pairs(Sequence[Example]):
     """Images with their labels, read on access.
 
     Attributes:
-      paths: of each image and of its label file.
+      paths: the path of each image and of its label file.
       classes: for each id in a label file the class, `IGNORE` or `UNKNOWN`.
       doubtful: names of the label files that a warning named, see `holds_black_and_white`.
     """
@@ -52,14 +52,8 @@ class Pairs(Sequence[Example]):
         """Return the number of images."""
         return len(self.paths)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Pairs": ...
-    def __getitem__(self, index: int | slice) -> "Example | Pairs":
-        """Return {"image": uint8 (H, W, 3), "label": uint8 (H, W), "name"}, or a part of all."""
-        if isinstance(index, slice):
-            return dataclasses.replace(self, paths=self.paths[index])
+    def __getitem__(self, index: Any) -> Example:
+        """Return {"image": uint8 (H, W, 3), "label": uint8 (H, W), "name"}."""
         image_path, label_path = self.paths[index]
         image = read_image(image_path)
         ids = decode_label(read_file(label_path), str(label_path))
@@ -136,12 +130,12 @@ def labelled_pixels(
 
 
 def holds_black_and_white(ids: UInt8[np.ndarray, "H W"], classes: ClassTable) -> bool:
-    """Return whether a label file looks like a mask in black and white, without numbers of classes.
+    """Return whether a label file looks like a black and white mask and not like class numbers.
 
-    It does if there are several classes, but it holds `IGNORE` and besides that only class 0.
+    It does if there are several classes and the file holds `IGNORE`, class 0 and no other class.
 
     Args:
-      ids: as the label file has them.
+      ids: ids in the label file.
       classes: for each id the class, `IGNORE` or `UNKNOWN`.
     """
     if (classes[0], classes[1]) != (0, 1) or ids.max() != IGNORE:
@@ -153,8 +147,8 @@ def largest_size(images: Iterable[Path]) -> tuple[int, int]:
     """Return the height and the width that hold every image, as multiples of 32.
 
     Args:
-      images: image files, of JPEG and PNG files the headers alone are read. What is no image is
-        left out, and for the reader to count.
+      images: image files. Of JPEG and PNG files only the headers are read. Files that are no
+        images are left out here; the reader counts them.
 
     Raises:
       ValueError: no file is an image.
@@ -189,10 +183,11 @@ def pixel_labelled(
 
     Args:
       data: the data section of the config.
-      class_names: what the classes 0, 1, ... are.
-      open_train: returns examples {"image": uint8 (H, W, 3), "label": uint8 (H, W), "name"}.
-      open_eval: likewise.
-      own_size: returns (H, W) of evaluation images; called if the config does not say it.
+      class_names: names of the classes 0, 1, ...
+      open_train: returns the training examples {"image": uint8 (H, W, 3), "label": uint8 (H, W),
+        "name"}.
+      open_eval: returns the evaluation examples, with the same keys.
+      own_size: returns (H, W) of evaluation images; called if the config does not set it.
     """
     transform = augmented if data.augment else centred
     return Dataset(

@@ -31,8 +31,8 @@ def seg_folder(data: DataConfig) -> Dataset:
       data: the data section of the config.
 
     Raises:
-      ValueError: `data.root` is not set, or names no folder with classes; where it is opened: the
-        folder is not laid out as it must be.
+      ValueError: `data.root` is not set, or names no folder with classes. When the data set is
+        opened: the folder has another layout.
     """
     root = require_root(data, _LAYOUT)
     names = read_class_names(root / "classes.txt")
@@ -50,11 +50,11 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     """Return the lines of a text file, one for each class.
 
     Args:
-      path: of the file.
+      path: path of the file.
 
     Raises:
-      ValueError: there is no such file, or it is not in UTF-8; it has no line, an empty one, or
-        more than 254, or two of its lines are the same.
+      ValueError: there is no such file, it is not in UTF-8, it has no line, an empty line or more
+        than 254 lines, or two lines are the same.
     """
     if not path.is_file():
         raise ValueError(

@@ -61,7 +61,7 @@ def random_scale(
     Args:
       image: uint8 (H, W, 3).
       label: uint8 (H, W).
-      generator: of the scale.
+      generator: source of the scale.
       tenths: smallest and largest scale, in tenths.
     """
     height, width = scaled_size(label.shape, generator.integers(*tenths, endpoint=True) / 10)
@@ -78,7 +78,7 @@ def random_crop(
       image: uint8 (H, W, 3).
       label: uint8 (H, W).
       size: (h, w); a side that is shorter than this stays whole.
-      generator: of the place.
+      generator: source of the place.
     """
     spare = [max(0, have - want) for have, want in zip(label.shape, size, strict=True)]
     top, left = (int(generator.integers(extent, endpoint=True)) for extent in spare)
@@ -95,7 +95,7 @@ def augmented(example: Example, generator: np.random.Generator, size: Size) -> E
 
     Args:
       example: "image" uint8 (H, W, 3), "label" uint8 (H, W).
-      generator: of what is random.
+      generator: source of what is random.
       size: (h, w) of the crop, which is padded where the scaled image is smaller.
 
     Returns:

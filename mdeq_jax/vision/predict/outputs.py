@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mdeq_jax.viz.segmentation import overlay
+from mdeq_jax.vision.predict.label_pictures import overlay
 
 _TOP = 5
 

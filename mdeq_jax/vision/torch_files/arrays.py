@@ -31,7 +31,8 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
       path: a file by `torch.save`, of a state dict or of a training checkpoint.
 
     Raises:
-      ValueError: as `read_state_dict`; or two arrays have one name.
+      ValueError: the file cannot be read, is damaged, holds anything but tensors and containers, or
+        has two arrays of one name.
     """
     arrays: dict[str, LazyArray] = {}
     for name, array in read_state_dict(path).items():
@@ -46,7 +47,7 @@ def arrays_of(variables: PyTree, task: str) -> dict[str, LazyArray]:
 
     Args:
       variables: {"params": ..., "batch_stats": ...} of arrays.
-      task: of the model, as in `ModelConfig`.
+      task: `ModelConfig.task` of the model.
     """
     flat = traverse_util.flatten_dict(variables)
     return {
@@ -59,7 +60,7 @@ def wanted_arrays(flat: Mapping[tuple[str, ...], Any], task: str) -> dict[str, W
 
     Args:
       flat: the model's arrays, or their shapes, by path.
-      task: of the model, as in `ModelConfig`.
+      task: `ModelConfig.task` of the model.
     """
     return {
         array_name(path, task): Wanted(path, torch_shape(path, array.shape))
@@ -116,7 +117,7 @@ def _product(g: LazyArray, v: LazyArray) -> LazyArray:
 def _split(weight: LazyArray) -> tuple[LazyArray, LazyArray]:
     def read_v() -> np.ndarray:
         kernel = weight.read().astype(np.float64)
-        # A channel of zeros has no direction: any will do, for its length is 0.
+        # A channel of zeros has no direction. Its length is 0, so any direction will do.
         return np.where(_length(kernel) == 0, 1.0, kernel)
 
     def read_g() -> np.ndarray:

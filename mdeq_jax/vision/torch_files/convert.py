@@ -1,20 +1,12 @@
-"""Import PyTorch checkpoints of the originals, as variables and as checkpoints of ours.
+"""PyTorch checkpoints of the originals as variables of ours.
 
-    python -m mdeq_jax.vision.torch_files.convert \\
-        --config configs/digits.py --input digits_tiny.pkl --output runs/imported
-
-``--infer`` in place of ``--config`` derives the architecture from the file. What a file cannot tell
-is printed with the value assumed; ``--set num_groups=4`` gives another. torch is not needed, and
-nothing in the file is executed.
+torch is not needed, and nothing in a file is executed.
 """
 
-import argparse
-import dataclasses
 import functools
 import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +15,6 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from mdeq_jax.training.checkpoints import write_checkpoint
-from mdeq_jax.training.sections import read_value
-from mdeq_jax.training.workdir import new_folder
-from mdeq_jax.vision.config import Config, finalize, load_config
 from mdeq_jax.vision.model import ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
     Arrays,
@@ -90,9 +78,27 @@ def infer_config(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> Mo
         downsample_times where the stem's strides leave no trace.
 
     Raises:
-      ValueError: as `import_torch`; or the file contradicts `assumed`.
+      ValueError: the file cannot be read or asks for more than tensors and containers; it is of no
+        MDEQ; or it contradicts `assumed`.
     """
-    return _inferred(path, assumed).config
+    return infer_with_open_fields(path, assumed).config
+
+
+def infer_with_open_fields(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> Inferred:
+    """Return what `infer_config` does, and the fields that the file does not tell.
+
+    Args:
+      path: a file by `torch.save`, of a state dict or of a training checkpoint.
+      assumed: fields of `ModelConfig` for what a file does not tell.
+
+    Raises:
+      ValueError: as `infer_config`.
+    """
+    shapes = _shapes(read_arrays(path))
+    try:
+        return infer(shapes, assumed)
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
 def import_with_report(
@@ -144,14 +150,6 @@ def _problems(arrays: Arrays, wanted: Mapping[str, Wanted]) -> list[str]:
         if not jnp.issubdtype(dtype, jnp.floating):  # NumPy's own does not know bfloat16
             problems.append(f"type: {name} is {dtype}; it must be floating point")
     return problems
-
-
-def _inferred(path: str | os.PathLike[str], given: Mapping[str, Any]) -> Inferred:
-    shapes = _shapes(read_arrays(path))
-    try:
-        return infer(shapes, given)
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
 def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> list[str]:
@@ -207,67 +205,3 @@ def _folding(name: str) -> str:
 def _counted(ignored: Mapping[str, str]) -> list[str]:
     reasons = list(ignored.values())
     return [f"ignored {reasons.count(why)}: {why}" for why in sorted(set(reasons))]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Import a file as the command line says; returns the exit code."""
-    options = _parser().parse_args(argv)
-    try:
-        given = dict(map(_assignment, options.set))
-        config = _shown(options.input, given) if options.infer else _read(options.config, given)
-        imported = import_with_report(
-            options.input, config.model, allow_missing=options.allow_missing, drop=options.drop
-        )
-        # Past the warm-up, so that the model is solved and not unrolled in evaluation.
-        step = config.train.pretrain_steps
-        with new_folder(options.output) as folder:
-            write_checkpoint(folder, imported.variables, dataclasses.asdict(config), step)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(*imported.report, f"wrote {options.output}", sep="\n")
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", metavar="FILE", help="config, as configs/digits.py or digits")
-    source.add_argument("--infer", action="store_true", help="derive the model from the file")
-    parser.add_argument("--input", required=True, metavar="FILE", help="the .pkl, .pth or .pth.tar")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to be made")
-    listed: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}
-    field = "field of config.model, such as num_groups=4"
-    parser.add_argument("--set", metavar="KEY=VALUE", help=field, **listed)
-    missing = "PyTorch names, * for any part, to be left at initial values if missing"
-    parser.add_argument("--allow-missing", metavar="NAME", help=missing, **listed)
-    parser.add_argument("--drop", metavar="NAME", help="likewise, not to be read", **listed)
-    return parser
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set {text} has no value; give KEY=VALUE, such as num_groups=4.")
-    parsed = read_value(Config(), f"model.{key}", value)
-    return key, tuple(parsed) if isinstance(parsed, list) else parsed
-
-
-def _shown(path: str, given: Mapping[str, Any]) -> Config:
-    """Return the config that a file tells of, printed."""
-    config, open_fields = _inferred(path, given)
-    for field, value in dataclasses.asdict(config).items():
-        note = "  (assumed: --set gives another)" if field in set(open_fields) - set(given) else ""
-        print(f"config.model.{field} = {value!r}{note}")
-    return Config(model=config)
-
-
-def _read(name: str, given: Mapping[str, Any]) -> Config:
-    config = load_config(name).to_dict()
-    return finalize({**config, "model": {**config["model"], **given}})
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,5 +1,6 @@
 """The architecture that a PyTorch file's names and shapes tell of."""
 
+import collections
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,8 +27,8 @@ def infer(shapes: Shapes, given: Mapping[str, Any]) -> Inferred:
     """Return the architecture of a file's arrays.
 
     Args:
-      shapes: of PyTorch's arrays, by canonical name.
-      given: fields of `ModelConfig` for what the file leaves open.
+      shapes: shapes of PyTorch's arrays, by canonical name.
+      given: fields of `ModelConfig` that the file leaves open.
 
     Raises:
       ValueError: the arrays are of no MDEQ, or of none with the given fields.
@@ -50,7 +51,7 @@ def possible_fields(shapes: Shapes) -> Options:
     """Return the values that fields of `ModelConfig` can have for the arrays of a file.
 
     Args:
-      shapes: of PyTorch's arrays, by canonical name.
+      shapes: shapes of PyTorch's arrays, by canonical name.
 
     Returns:
       Per field its possible values, one where the file determines it. Fields that are not there
@@ -80,13 +81,8 @@ def _blocks(shapes: Shapes) -> tuple[int, ...]:
     found = sorted(
         tuple(map(int, m.groups())) for m in map(re.compile(pattern).fullmatch, shapes) if m
     )
-    count = 1 + max((branch for branch, _ in found), default=-1)
-    blocks = tuple(sum(branch == i for branch, _ in found) for i in range(count))
-    if (
-        not blocks
-        or 0 in blocks
-        or found != [(i, j) for i, number in enumerate(blocks) for j in range(number)]
-    ):
+    blocks = tuple(collections.Counter(branch for branch, _ in found).values())
+    if not blocks or found != [(i, j) for i, number in enumerate(blocks) for j in range(number)]:
         raise ValueError(
             "it is of no MDEQ, or blocks are missing: convolutions are needed in "
             f"{_BRANCH.format(0, 0, 'conv2')} and on; give the whole file of an MDEQ."

@@ -88,8 +88,8 @@ _IGNORED_OF_ONE_BRANCH = {"fullstage.post_fuse_layers.*": "not used by a model o
 def canonical_name(name: str) -> str:
     """Return a name of any layout as the originals' models have it.
 
-    Wrappers inside a name are removed from the names of an MDEQ's parts alone: in another model,
-    "module" may be the name of a layer.
+    Wrappers inside a name are removed only where the name begins with a part of an MDEQ: in another
+    model, "module" may be the name of a layer.
 
     Examples:
       >>> canonical_name("module._orig_mod.full_stage._orig_mod.branches.0")
@@ -117,7 +117,7 @@ def torch_name(path: Sequence[str], task: str) -> str:
 
     Args:
       path: keys in "params" or "batch_stats", as ("cell", "branches_0_blocks_0", "conv1", "g").
-      task: of the model, as in `ModelConfig`.
+      task: `ModelConfig.task` of the model.
     """
     *layer, leaf = path
     for theirs, ours in map(str.split, filter(None, (_BODY + _HEADS[task]).split("\n"))):
@@ -131,7 +131,7 @@ def array_name(path: Sequence[str], task: str) -> str:
 
     Args:
       path: keys from the collection on, as ("params", "cell", "branches_0_blocks_0", "conv1", "g").
-      task: of the model, as in `ModelConfig`.
+      task: `ModelConfig.task` of the model.
     """
     try:
         return torch_name(path[1:], task)

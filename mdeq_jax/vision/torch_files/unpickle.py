@@ -39,15 +39,15 @@ class Tensor(NamedTuple):
 
 
 class RefusedError(ValueError):
-    """What a pickle asks for is none of tensors and containers."""
+    """A pickle asks for something that is neither a tensor nor a container."""
 
 
 def load(stream: io.BytesIO) -> Any:
     """Return what a pickle in a stream describes, and leave the stream behind its end.
 
     Returns:
-      Numbers, strings, None, dicts, lists and tuples, with a `Tensor` in the place of each tensor,
-      and None in that of a NumPy scalar.
+      Numbers, strings, None, dicts, lists and tuples, with a `Tensor` in the place of each tensor
+      and None in the place of each NumPy scalar.
 
     Raises:
       ValueError: the pickle asks for anything else (named), or is damaged.
@@ -130,7 +130,7 @@ class _Machine:
 
     def reduce(self, _: None) -> None:
         function, arguments = self.pop(2)
-        # Functions come to the stack from _GLOBALS alone.
+        # Every function on the stack comes from _GLOBALS.
         if not isinstance(function, FunctionType) or type(arguments) is not tuple:
             raise RefusedError("a call of what is no function")
         self.push(function(*arguments))

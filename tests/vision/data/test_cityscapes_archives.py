@@ -1,11 +1,15 @@
 """The official archives: checked before use, extracted, listed, or handed to TFDS."""
 
+import json
+
 import pytest
 from folders import COUNTS, cityscapes_files, write_archives
+from invoke import invoke
 
+from mdeq_jax.commands.cityscapes_archives import run
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import eval_batches
-from mdeq_jax.vision.data.cityscapes_archives import check_archives, extract, main, write_lists
+from mdeq_jax.vision.data.cityscapes_archives import check_archives, extract, write_lists
 
 IMAGES, LABELS = "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"
 
@@ -129,18 +133,18 @@ def test_a_damaged_file_in_an_archive(folder, tmp_path):
 
 
 def test_the_command(folder, tmp_path, capsys):
-    assert main([f"--archives={folder}"]) == 2
+    assert invoke(run, f"--archives={folder}") == 2
     assert "official archive holds" in capsys.readouterr().err
     root = tmp_path / "root"
-    assert main([f"--archives={folder}", "--partial", f"--root={root}"]) == 0
-    assert capsys.readouterr().out == "images: train 4, val 2, test 2\n"
+    assert invoke(run, f"--archives={folder}", "--partial", f"--root={root}") == 0
+    counts = {"train": 4, "val": 2, "test": 2}
+    assert json.loads(capsys.readouterr().out) == {"images": counts, "notes": []}
     assert (root / "list/cityscapes/train.lst").exists()
     (root / "list/cityscapes/train.lst").unlink()
-    assert main([f"--root={root}"]) == 0
+    assert invoke(run, f"--root={root}") == 0
     assert (root / "list/cityscapes/train.lst").exists()
-    assert capsys.readouterr().out == ""
+    assert json.loads(capsys.readouterr().out) == {"notes": []}
     (root / "list/cityscapes/val.lst").write_text("")
-    assert main([f"--root={root}"]) == 0
+    assert invoke(run, f"--root={root}") == 0
     assert "val.lst, which lists 0 of 2 images" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main([])
+    assert invoke(run) == 2

@@ -1,6 +1,7 @@
 """Official archives: checked before use, and prepared by the stock builders of TFDS."""
 
 import hashlib
+import json
 import sys
 
 import numpy as np
@@ -13,17 +14,19 @@ from archives import (
     write_imagenet_archives,
 )
 from folders import COUNTS, cityscapes_files, write_archives
+from invoke import invoke
 from PIL import Image
 from tensorflow_datasets.core.download import checksums
 
-from mdeq_jax.commands import prepare
+from mdeq_jax.commands import prepare as command
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import eval_batches, train_iterator
 from mdeq_jax.vision.data.cityscapes import class_table, open_images
-from mdeq_jax.vision.data.classification_transforms import centre
 from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.imagenet2012 import class_names
-from mdeq_jax.vision.data.prepared import ARCHIVES
+from mdeq_jax.vision.data.official import ARCHIVES
+from mdeq_jax.vision.data.prepare import SOURCES
+from mdeq_jax.vision.data.transforms import centre
 
 WRITE = {
     "cifar10": write_cifar_archive,
@@ -33,7 +36,8 @@ WRITE = {
 
 
 def run(name, folder, data_dir, *flags):
-    return prepare.main([f"--name={name}", f"--source={folder}", f"--data-dir={data_dir}", *flags])
+    arguments = (f"--name={name}", f"--source={folder}", f"--data-dir={data_dir}", *flags)
+    return invoke(command.run, *arguments)
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def folder(tmp_path):
     return tmp_path / "archives"
 
 
-@pytest.mark.parametrize("name", prepare.SOURCES)
+@pytest.mark.parametrize("name", SOURCES)
 def test_what_to_put_where(name, folder, tmp_path, capsys):
     WRITE[name](folder)
     for archive in ARCHIVES[name].names:
@@ -53,7 +57,7 @@ def test_what_to_put_where(name, folder, tmp_path, capsys):
         (tmp_path / "elsewhere").rename(folder / archive)
 
 
-@pytest.mark.parametrize("name", prepare.SOURCES)
+@pytest.mark.parametrize("name", SOURCES)
 def test_tensorflow_is_needed(name, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     WRITE[name](folder)
@@ -91,7 +95,7 @@ def accept(monkeypatch, archive):
     digest = hashlib.sha256(content).hexdigest()
     registered = checksums.UrlInfo(size=len(content), checksum=digest, filename=archive.name)
     known = tfds.builder_cls("cifar10").url_infos
-    monkeypatch.setitem(known, prepare.SOURCES["cifar10"].archives.site, registered)
+    monkeypatch.setitem(known, ARCHIVES["cifar10"].site, registered)
 
 
 def label_of(images, labels):
@@ -105,7 +109,7 @@ def test_cifar10(folder, tmp_path, monkeypatch, capsys):
     assert f"an archive in {folder} is not the official one" in capsys.readouterr().err
     accept(monkeypatch, folder / "cifar-10-binary.tar.gz")
     assert run("cifar10", folder, tmp_path / "tfds") == 0
-    assert "prepared in" in capsys.readouterr().out
+    assert json.loads(capsys.readouterr().out)["folder"].startswith(str(tmp_path / "tfds"))
     data = DataConfig(
         name="cifar10", dir=str(tmp_path / "tfds"), image_size=(32, 32), eval_batch_size=60
     )

@@ -250,8 +250,12 @@ def test_unrolled_gradient_is_ordinary_backpropagation(x64):
 @pytest.mark.parametrize(("adjoint", "steps"), [(None, 4), (JacobianFree(), 0)])
 def test_adjoint_and_probe_are_passed_on(adjoint, steps):
     model, variables = setting(ONE_BRANCH)
-    apply = functools.partial(model.apply, solver=Picard(max_steps=4, tol=0), adjoint=adjoint)
-    loss = lambda probe: apply(variables, IMAGES, adjoint_probe=probe)[0].var()  # noqa: E731
+    deq = DEQ(Picard(max_steps=4, tol=0), adjoint)
+
+    def loss(probe):
+        layer = functools.partial(deq, adjoint_probe=probe)
+        return model.apply(variables, IMAGES, deq=layer)[0].var()
+
     statistics = jax.jit(jax.grad(loss))(jnp.zeros((4, 2)))
     np.testing.assert_array_equal(statistics[:, 0], steps)
 

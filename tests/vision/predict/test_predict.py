@@ -19,14 +19,12 @@ from folders import grey_png
 from sklearn.datasets import load_sample_images
 
 from benchmarks.camera_pan import camera_pan
-from mdeq_jax.training.checkpoints import write_checkpoint
-from mdeq_jax.training.steps import make_forward
+from mdeq_jax.training.checkpoints import Trained, write_checkpoint
 from mdeq_jax.vision.config import DataConfig, finalize
 from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
-from mdeq_jax.vision.load import Trained
+from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.predict import predictor
 from mdeq_jax.vision.predict.images import model_input
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row
 from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor
@@ -64,11 +62,11 @@ def seen(image):
 
 
 def random_model(nested):
-    """A config, and variables as training starts from."""
+    """A model with the variables that training starts from, and its experiment."""
     config = finalize(nested)
     images = jnp.zeros((1, *config.data.image_size, 3))
     variables = jax.jit(create_model(config.model).init)(jax.random.key(0), images)
-    return Trained(variables, config, 0), config
+    return Trained(variables, config, 0), create_experiment(config)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +74,9 @@ def folder(tmp_path_factory):
     """Checkpoints of both models, and photographs of two sizes."""
     root = tmp_path_factory.mktemp("predict")
     for name, nested in (("seg", SEGMENTATION), ("cls", CLASSIFICATION)):
-        trained, config = random_model(nested)
+        trained, _ = random_model(nested)
         folder = epath.Path(root / name)
-        write_checkpoint(folder, trained.variables, dataclasses.asdict(config), 0)
+        write_checkpoint(folder, trained.variables, dataclasses.asdict(trained.config), 0)
         (root / f"{name}.py").write_text(
             "from mdeq_jax.vision.config import default_config\n\n"
             "def get_config():\n"
@@ -94,7 +92,7 @@ def folder(tmp_path_factory):
 
 
 def predict(folder, model, *arguments, output="out"):
-    command = [sys.executable, "-m", "mdeq_jax.vision.predict", f"--config={folder / model}.py"]
+    command = [sys.executable, "-m", "mdeq_jax.commands.predict", f"--config={folder / model}.py"]
     command += [f"--checkpoint={folder / model}", f"--output={folder / output}", *arguments]
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
@@ -118,12 +116,12 @@ def test_label_maps_of_photographs(folder):
     assert result["images"] == 2
     assert 1 <= result["solver_steps"] <= 12
     assert result["spectral_radius"] > 0
-    trained, config = random_model(SEGMENTATION)
+    trained, experiment = random_model(SEGMENTATION)
     for name, suffix in (("china_000000_leftImg8bit", "png"), ("sub/flower", "jpg")):
         image = cv2.imread(str(folder / f"photos/{name}.{suffix}"))[..., ::-1]
         ids = cv2.imread(str(folder / f"maps/ids/{name}.png"), cv2.IMREAD_UNCHANGED)
         assert ids.shape == image.shape[:2]
-        labels = Predictor(trained, config)(seen(image)).output
+        labels = Predictor(trained, experiment)(seen(image)).output
         assert (LABEL_IDS[labels] == ids).mean() > 0.99  # compiled otherwise: ties may fall
         classes = np.searchsorted(LABEL_IDS, ids)
         colour = cv2.imread(str(folder / f"maps/colour/{name}.png"))[..., ::-1]
@@ -138,22 +136,25 @@ def test_label_maps_of_photographs(folder):
 @pytest.mark.slow
 def test_sizes_that_are_padded_alike_share_a_compiled_function(monkeypatch):
     traced = []
+    trained, experiment = random_model(SEGMENTATION)
+    predict = experiment.predict
 
-    def make_counted(model, config, unrolled):
-        forward = make_forward(model, config, unrolled=unrolled)
-        return lambda variables, images: traced.append(images.shape) or forward(variables, images)
+    def counted(variables, batch, layer, carry):
+        traced.append(batch["image"].shape)
+        return predict(variables, batch, layer, carry)
 
-    monkeypatch.setattr(predictor, "make_forward", make_counted)
-    trained, config = random_model(SEGMENTATION)
-    predict_one, image = Predictor(trained, config), seen(photographs(45, 70)[0])
+    monkeypatch.setattr(experiment, "predict", counted)
+    predict_one, image = Predictor(trained, experiment), seen(photographs(45, 70)[0])
     whole = [
         predict_one(image[:height, :width]) for height, width in ((30, 45), (29, 46), (32, 48))
     ]
     assert traced == [(1, 32, 48, 3)]
     assert [prediction.output.shape for prediction in whole] == [(30, 45), (29, 46), (32, 48)]
-    forward = make_forward(create_model(config.model), config, unrolled=None)
-    bound = functools.partial(forward, trained.variables)
-    logits, _ = forward_padded(bound, jnp.asarray(image[None, :30, :45]), config.model.size_divisor)
+    config = experiment.config
+    apply = functools.partial(experiment.model.apply, trained.variables)
+    forward = functools.partial(apply, solver=config.solver.forward.build())
+    images, divisor = jnp.asarray(image[None, :30, :45]), config.model.size_divisor
+    logits, _ = forward_padded(forward, images, divisor)
     assert (whole[0].output == logits.argmax(-1)[0]).mean() > 0.99  # compiled otherwise
 
 
@@ -213,7 +214,7 @@ def test_a_row_of_the_table(tmp_path):
 def contracting_model():
     """Its injection is large, as a trained one's is, so that every solve converges."""
     one = {"branch_channels": (8,), "blocks_per_branch": (1,), "big_kernels": (0,)}
-    trained, config = random_model(
+    trained, experiment = random_model(
         {
             **SEGMENTATION,
             "model": {**SEGMENTATION["model"], **one},
@@ -225,13 +226,13 @@ def contracting_model():
         return 50 * leaf if path[1].key == "stem" and path[-1].key == "scale" else leaf
 
     variables = jax.tree_util.tree_map_with_path(enlarge, trained.variables)
-    return trained._replace(variables=variables), config
+    return trained._replace(variables=variables), experiment
 
 
 def test_a_film_from_warm_starts():
     """Every frame is solved as well as from a cold start, in fewer steps if little has changed."""
-    trained, config = contracting_model()
-    warm, cold = FramePredictor(trained, config, compare=True), Predictor(trained, config)
+    trained, experiment = contracting_model()
+    warm, cold = FramePredictor(trained, experiment, compare=True), Predictor(trained, experiment)
     frame = seen(photographs(32, 48)[0])
     inputs = [frame, 1.001 * frame, 1.002 * frame]
     films = [warm(image) for image in inputs]
@@ -261,7 +262,7 @@ def test_a_camera_pan_takes_fewer_steps():
         }
     )
     trained = Trained(import_torch(fixtures / "seg4.pkl", config.model), config, 0)
-    predict_next = FramePredictor(trained, config, compare=True)
+    predict_next = FramePredictor(trained, create_experiment(config), compare=True)
     pan = camera_pan(photographs(120, 180)[0], (32, 64), step=2, frames=5)
     first, *later = (predict_next(seen(frame)).statistics for frame in pan)
     assert first["solver_steps"] == first["cold_solver_steps"]
@@ -278,7 +279,7 @@ def test_a_camera_pan_takes_fewer_steps():
 def test_films_that_are_refused(sections, message):
     config = finalize({**SEGMENTATION, **sections})
     with pytest.raises(ValueError, match=message):
-        FramePredictor(Trained({}, config, 0), config, compare=False)
+        FramePredictor(Trained({}, config, 0), create_experiment(config), compare=False)
 
 
 def test_a_pan_turns_round_at_the_border():

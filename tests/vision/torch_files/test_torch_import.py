@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from invoke import invoke
 from torch_files import FIXTURES, WRITERS, fold, load_config, random_state
 
 import mdeq_jax as mx
+from mdeq_jax.commands import import_torch
 from mdeq_jax.vision.model import weight_norm
 from mdeq_jax.vision.torch_files import convert
 from mdeq_jax.vision.torch_files.convert import import_with_report
@@ -22,11 +24,12 @@ from mdeq_jax.vision.torch_files.convert import import_with_report
 ROOT = Path(__file__).parents[3]
 # The peak that the process itself tells: rusage counts what its parent had at the fork as well.
 MEASURED = """
-import pathlib, sys
-from mdeq_jax.vision.torch_files.convert import main
-status = main(sys.argv[1:])
-print(pathlib.Path("/proc/self/status").read_text())
-sys.exit(status)
+import pathlib
+from mdeq_jax.commands.import_torch import run
+try:
+    run()
+finally:
+    print(pathlib.Path("/proc/self/status").read_text())
 """
 SMALL = mx.ModelConfig(
     branch_channels=(8, 8), expansion=2, head_channels=(2, 4), final_channels=16, num_groups=4
@@ -35,7 +38,7 @@ SMALL = mx.ModelConfig(
 
 def run(*arguments):
     """The command in this process: its exit code."""
-    return convert.main([str(argument) for argument in arguments])
+    return invoke(import_torch.run, *arguments)
 
 
 # In float64, in which they agree within 1e-5, they are among the parity tests of the models.
@@ -411,9 +414,7 @@ def test_the_command_overwrites_nothing(tmp_path, capsys):
 
 @pytest.mark.parametrize("options", [[], ["--infer"], ["--infer", "--config", "a", "--input", "b"]])
 def test_the_command_without_what_it_needs(options):
-    with pytest.raises(SystemExit) as error:
-        run(*options, "--output", "out")
-    assert error.value.code == 2
+    assert run(*options, "--output", "out") == 2
 
 
 @pytest.mark.slow

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from mdeq_jax.viz.segmentation import overlay, palette
+from mdeq_jax.vision.predict.label_pictures import overlay, palette
 
 
 def test_pictures_need_no_data_packages():
     program = (
-        "import sys, mdeq_jax.viz.segmentation\n"
+        "import sys, mdeq_jax.vision.predict.label_pictures\n"
         "assert not {'tensorflow_datasets', 'grain', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -1,0 +1,104 @@
+"""Import PyTorch checkpoints of the originals, as checkpoints of ours.
+
+    python -m mdeq_jax.commands.import_torch \\
+        --config configs/digits.py --input digits_tiny.pkl --output runs/imported
+    mdeq-import --config digits --input digits_tiny.pkl --output runs/imported
+
+``--infer`` in place of ``--config`` derives the architecture from the file. What a file cannot tell
+is printed with the value assumed; ``--set num_groups=4`` gives another. torch is not needed, and
+nothing in the file is executed. The last line on stdout is one JSON object.
+"""
+
+import ast
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+
+from mdeq_jax.commands import cli
+from mdeq_jax.training.checkpoints import write_checkpoint
+from mdeq_jax.training.config import override
+from mdeq_jax.training.sections import require_key
+from mdeq_jax.training.workdir import new_folder
+from mdeq_jax.vision.config import Config, finalize
+from mdeq_jax.vision.torch_files.convert import import_with_report, infer_with_open_fields
+
+
+def main(
+    config: Config, path: str, output: str, *, allow_missing: Sequence[str], drop: Sequence[str]
+) -> dict[str, Any]:
+    """Write a checkpoint of a PyTorch file, and print where its arrays come from.
+
+    Args:
+      config: its model is the architecture.
+      path: the PyTorch file.
+      output: folder to be made.
+      allow_missing: PyTorch names, ``*`` for any part, to be left at initial values if missing.
+      drop: PyTorch names, ``*`` for any part, not to be read.
+    """
+    imported = import_with_report(path, config.model, allow_missing=allow_missing, drop=drop)
+    # Past the warm-up, so that the model is solved and not unrolled in evaluation.
+    step = config.train.pretrain_steps
+    with new_folder(output) as folder:
+        write_checkpoint(folder, imported.variables, dataclasses.asdict(config), step)
+    print(*imported.report, sep="\n")
+    return {"wrote": output}
+
+
+def run() -> None:
+    """Run the command under the flags of the process."""
+    config = cli.ConfigFlag(finalize, required=False)
+    infer = flags.DEFINE_bool("infer", False, "Derive the model from the file.")
+    path = flags.DEFINE_string("input", None, "The .pkl, .pth or .pth.tar file.", required=True)
+    output = flags.DEFINE_string("output", None, "Folder to be made.", required=True)
+    fields = flags.DEFINE_multi_string(
+        "set", [], "KEY=VALUE, a field of config.model, such as num_groups=4; may be repeated."
+    )
+    allow_missing = flags.DEFINE_multi_string(
+        "allow-missing",
+        [],
+        "PyTorch name, * for any part, left at its initial value if missing; may be repeated.",
+    )
+    drop = flags.DEFINE_multi_string(
+        "drop", [], "PyTorch name, * for any part, not to be read; may be repeated."
+    )
+
+    def command() -> dict[str, Any]:
+        if infer.value == config.is_given:
+            raise ValueError("give --config=FILE or --infer, one of them.")
+        given = dict(map(_assignment, fields.value))
+        if infer.value:
+            model = _inferred(path.value, given)
+        else:
+            model = override(config.value, {f"model.{key}": x for key, x in given.items()})
+        lists = {"allow_missing": allow_missing.value, "drop": drop.value}
+        return main(model, path.value, output.value, **lists)
+
+    cli.run(__doc__, command)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """The key and the value of KEY=VALUE, a Python literal or a string without quotes."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text} has no value; give KEY=VALUE, such as num_groups=4.")
+    require_key(Config(), f"model.{key}")
+    with contextlib.suppress(SyntaxError, ValueError):
+        literal = ast.literal_eval(value)
+        return key, tuple(literal) if isinstance(literal, list) else literal
+    return key, value
+
+
+def _inferred(path: str, given: Mapping[str, Any]) -> Config:
+    """Return the config that a file tells of, printed."""
+    model, open_fields = infer_with_open_fields(path, given)
+    for field, value in dataclasses.asdict(model).items():
+        note = "  (assumed: --set gives another)" if field in set(open_fields) - set(given) else ""
+        print(f"config.model.{field} = {value!r}{note}")
+    return Config(model=model)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,190 @@
+"""States sampled for fixed-point correction: of one solve, or of slices that follow each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cells import assert_slopes, layer, random_args, start
+from jax.sharding import AxisType, PartitionSpec
+
+from mdeq_jax.implicit import DEQ, Exact, Phantom, Unrolled
+from mdeq_jax.solvers import Anderson, Broyden, Picard, Status, solve
+
+PHANTOM = Phantom(2, 0.7)
+SAMPLE_AT = (2, 5)
+
+
+def linear(z, args):
+    weight, bias = args
+    return z @ weight + bias
+
+
+def linear_problem():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(4, 4))
+    weight *= 0.8 / np.linalg.norm(weight, ord=2)  # each step lowers the residual
+    return weight, rng.normal(size=(3, 4))
+
+
+def plain(z, args, steps):
+    for _ in range(steps):
+        z = linear(z, args)
+    return z
+
+
+def damped(z, args, f=linear):
+    for _ in range(PHANTOM.steps):
+        z = z + PHANTOM.damping * (f(z, args) - z)
+    return z
+
+
+def states_by_algebra(args, sampling):
+    """The sampled states and the last one, of plain iteration over 9 steps."""
+    z, sampled = np.zeros((3, 4)), []
+    for steps in np.diff((0, *SAMPLE_AT)):
+        z = plain(z, args, steps)
+        sampled.append(damped(z, args))
+        z = sampled[-1] if sampling == "slice" else z
+    return sampled, plain(z, args, 9 - SAMPLE_AT[-1])
+
+
+@pytest.mark.parametrize("sampling", ["index", "slice"])
+def test_a_linear_problem_against_dense_algebra(x64, sampling):
+    args = linear_problem()
+    solver = Picard(max_steps=9, tol=0.0, stop_mode="abs")
+    deq = DEQ(solver, sample_at=SAMPLE_AT, phantom=PHANTOM, sampling=sampling)
+    solution = jax.jit(lambda args: deq(linear, jnp.zeros((3, 4)), args))(args)
+    sampled, z = states_by_algebra(args, sampling)
+    np.testing.assert_allclose(solution.sampled, sampled, rtol=1e-12)
+    np.testing.assert_allclose(solution.z, z, rtol=1e-12)
+    r = solution.result
+    np.testing.assert_array_equal(r.steps, 9)
+    np.testing.assert_array_equal(r.best_step, 9)
+    np.testing.assert_array_equal(r.status, Status.STEP_LIMIT)
+    before = [np.zeros((3, 4)), *sampled] if sampling == "slice" else [np.zeros((3, 4))]
+    lengths = np.diff((0, *SAMPLE_AT, 9)) if sampling == "slice" else [9]
+    trace = [
+        np.linalg.norm(plain(z, args, k + 2) - plain(z, args, k + 1), axis=1)
+        for z, steps in zip(before, lengths, strict=True)
+        for k in range(steps)
+    ]
+    np.testing.assert_allclose(r.trace, trace, rtol=1e-9)
+    np.testing.assert_allclose(r.residual, trace[-1], rtol=1e-9)
+
+
+@pytest.mark.parametrize("sampling", ["index", "slice"])
+@pytest.mark.parametrize("solver", [Picard(9, 0.0), Broyden(9, 0.0), Anderson(9, 0.0)], ids=repr)
+def test_gradients(x64, sampling, solver):
+    """A sampled state has the slopes of its damped steps; the equilibrium has the adjoint's."""
+    args, exact = random_args(), Exact(Broyden(60, 1e-13))
+    deq = DEQ(solver, exact, SAMPLE_AT, PHANTOM, sampling)
+    z, results = start(args), []
+    for steps in np.diff((0, *SAMPLE_AT)):
+        z = solve(layer, z, args, solver, step_limit=steps).z
+        results.append(z)
+        z = damped(z, args, layer)
+    if sampling == "index":
+        results = solve(layer, start(args), args, solver, sample_at=SAMPLE_AT).states
+
+    def of_state(args, i):
+        return jnp.sin(deq(layer, start(args), args).sampled[i]).sum()
+
+    for i in range(2):
+        from_there = jax.jit(lambda args, i=i: jnp.sin(damped(results[i], args, layer)).sum())
+        value, gradient = jax.jit(jax.value_and_grad(of_state), static_argnums=1)(args, i)
+        np.testing.assert_allclose(value, from_there(args), rtol=1e-9)
+        assert_slopes(from_there, gradient, args)
+
+    def of_equilibrium(args):
+        z = deq(layer, start(args), args).z
+        return jnp.sin(z).sum(), z
+
+    gradient, z = jax.jit(jax.grad(of_equilibrium, has_aux=True))(args)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)  # noqa: E731
+    jax.tree.map(close, gradient, pulled_at(args, z))
+
+
+def pulled_at(args, z):
+    """Return u ∂f/∂args with u = u J + cos z, at a z that need not be a fixed point."""
+    by_row = jax.vmap(jax.jacobian(lambda z, x: layer(z[None], {**args, "x": x[None]})[0]))
+    difference = np.eye(z.shape[1]) - np.asarray(by_row(z, args["x"]))
+    u = np.linalg.solve(difference.swapaxes(1, 2), np.cos(z)[..., None])[..., 0]
+    return jax.vjp(lambda args: layer(z, args), args)[1](jnp.asarray(u))[0]
+
+
+@pytest.mark.parametrize("limit", [0, 2, 3, 7, 20])
+def test_the_step_limit_is_of_all_slices(x64, limit):
+    args = linear_problem()
+    deq = DEQ(Picard(9, 0.0, "abs"), None, SAMPLE_AT, PHANTOM, "slice")
+    solution = jax.jit(lambda n: deq(linear, jnp.zeros((3, 4)), args, step_limit=n))(limit)
+    np.testing.assert_array_equal(solution.result.steps, min(limit, 9))
+    np.testing.assert_array_equal(solution.result.status, Status.STEP_LIMIT)
+    z = damped(plain(np.zeros((3, 4)), args, min(limit, 2)), args)
+    z = damped(plain(z, args, np.clip(limit - 2, 0, 3)), args)
+    np.testing.assert_allclose(solution.z, plain(z, args, np.clip(limit - 5, 0, 4)), rtol=1e-12)
+
+
+def test_each_slice_stops_at_the_tolerance(x64):
+    args = random_args()
+    deq = DEQ(Broyden(60), None, (20, 40), PHANTOM, "slice")
+    loose, tight = (deq(layer, start(args), args, tol=tol).result for tol in (1e-2, 1e-8))
+    for result, tol in ((loose, 1e-2), (tight, 1e-8)):
+        np.testing.assert_array_equal(result.status, Status.CONVERGED)
+        assert (result.residual <= tol).all()
+    assert (loose.steps < tight.steps).all()
+    assert (tight.steps < 60).all()
+
+
+def test_without_sampled_states_a_slice_is_the_solve(x64):
+    args = random_args()
+    found = [DEQ(Broyden(12), sampling=s)(layer, start(args), args) for s in ("index", "slice")]
+    jax.tree.map(np.testing.assert_array_equal, found[0].result, found[1].result)
+    np.testing.assert_array_equal(found[0].z, found[1].z)
+
+
+def loss_of(deq):
+    def loss(args):
+        solution = deq(layer, start(args), args)
+        return sum(jnp.sin(z).sum() for z in (*solution.sampled, solution.z))
+
+    return loss
+
+
+@pytest.mark.parametrize("sampling", ["index", "slice"])
+def test_under_vmap(x64, sampling):
+    gradient = jax.grad(loss_of(DEQ(Broyden(9, 1e-6), None, SAMPLE_AT, PHANTOM, sampling)))
+    several = [random_args(seed=seed) for seed in range(2)]
+    ours = jax.jit(jax.vmap(gradient))(jax.tree.map(lambda *x: jnp.stack(x), *several))
+    expected = jax.tree.map(lambda *x: jnp.stack(x), *map(jax.jit(gradient), several))
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)  # noqa: E731
+    jax.tree.map(close, ours, expected)
+
+
+@pytest.mark.parametrize("sampling", ["index", "slice"])
+def test_under_shard_map(x64, sampling):
+    gradient = jax.grad(loss_of(DEQ(Broyden(9, 1e-6), None, SAMPLE_AT, PHANTOM, sampling)))
+    args = random_args(size=8)
+    specs = {name: PartitionSpec("data" if name == "x" else None) for name in args}
+    four = {"devices": jax.devices()[:4], "axis_types": (AxisType.Auto,)}
+    mesh = jax.make_mesh((4,), ("data",), **four)
+    sharded = jax.shard_map(gradient, mesh=mesh, in_specs=(specs,), out_specs=specs)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)  # noqa: E731
+    jax.tree.map(close, jax.jit(sharded)(args), jax.jit(gradient)(args))
+
+
+@pytest.mark.parametrize("sampling", ["index", "slice"])
+def test_unrolled_samples_no_states(sampling):
+    args = random_args()
+    solution = DEQ(Picard(9), Unrolled(3), SAMPLE_AT, PHANTOM, sampling)(layer, start(args), args)
+    assert solution.sampled == ()
+    np.testing.assert_array_equal(solution.result.steps, 3)
+
+
+def test_bad_sampling():
+    with pytest.raises(ValueError, match=r"DEQ\.sampling is 'slices'; it must be 'index' or 's"):
+        DEQ(sampling="slices")
+    args = random_args()
+    for sample_at in [(9,), (0, 3), (4, 4)]:
+        deq = DEQ(Picard(9), sample_at=sample_at, sampling="slice")
+        with pytest.raises(ValueError, match=r"from 1 to max_steps − 1, which is 8"):
+            deq(layer, start(args), args)
