@@ -113,8 +113,9 @@ def _evaluator(config: Config, exchange: Callable[[Layer, Variables], Layer]) ->
         ) -> Prediction:
             return super().predict(variables, batch, exchange(layer, variables), carry)
 
-    experiment: Any = Examined(override(config, {"train.spectral_radius_iterations": 0}))
-    return Evaluator(experiment, create_mesh())
+    return Evaluator(
+        Examined(override(config, {"train.spectral_radius_iterations": 0})), create_mesh()
+    )
 
 
 def silence(layer: Layer, branch: int | None) -> Layer:
@@ -136,7 +137,6 @@ def silence(layer: Layer, branch: int | None) -> Layer:
 
 def silenced_scales(config: Config, variables: Variables) -> dict[str, Row]:
     """Evaluate the model as it is, then with each scale held at zero."""
-
     branches = {"none": None, **{f"scale {i}": i for i in range(config.model.num_branches)}}
     placed = replicate(variables, create_mesh())
     return {
