@@ -1,6 +1,8 @@
 """The explicit models as an application of their own.
 
-python train.py --config configs/digits_resnet.py --workdir runs/digits_resnet
+    python train.py --config configs/digits_resnet.py --workdir runs/digits_resnet
+
+Their data, loss and metrics are those of the vision application.
 """
 
 from typing import Any
