@@ -22,6 +22,7 @@ from mdeq_jax.training.sections import from_mapping, suggestion
 APPLICATIONS = {
     "vision": "mdeq_jax.vision.experiment",
     "regression": "mdeq_jax.apps.regression",
+    "baseline": "mdeq_jax.comparison.experiment",
 }
 
 
