@@ -1,161 +1,207 @@
 """A one-layer equilibrium model of one number fits a curve; its Jacobian is held down.
 
+    z* = W₂ᵀ relu(W₁ z* + U x + b),  ŷ = z*,  loss (ŷ − y)² + γ (∂f/∂z)²
+
+The state is one number, so the Jacobian is the slope of f, and the fixed point is where f meets the
+diagonal. The flatter f is there, the fewer steps find it.
+
+    python train.py --config configs/regression.py --workdir runs/regression
     python -m mdeq_jax.apps.regression
 
-    z* = W₂ᵀ relu(W₁ z* + U x + b),  ŷ = z*,  loss (ŷ − y)² + γ ‖∂f/∂z‖²
-
-With a state of one number the Jacobian is a slope, and the fixed point the intersection of f with
-the diagonal: the flatter f is there, the fewer steps find it. Source: Bai, Koltun, Kolter,
-"Stabilizing Equilibrium Models by Jacobian Regularization", ICML 2021, section 4.1: width 50, some
+The second command trains under several γ and prints one table. Source: Bai, Koltun, Kolter,
+"Stabilizing Equilibrium Models by Jacobian Regularization", ICML 2021, section 4.1: width 50, about
 200 parameters, 4,096 pairs to train on and 1,000 to validate.
 """
 
-import argparse
 import functools
-import json
-from typing import NamedTuple
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import grain
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Float
+import numpy as np
+from absl import logging
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from mdeq_jax.implicit import equilibrium
-from mdeq_jax.solvers import Anderson, Picard, solve
-from mdeq_jax.stability import jacobian_loss, spectral_radius
+from mdeq_jax.apps.regression_config import Config
+from mdeq_jax.solvers import Picard
+from mdeq_jax.training.config import override
+from mdeq_jax.training.evaluation import masked_sums, solver_statistics
+from mdeq_jax.training.experiment import (
+    Batch,
+    Evaluation,
+    Forward,
+    Layer,
+    Metrics,
+    Prediction,
+    Score,
+    Variables,
+)
+from mdeq_jax.training.loaders import eval_batches, shuffled_batches
+from mdeq_jax.training.loop import train
+from mdeq_jax.training.weights import load_matching
 
-WIDTH, TRAIN, VALIDATION = 50, 4096, 1000
-# The steps that are counted are plain applications of f: what contraction alone takes.
+__all__ = ["COUNTING", "Config", "Regression", "cell", "create_experiment", "draw_pairs", "fit"]
+
+# Evaluation counts plain applications of f, which is what contraction alone takes.
 COUNTING = Picard(max_steps=200, tol=1e-4)
-TRAINING = Anderson(max_steps=30, tol=1e-4)
 
 
-class Layer(NamedTuple):
-    """Parameters of the layer.
-
-    Attributes:
-      w1: weights of the state.
-      w2: weights of the hidden units.
-      u: weights of the input.
-      b: biases.
-    """
-
-    w1: Float[Array, "1 width"]
-    w2: Float[Array, "width 1"]
-    u: Float[Array, "1 width"]
-    b: Float[Array, " width"]
-
-
-class Outcome(NamedTuple):
-    """What a fit came to, on the validation pairs.
-
-    Attributes:
-      gamma: weight of the Jacobian's term.
-      error: mean squared error.
-      steps: mean number of plain steps to the fixed point.
-      converged: share of inputs whose fixed point they reach.
-      slope: mean |∂f/∂z| there.
-    """
-
-    gamma: float
-    error: float
-    steps: float
-    converged: float
-    slope: float
-
-
-def layer(z: Float[Array, "B 1"], args: tuple[Layer, Float[Array, "B 1"]]) -> Float[Array, "B 1"]:
-    """Return f(z)."""
+def cell(z: Float[Array, "B 1"], args: tuple[PyTree, Float[Array, "B 1"]]) -> Float[Array, "B 1"]:
+    """Return f(z, (params, x)) = W₂ᵀ relu(W₁ z + U x + b)."""
     params, x = args
-    return jax.nn.relu(z @ params.w1 + x @ params.u + params.b) @ params.w2
+    return jax.nn.relu(z @ params["w1"] + x @ params["u"] + params["b"]) @ params["w2"]
 
 
-def draw_pairs(key: Array, count: int) -> tuple[Float[Array, "B 1"], Float[Array, "B 1"]]:
-    """Return x, uniform in (−2, 2), and y = 3x³/2 + x² − 5x + 2 sin x − 3 + N(0, 0.05)."""
+def init_params(key: PRNGKeyArray, width: int) -> dict[str, Array]:
+    """Return random parameters: w1 and u (1, width), w2 (width, 1), b (width,)."""
+    w1, w2, u, b = jax.random.split(key, 4)
+    return {
+        "w1": 0.3 * jax.random.normal(w1, (1, width)),
+        "w2": width**-0.5 * jax.random.normal(w2, (width, 1)),
+        "u": jax.random.normal(u, (1, width)),
+        "b": jax.random.normal(b, (width,)),
+    }
+
+
+def draw_pairs(key: PRNGKeyArray, count: int) -> list[dict[str, np.ndarray]]:
+    """Return pairs "x", uniform in (−2, 2), and "y" = 3x³/2 + x² − 5x + 2 sin x − 3 + N(0, 0.05).
+
+    Args:
+      key: the random key.
+      count: number of pairs, each of two arrays (1,).
+    """
     place, noise = jax.random.split(key)
     x = jax.random.uniform(place, (count, 1), minval=-2.0, maxval=2.0)
     y = 1.5 * x**3 + x**2 - 5 * x + 2 * jnp.sin(x) - 3
-    return x, y + 0.05**0.5 * jax.random.normal(noise, x.shape)
+    y = y + 0.05**0.5 * jax.random.normal(noise, x.shape)
+    return [{"x": x, "y": y} for x, y in zip(np.asarray(x), np.asarray(y), strict=True)]
 
 
-def init_layer(key: Array) -> Layer:
-    """Return random parameters."""
-    w1, w2, u, b = jax.random.split(key, 4)
-    return Layer(
-        w1=0.3 * jax.random.normal(w1, (1, WIDTH)),
-        w2=WIDTH**-0.5 * jax.random.normal(w2, (WIDTH, 1)),
-        u=jax.random.normal(u, (1, WIDTH)),
-        b=jax.random.normal(b, (WIDTH,)),
-    )
+class Regression:
+    """The regression, as `mdeq_jax.training.experiment.Experiment` describes it."""
+
+    sample = "pair"
+    score = Score("eval/error", higher_is_better=False)
+    progress: Mapping[str, str] = {}
+    record_name = "y"
+
+    def __init__(self, config: Config):
+        """Draw the pairs of a config."""
+        self.config, data = config, config.data
+        train_key, eval_key = jax.random.split(jax.random.key(config.seed))
+        self._train_pairs = draw_pairs(train_key, data.train_pairs)
+        self._eval_pairs = draw_pairs(eval_key, data.eval_pairs)
+        self.train_size = data.train_pairs
+
+    def init(self, key: PRNGKeyArray) -> Variables:
+        """Return random variables."""
+        return {"params": init_params(key, self.config.model.width)}
+
+    def init_carry(self, batch_size: int) -> PyTree:
+        """Return (): pairs are independent."""
+        return ()
+
+    def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
+        """Return variables with the weights of a checkpoint, and the names of those it lacks."""
+        return load_matching(variables, source, self.config.init_from_allow_missing)
+
+    def train_batches(self) -> grain.DatasetIterator:
+        """Return this process's share of shuffled batches."""
+        return shuffled_batches(
+            self._train_pairs,
+            lambda pair, generator: pair,
+            self.config.data,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def evaluations(self) -> Mapping[str, Evaluation]:
+        """Return the one evaluation, "eval", which counts plain steps."""
+        batches = functools.partial(
+            eval_batches,
+            self._eval_pairs,
+            dict,
+            self.config.data,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        return {"eval": Evaluation(batches, solver=COUNTING)}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch as it is."""
+        return batch
+
+    def forward(self, variables: Variables, batch: Batch, layer: Layer, **_: Any) -> Forward:
+        """Return the fixed points, from z = 0."""
+        solution = layer(cell, jnp.zeros_like(batch["x"]), (variables["params"], batch["x"]))
+        return Forward(solution.z, solution)
+
+    def decode(self, variables: Variables, z: PyTree, batch: Batch, *, train: bool) -> PyTree:
+        """Return the state, which is the model's output."""
+        return z
+
+    def loss(
+        self, variables: Variables, outputs: PyTree, batch: Batch, axis_name: str | None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Return the mean squared error."""
+        return ((outputs - batch["y"]) ** 2).mean(), {}
+
+    def predict(
+        self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
+    ) -> Prediction:
+        """Return the fixed points and the statistics of their solve; the radius is |∂f/∂z|."""
+        forward = self.forward(variables, batch, layer)
+        return Prediction(forward.outputs, solver_statistics(self.config, forward.solution))
+
+    def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
+        """Return the sum of squared errors."""
+        errors = (outputs - batch["y"])[:, 0] ** 2
+        return masked_sums({"squared_error": errors}, batch["mask"])
+
+    def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
+        """Return the mean squared error."""
+        return {"error": float(sums["squared_error"] / sums["count"])}
+
+    def record(self, outputs: PyTree) -> Array:
+        """Return the fixed points, (B, 1)."""
+        return outputs
 
 
-def fit(gamma: float, *, seed: int = 0, steps: int = 3000, batch: int = 256) -> Outcome:
-    """Train under a weight of the Jacobian's term, and validate.
+def create_experiment(config: Config) -> Regression:
+    """Return the experiment of a config."""
+    return Regression(config)
+
+
+def fit(config: Config, gamma: float, workdir: Path) -> dict[str, Any]:
+    """Train with γ as the weight of the Jacobian's term on every step, and validate.
 
     Args:
+      config: the config of the run, whose own weight is replaced.
       gamma: γ, at least 0.
-      seed: of the pairs, the parameters and the batches.
-      steps: of Adam, learning rate 0.01 falling to 0 as a cosine, at least 1.
-      batch: pairs of a step.
+      workdir: folder of the run.
 
-    Raises:
-      ValueError: gamma is negative or steps below 1.
+    Returns:
+      The metrics of the final evaluation, as `mdeq_jax.training.loop.train` names them.
     """
-    if gamma < 0 or steps < 1:
-        raise ValueError(f"gamma is {gamma} and steps {steps}; they must be at least 0 and 1.")
-    keys = jax.random.split(jax.random.key(seed), 4)
-    pairs = draw_pairs(keys[0], TRAIN)
-    params = _train(init_layer(keys[1]), pairs, keys[2], gamma, steps, batch)
-    return _validate(params, draw_pairs(keys[3], VALIDATION), gamma)
-
-
-@functools.partial(jax.jit, static_argnames=("steps", "batch"))
-def _train(
-    params: Layer, pairs: tuple[Array, Array], key: Array, gamma: float, steps: int, batch: int
-) -> Layer:
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.01, steps))
-
-    def loss(params: Layer, x: Array, y: Array, probes: Array) -> Array:
-        args = (params, x)
-        z, _ = equilibrium(layer, jnp.zeros_like(x), args, solver=TRAINING)
-        return ((z - y) ** 2).mean() + gamma * jacobian_loss(layer, z, args, probes, probes=1)
-
-    def step(carry: tuple, key: Array) -> tuple[tuple, None]:
-        params, state = carry
-        choice, probes = jax.random.split(key)
-        x, y = (part[jax.random.randint(choice, (batch,), 0, TRAIN)] for part in pairs)
-        updates, state = optimizer.update(jax.grad(loss)(params, x, y, probes), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    start = (params, optimizer.init(params))
-    return jax.lax.scan(step, start, jax.random.split(key, steps))[0][0]
-
-
-def _validate(params: Layer, pairs: tuple[Array, Array], gamma: float) -> Outcome:
-    x, y = pairs
-    args = (params, x)
-    result = solve(layer, jnp.zeros_like(x), args, COUNTING)
-    slope = spectral_radius(layer, result.z, args, jax.random.key(0), iterations=1)
-    error = ((result.z - y) ** 2).mean()
-    figures = (error, result.steps.mean(), result.converged.mean(), slope.mean())
-    return Outcome(gamma, *map(float, figures))
+    changes = {"jacobian.probability": float(gamma != 0), "jacobian.weight": float(gamma)}
+    return train(Regression(override(config, changes)), workdir).metrics
 
 
 def main() -> None:
-    """Print a table of several γ, and one line of JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mdeq_jax.apps.regression",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args()
-    outcomes = []
-    print("gamma     error  plain steps  converged  |slope|")
-    for gamma in (0.0, 0.1, 0.5, 2.0, 8.0):
-        outcomes.append(fit(gamma))
-        _, error, steps, converged, slope = outcomes[-1]
-        print(f"{gamma:5.1f}  {error:8.4f}  {steps:11.1f}  {converged:9.1%}  {slope:7.3f}")
-    print(json.dumps([outcome._asdict() for outcome in outcomes]))
+    """Print a table of several γ, with the figures of the validation pairs."""
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every save
+    shown = ("error", "solver_steps", "converged", "spectral_radius")
+    print("gamma  mean squared error  plain steps  converged  |slope|")
+    with tempfile.TemporaryDirectory() as folder:
+        for gamma in (0.0, 0.1, 0.5, 2.0, 8.0):
+            metrics = fit(Config(), gamma, Path(folder) / f"gamma_{gamma}")
+            error, steps, converged, slope = (metrics[f"eval/{name}"] for name in shown)
+            print(f"{gamma:5.1f}  {error:18.4f}  {steps:11.1f}  {converged:9.1%}  {slope:7.3f}")
 
 
 if __name__ == "__main__":

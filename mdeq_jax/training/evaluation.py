@@ -117,7 +117,7 @@ def make_eval_step(
       evaluation: which evaluation.
       unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
     """
-    deq = evaluation_layer(experiment.config, unrolled, evaluation.max_steps)
+    deq = evaluation_layer(experiment.config, unrolled, evaluation)
 
     def step(variables: Variables, batch: Batch, carry: PyTree) -> tuple[PyTree, Array, PyTree]:
         carry = reset_carry(experiment, carry, batch.get("reset"))
@@ -138,28 +138,34 @@ def make_eval_step(
 
 
 def evaluation_layer(
-    config: RunConfig, unrolled: int | None = None, max_steps: int | None = None
+    config: RunConfig, unrolled: int | None = None, evaluation: Evaluation | None = None
 ) -> DEQ:
     """Return the equilibrium layer of an evaluation.
 
     Args:
       config: for the forward solver.
       unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
-      max_steps: replaces config.solver.forward.max_steps, if not None.
+      evaluation: may name another solver or limit of steps; None keeps those of the config.
     """
-    forward = config.solver.forward
-    if max_steps is not None:
-        forward = dataclasses.replace(forward, max_steps=max_steps)
-    solver = forward.build()
+    solver = config.solver.forward.build()
+    if evaluation is not None:
+        solver = evaluation.solver or solver
+        if evaluation.max_steps is not None:
+            solver = dataclasses.replace(solver, max_steps=evaluation.max_steps)
     return DEQ(solver) if unrolled is None else DEQ(solver, Unrolled(unrolled))
 
 
-def solver_statistics(config: RunConfig, solution: Solution) -> dict[str, Float[Array, " B"]]:
+def solver_statistics(
+    config: RunConfig, solution: Solution | None
+) -> dict[str, Float[Array, " B"]]:
     """Return what evaluation reports of a solve, a number for each sample.
 
     These are solver_steps, residual and converged, and spectral_radius (the Jacobian's at the
-    equilibrium) where config.train.spectral_radius_iterations asks for it.
+    equilibrium) where config.train.spectral_radius_iterations asks for it. A model without an
+    equilibrium (None) has none of them.
     """
+    if solution is None:
+        return {}
     result, iterations = solution.result, config.train.spectral_radius_iterations
     statistics = {
         "solver_steps": result.steps,

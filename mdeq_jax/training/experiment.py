@@ -8,6 +8,7 @@ no base class and nothing to register.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from mdeq_jax.implicit import Solution
-from mdeq_jax.solvers import State
+from mdeq_jax.solvers import Solver, State
 from mdeq_jax.solvers.initial import Kind
 from mdeq_jax.solvers.norms import select
 from mdeq_jax.training.mesh import AXIS, shard
@@ -81,9 +82,12 @@ class Score(NamedTuple):
     higher_is_better: bool = True
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Return whether a value is better than the best one so far; None is no value yet."""
+        """Return whether a value is better than the best one so far; None is no value yet.
+
+        A value that is not a number is never better.
+        """
         if best is None:
-            return True
+            return not math.isnan(value)
         return value > best if self.higher_is_better else value < best
 
 
@@ -94,12 +98,14 @@ class Evaluation:
     Attributes:
       batches: starts one ordered pass over this process's share of the data. Each batch has a
         boolean array "mask" (B,), which is False where a row is padding.
-      max_steps: solver steps in this evaluation; None keeps config.solver.forward.max_steps.
-      initial_state: kind of the initial state: "zeros" keeps the application's own, "normal",
+      solver: finds the equilibrium in this evaluation; None is the solver of config.solver.forward.
+      max_steps: replaces the solver's own max_steps, unless None.
+      initial_state: kind of the initial state: "zeros" keeps the application's own; "normal",
         "mixed" and "mixed_samples" are those of `mdeq_jax.initial_state`.
     """
 
     batches: Callable[[], Iterator[HostBatch]]
+    solver: Solver | None = None
     max_steps: int | None = None
     initial_state: Kind = "zeros"
 

@@ -1,0 +1,274 @@
+"""The training loop knows an experiment by the protocol alone: carries, scores, evaluations."""
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from small import LENGTH, ROWS, Config, Line, Streams
+
+from mdeq_jax.solvers import Broyden
+from mdeq_jax.training import loaders
+from mdeq_jax.training.batches import BatchIterator
+from mdeq_jax.training.checkpoints import load_checkpoint
+from mdeq_jax.training.config import override
+from mdeq_jax.training.evaluation import solver_traces
+from mdeq_jax.training.experiment import Evaluation, Forward, Score, make_put
+from mdeq_jax.training.loop import train
+from mdeq_jax.training.optim import create_optimizer
+from mdeq_jax.training.state import create_state, place_state
+from mdeq_jax.training.steps import make_train_step
+from mdeq_jax.training.weights import load_matching
+
+TRAINING = Path(__file__).parents[2] / "mdeq_jax" / "training"
+EXACT = {"solver.forward.tol": 1e-12, "solver.backward.tol": 1e-12}
+
+
+def take_steps(experiment, devices, count):
+    """The state and the metrics after some steps."""
+    mesh = jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+    optimizer = create_optimizer(experiment.config.optim, 10, 10)
+    state = place_state(create_state(experiment, optimizer), mesh)
+    step = make_train_step(experiment, optimizer, mesh, unrolled=None, steps_per_epoch=10)
+    put, metrics = make_put(experiment, mesh), {}
+    for batch in itertools.islice(experiment.train_batches(), count):
+        state, metrics = step(state, put(batch))
+    return state, metrics
+
+
+def interrupted_after(monkeypatch, experiment, workdir, last):
+    """Train until the data end after some batches, which saves a checkpoint."""
+
+    class Ending(BatchIterator):
+        def __next__(self):
+            if self.get_state()["next_index"] == last:
+                raise ValueError("no more data")
+            return super().__next__()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loaders, "BatchIterator", Ending)
+        with pytest.raises(ValueError, match="no more data"):
+            train(experiment, workdir)
+
+
+def test_a_carry_follows_its_rows_on_any_number_of_devices_and_in_microbatches(x64):
+    states = {}
+    for devices, parts in itertools.product((1, 8), (1, 2)):
+        config = override(Config(), {**EXACT, "train.accumulate_steps": parts})
+        experiment = Streams(config)
+        state, metrics = states[devices, parts] = take_steps(experiment, devices, LENGTH - 1)
+        # The streams of odd rows began at step LENGTH // 2 anew, all others at step 0.
+        begun = np.where(np.arange(ROWS) % 2 == 1, LENGTH // 2, 0)
+        x = experiment.x.reshape(ROWS, LENGTH)[:, : LENGTH - 1]
+        since = np.arange(LENGTH - 1) >= begun[:, None]
+        np.testing.assert_array_equal(state.carry["steps"], LENGTH - 1 - begun)
+        np.testing.assert_allclose(state.carry["sum"][:, 0], (x * since).sum(1), rtol=1e-12)
+        assert {s.data.shape for s in state.carry["m"].addressable_shards} == {(ROWS // devices, 1)}
+        assert state.collections["counts"]["steps"] == parts * (LENGTH - 1)
+    one, loss = jax.device_get(states[1, 1])
+    for state, metrics in jax.device_get(list(states.values())):
+        np.testing.assert_allclose(metrics["loss"], loss["loss"], rtol=1e-9)
+        for a, b in zip(*map(jax.tree.leaves, (state.params, one.params)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9)
+        np.testing.assert_allclose(state.carry["m"], one.carry["m"], rtol=1e-8)
+
+
+@pytest.mark.parametrize("experiment", [Line, Streams])
+def test_an_interrupted_run_ends_as_one_that_was_not(experiment, tmp_path, monkeypatch):
+    changes = {"train.steps": LENGTH + 2, "optim.ema_decay": 0.9, "optim.name": "adam"}
+    config = override(Config(), changes)
+    whole = train(experiment(config), tmp_path / "whole")
+    # In the middle of a stream, so that the carry matters.
+    interrupted_after(monkeypatch, experiment(config), tmp_path / "parts", last=LENGTH - 2)
+    resumed = train(experiment(config), tmp_path / "parts")
+    assert resumed.metrics["resumed_from_step"] == LENGTH - 2
+    assert jax.tree.structure(resumed.state) == jax.tree.structure(whole.state)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
+    assert resumed.metrics["eval/error"] == whole.metrics["eval/error"]
+
+
+def test_evaluation_starts_with_a_fresh_carry_and_passes_it_on(x64, tmp_path):
+    experiment = Streams(override(Config(), {**EXACT, "data.eval_batch_size": ROWS}))
+
+    class Ordered(Streams):
+        """Two steps of every stream; the outputs are the sums in the carry."""
+
+        def evaluations(self):
+            rows = [row * LENGTH + step for step in range(2) for row in range(ROWS)]
+            return {
+                "eval": Evaluation(lambda: eval_rows(rows), max_steps=5),
+                "again": Evaluation(lambda: eval_rows(rows[ROWS:]), max_steps=5),
+            }
+
+        def predict(self, variables, batch, layer, carry):
+            prediction = super().predict(variables, batch, layer, carry)
+            return prediction._replace(outputs=prediction.carry["sum"])
+
+        def sums(self, outputs, batch):
+            return {"outputs": outputs.sum()}
+
+        def summarize(self, sums):
+            return {"error": float(sums["outputs"])}
+
+    def eval_rows(rows):
+        return loaders.eval_batches(rows, experiment.example, experiment.config.data)
+
+    metrics = train(Ordered(experiment.config), tmp_path).metrics
+    x = experiment.x.reshape(ROWS, LENGTH)
+    assert metrics["eval/error"] == pytest.approx((2 * x[:, 0] + x[:, 1]).sum(), rel=1e-9)
+    assert metrics["again/error"] == pytest.approx(x[:, 1].sum(), rel=1e-9)
+
+
+class Scored(Line):
+    """An experiment whose score takes prescribed values."""
+
+    def __init__(self, values, config, higher_is_better=False):
+        super().__init__(config)
+        self.values, self.score = iter(values), Score("eval/error", higher_is_better)
+
+    def summarize(self, sums):
+        return {"error": next(self.values)}
+
+
+@pytest.mark.parametrize(
+    ("values", "higher_is_better", "best"),
+    [
+        ((-1.0, -3.0, -2.0), False, 2),
+        ((5.0, 7.0, 9.0), False, 1),
+        ((math.nan, 9.0, 10.0), False, 2),
+        ((2.0, math.nan, 3.0), False, 1),
+        ((-9.0, -5.0, -7.0), True, 2),
+        ((0.0, 0.0, 0.0), True, 1),
+    ],
+)
+def test_the_best_checkpoint_is_that_of_the_best_score(values, higher_is_better, best, tmp_path):
+    config = override(Config(), {"train.steps": 3, "train.eval_every": 1})
+    train(Scored(values, config, higher_is_better), tmp_path)
+    assert load_checkpoint(tmp_path / "best").step == best
+
+
+def test_the_best_score_outlives_an_interruption(tmp_path, monkeypatch):
+    config = override(Config(), {"train.steps": 4, "train.eval_every": 1})
+    interrupted_after(monkeypatch, Scored([-1.0, -3.0], config), tmp_path, last=2)
+    train(Scored([-2.0, -1.0], config), tmp_path)
+    assert load_checkpoint(tmp_path / "best").step == 2
+
+
+class Halving(Line):
+    """z* = z*/2 + x, which is 2 x; k plain steps from 0 leave 2 x / 2^k."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.y = 2 * self.x
+
+    def forward(self, variables, batch, layer, **_):
+        solution = layer(lambda z, x: z / 2 + x, jnp.zeros_like(batch["x"]), batch["x"])
+        return Forward(solution.z, solution)
+
+    def evaluations(self):
+        rows = lambda: loaders.eval_batches(range(ROWS), self.example, self.config.data)  # noqa: E731
+        return {
+            "eval": Evaluation(rows),
+            "few": Evaluation(rows, max_steps=3),
+            "secant": Evaluation(rows, solver=Broyden(max_steps=9, tol=1e-4)),
+            "short": Evaluation(rows, solver=Broyden(max_steps=9, tol=1e-4), max_steps=1),
+        }
+
+
+def test_every_evaluation_has_a_solver_and_a_limit_of_its_own(tmp_path):
+    changes = {"solver.forward.name": "picard", "solver.forward.tol": 1e-4, "train.steps": 1}
+    experiment = Halving(override(Config(), changes))
+    metrics = train(experiment, tmp_path).metrics
+    # The relative residual after k steps is 2^-k / (2 − 2^-k).
+    assert metrics["eval/solver_steps"] == 13
+    assert metrics["eval/converged"] == metrics["secant/converged"] == 1
+    assert metrics["few/solver_steps"] == 3
+    assert metrics["few/converged"] == 0
+    assert metrics["few/residual"] == pytest.approx(1 / 15, rel=1e-5)
+    assert metrics["few/error"] == pytest.approx((experiment.x**2).mean() / 16, rel=1e-5)
+    assert metrics["secant/solver_steps"] == 2
+    assert metrics["short/solver_steps"] == 1
+
+
+def test_without_an_equilibrium_and_with_a_parameter_of_the_loss(tmp_path):
+    experiment = Line(override(Config(), {"train.steps": 400}))
+    trained = train(experiment, tmp_path)
+    x, y = experiment.x[:, 0], experiment.y[:, 0]
+    # Least squares; the loss is then least where s is the logarithm of the squared error.
+    w = x @ y / (x @ x)
+    s = np.log(((w * x - y) ** 2).mean())
+    assert trained.state.params["w"] == pytest.approx(w, rel=1e-3)
+    assert trained.state.params["s"] == pytest.approx(s, abs=1e-3)
+    assert trained.state.collections == {}
+    assert trained.state.carry == ()
+    error = ((w * x - y)[:-1] ** 2).mean()  # without the row that is padding
+    assert trained.metrics["eval/error"] == pytest.approx(error, rel=1e-3)
+    assert trained.metrics["eval/examples"] == ROWS - 1
+    assert "eval/solver_steps" not in trained.metrics
+
+
+def test_the_average_of_the_parameters_is_evaluated(tmp_path):
+    experiment = Line(override(Config(), {"train.steps": 2, "optim.ema_decay": 0.15}))
+    first, _ = take_steps(experiment, 1, 1)
+    trained = train(experiment, tmp_path)
+    one, two = float(first.params["w"]), float(trained.state.params["w"])
+    ema = 1 + 0.9 * (one - 1)  # the decay is at most 1 / 10 at first, then 2 / 11
+    ema = ema + 0.85 * (two - ema)
+    assert trained.state.ema["w"] == pytest.approx(ema, rel=1e-5)
+    x, y = experiment.x[:-1], experiment.y[:-1]
+    assert trained.metrics["eval/error"] == pytest.approx(((ema * x - y) ** 2).mean(), rel=1e-5)
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path):
+    source = train(Line(Config()), tmp_path / "source")
+    # A step so small that no parameter moves.
+    changes = {"init_from": str(tmp_path / "source"), "optim.learning_rate": 1e-30}
+    config = override(Config(), {**changes, "train.steps": 1, "optim.learning_rate_floor": 0.0})
+    trained = train(Line(config), tmp_path / "other")
+    assert trained.metrics["params_sha256"] == source.metrics["params_sha256"]
+    assert trained.metrics["resumed_from_step"] == 0
+
+
+def test_weights_are_taken_where_name_and_shape_agree(tmp_path):
+    workdir = str(tmp_path)
+    train(Line(Config()), tmp_path)
+    stored = load_checkpoint(workdir).state["params"]
+    wider = {"params": {"w": jnp.ones(()), "s": jnp.zeros(2)}}
+    with pytest.raises(ValueError, match="nothing that fits params/s"):
+        load_matching(wider, workdir)
+    variables, left = load_matching(wider, workdir, ["params/s*"])
+    assert left == ["params/s"]
+    assert variables["params"]["w"] == stored["w"] != 1
+    np.testing.assert_array_equal(variables["params"]["s"], np.zeros(2))
+    with pytest.raises(ValueError, match=r"nothing in .* fits this model"):
+        load_matching({"params": {"other": jnp.ones(3)}}, workdir, ["*"])
+    with pytest.raises(ValueError, match="not a folder"):
+        load_matching(wider, str(tmp_path / "nowhere"))
+
+
+def test_both_solves_are_traced_where_there_is_an_equilibrium():
+    for experiment in (Streams(), Line()):
+        variables = experiment.init(jax.random.key(0))
+        batch = next(experiment.evaluations()["eval"].batches())
+        if isinstance(experiment, Streams):
+            forward, backward = solver_traces(experiment, variables, batch)
+            assert forward.shape == (18, ROWS)
+            assert backward.shape == (20, ROWS)
+            assert np.nanmin(forward, axis=0).max() < 1e-3
+        else:
+            with pytest.raises(ValueError, match="no equilibrium"):
+                solver_traces(experiment, variables, batch)
+
+
+@pytest.mark.parametrize("path", sorted(TRAINING.glob("*.py")), ids=lambda path: path.name)
+def test_training_knows_no_application(path):
+    text = path.read_text()
+    assert not re.findall(r"\b\w*image\w*\b", text, re.IGNORECASE)
+    assert not re.findall(r"MDEQ|mdeq(?!_jax)|vision", text)
