@@ -7,10 +7,11 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from benchmarks.problems import Setting
+from mdeq_jax.training.mesh import AXIS, shard
 from mdeq_jax.training.optim import create_optimizer
-from mdeq_jax.training.state import TrainState, create_state
-from mdeq_jax.training.steps import AXIS, make_train_step, replicate, shard
-from mdeq_jax.vision.model import create_model
+from mdeq_jax.training.state import TrainState, create_state, place_state
+from mdeq_jax.training.steps import make_train_step
+from mdeq_jax.vision.experiment import create_experiment
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
 
@@ -26,12 +27,11 @@ def training_step(bench: Setting, unrolled: int | None) -> tuple[Step, TrainStat
     mesh: Mesh = jax.make_mesh(
         (1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
     )
-    model = create_model(config.model, axis_name=AXIS, dtype=config.compute_dtype)
+    experiment = create_experiment(config)
     optimizer = create_optimizer(config.optim, 1000, 100)
-    height, width = config.data.image_size
-    state = replicate(create_state(model, optimizer, (height, width, 3), config.seed), mesh)
+    state = place_state(create_state(experiment, optimizer), mesh)
     batch = shard({"image": bench.images, "label": bench.labels}, mesh)
-    step = make_train_step(model, config, optimizer, mesh, unrolled=unrolled, steps_per_epoch=100)
+    step = make_train_step(experiment, optimizer, mesh, unrolled=unrolled, steps_per_epoch=100)
     return step, state, batch
 
 

@@ -22,6 +22,7 @@ from mdeq_jax.training.sections import from_mapping, suggestion
 APPLICATIONS = {
     "vision": "mdeq_jax.vision.experiment",
     "regression": "mdeq_jax.apps.regression",
+    "baseline": "mdeq_jax.comparison.experiment",
 }
 
 
@@ -64,8 +65,13 @@ def load_trained(
       ValueError: the folder does not exist, or holds no whole checkpoint; or the architectures
         differ.
     """
-    model = None if expected is None else expected.model
+    model = None if expected is None else _model_of(expected)
     return checkpoints.load_trained(checkpoint_dir, finalize, model)
+
+
+def _model_of(config: Any) -> Any:
+    """Return the section ``model``, which the config of every application has."""
+    return config.model
 
 
 def finalize(config: ConfigDict | Mapping[str, Any]) -> RunConfig:

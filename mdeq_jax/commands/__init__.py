@@ -3,6 +3,4 @@
 from mdeq_jax.checks import needs_extra
 
 with needs_extra("vision"):
-    from mdeq_jax.commands import cli
-
-__all__ = ["cli"]
+    from mdeq_jax.commands import cli as cli

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from mdeq_jax.commands import cli
-from mdeq_jax.comparison.run import compare
+from mdeq_jax.comparison.compare import compare
 from mdeq_jax.comparison.settings import GROUPS
 from mdeq_jax.vision.config import Config, finalize
 

@@ -62,7 +62,8 @@ def draw_traces(options: Options) -> None:
     trained = _trained(options)
     batch = next(first_images(trained.config.data, options.images))
     traces = solver_traces(create_experiment(trained.config), trained.variables, batch)
-    plot_solver_traces(*jax.device_get(traces), options.output)
+    forward, backward = jax.device_get(traces)
+    plot_solver_traces(forward, backward, options.output)
 
 
 def draw_formation(options: Options) -> None:

@@ -78,7 +78,8 @@ def _draw_solver_traces(experiment: Experiment, state: TrainState, path: Path) -
         batch = next(iter(evaluation.batches()))
         batch = {name: rows[: min(_DRAWN, share)] for name, rows in batch.items()}
         traces = solver_traces(experiment, variables, experiment.prepare(batch))
-        plot_solver_traces(*jax.device_get(traces), path)
+        forward, backward = jax.device_get(traces)
+        plot_solver_traces(forward, backward, path)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
         # What was trained is worth more than its picture.
         reason = str(error).partition("\n")[0]

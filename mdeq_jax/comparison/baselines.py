@@ -1,179 +1,127 @@
-"""Explicit models to compare with: a ResNet and a neural ODE, both at full resolution.
+"""Explicit models to compare with: a ResNet and a neural ODE, and the config of a run of one.
 
-Both are pre-activation residual blocks (He et al., arXiv 1603.05027) between a convolution and a
-linear layer: the one has blocks of their own parameters, the other follows one block through time.
+Both are pre-activation residual blocks (He et al., arXiv 1603.05027) at full resolution, between a
+convolution and a linear layer. Each block of the ResNet has its own parameters. The neural ODE
+follows one block through time (Chen et al., "Neural Ordinary Differential Equations", 2018).
 """
 
-import functools
-import itertools
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import ClassVar, Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float
 
-from mdeq_jax.comparison.sizes import count_parameters, nearest
-from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.model import create_model
+from mdeq_jax.checks import require, require_int
+from mdeq_jax.vision import config as vision
 from mdeq_jax.vision.model.layers import Conv, GroupNorm
 
-# Widths are multiples of it; few, so that a number of parameters can be met closely.
-_GROUPS = 2
-_TOLERANCE = 1e-3
-_MAX_STEPS = 256
+# Small, so that widths lie close together and a number of parameters can be met closely.
+GROUPS = 2
 
 _init = nn.initializers.he_normal()
-_conv = functools.partial(Conv, kernel_init=_init)
 
 
-class ShiftedConv(nn.Module):
-    """`Conv` with a 3×3 kernel and stride 1, as nine matrix products with x shifted.
-
-    XLA on CPU is 8 times slower at the gradient of a convolution within an ODE solver's loops,
-    where its derivative is taken anew in each step, than at that of these products.
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """An explicit model.
 
     Attributes:
-      features: output channels.
+      kind: "resnet" or "neural_ode".
+      width: number of channels of every block, a multiple of 2.
+      depth: number of blocks of "resnet", number of Runge-Kutta steps of "neural_ode"; at least 1.
+      num_classes: number of classes, at least 1.
     """
 
-    features: int
+    task: ClassVar[str] = "classification"
+    extra_heads: ClassVar[tuple[str, ...]] = ()
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H W O"]:
-        """Return the convolution of x."""
-        kernel = self.param("kernel", _init, (3, 3, x.shape[-1], self.features))
-        _, height, width, _ = x.shape
-        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        products = (
-            padded[:, i : i + height, j : j + width] @ kernel[i, j]
-            for i, j in itertools.product(range(3), repeat=2)
-        )
-        return functools.reduce(jnp.add, products)
+    kind: Literal["resnet", "neural_ode"] = "resnet"
+    width: int = 32
+    depth: int = 8
+    num_classes: int = 10
+
+    def __post_init__(self):
+        """Check the options; raises ValueError."""
+        for field in ("depth", "num_classes"):
+            require_int(self, field, minimum=1)
+        require_int(self, "width", minimum=GROUPS)
+        require(self, "width", self.width % GROUPS == 0, f"a multiple of {GROUPS}")
+
+    @property
+    def block_evaluations(self) -> int:
+        """The number of times that a pass over an image evaluates a block."""
+        return self.depth if self.kind == "resnet" else 4 * self.depth
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(vision.Config):
+    """The config of a run of an explicit model: the keys of the vision config, but for the model.
+
+    Attributes:
+      app: "baseline".
+      model: the explicit model.
+    """
+
+    app: Literal["baseline"] = "baseline"  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: ModelConfig = ModelConfig()  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 class ConvBlock(nn.Module):
-    """conv(relu(GN(conv(relu(GN(z)))))), both convolutions 3×3 and as wide as z.
-
-    Attributes:
-      conv: makes a convolution from its output channels.
-    """
-
-    conv: Callable[..., nn.Module] = _conv
+    """conv(relu(GN(conv(relu(GN(z)))))), both convolutions 3×3 and as wide as z."""
 
     @nn.compact
     def __call__(self, z: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """Return the block's output."""
         for k in range(2):
-            z = nn.relu(GroupNorm(_GROUPS, name=f"gn{k}")(z))
-            z = self.conv(z.shape[-1], name=f"conv{k}")(z)
+            z = nn.relu(GroupNorm(GROUPS, name=f"gn{k}")(z))
+            z = Conv(z.shape[-1], kernel_init=_init, name=f"conv{k}")(z)
         return z
 
 
-class PooledLinear(nn.Module):
-    """A linear layer on the mean over the image of relu(GN(z))."""
+class ExplicitModel(nn.Module):
+    """A convolution, residual blocks or one block followed through time, and a linear layer.
 
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, z: Float[Array, "B H W C"]) -> Float[Array, "B num_classes"]:
-        """Return the logits."""
-        y = nn.relu(GroupNorm(_GROUPS, name="gn")(z)).mean(axis=(1, 2))
-        return nn.Dense(self.num_classes, name="linear")(y)
-
-
-class ResNet(nn.Module):
-    """z ← z + block_k(z) for each block, as many as a ResNet-18 has.
+    "resnet" is z ← z + block_k(z) for each block; "neural_ode" is dz/dt = block(z) from t = 0 to 1.
 
     Attributes:
-      width: channels throughout, even.
-      num_classes: entries of the logits.
-      blocks: number of blocks.
+      config: the architecture.
+      dtype: the dtype of all layers but the last; None is that of the images and parameters.
     """
 
-    width: int
-    num_classes: int
-    blocks: int = 8
+    config: ModelConfig
+    dtype: str | None = None
 
     @nn.compact
-    def __call__(
-        self, images: Float[Array, "B H W 3"]
-    ) -> tuple[Float[Array, "B num_classes"], Float[Array, " B"]]:
-        """Return the logits, and for each image the number of blocks."""
-        z = _conv(self.width, name="stem")(images)
-        for k in range(self.blocks):
-            z = z + ConvBlock(name=f"block{k}")(z)
-        logits = PooledLinear(self.num_classes, name="head")(z)
-        return logits, jnp.full(len(images), float(self.blocks))
+    def __call__(self, images: Float[Array, "B H W 3"]) -> Float[Array, "B num_classes"]:
+        """Return the logits of normalised images."""
+        config, dtype = self.config, self.dtype or images.dtype
+        z = Conv(config.width, kernel_init=_init, name="stem")(images.astype(dtype))
+        if config.kind == "resnet":
+            for k in range(config.depth):
+                z = z + ConvBlock(name=f"block{k}")(z)
+        else:
+            z = runge_kutta(ConvBlock(name="block"), z, config.depth)
+        y = nn.relu(GroupNorm(GROUPS, name="gn")(z)).mean(axis=(1, 2))
+        return nn.Dense(config.num_classes, name="linear")(y.astype(images.dtype))
 
 
-class NeuralODE(nn.Module):
-    """dz/dt = block(z) from t = 0 to 1, by Tsitouras' 5(4) method with adaptive steps.
+def runge_kutta(f: Callable[[Array], Array], z: Array, steps: int) -> Array:
+    """Return z(1) of dz/dt = f(z), from z(0) = z, by equal steps of the classic method of order 4.
 
-    The step size is one for the batch; where the steps do not suffice, z is NaN. Source: Chen et
-    al., "Neural Ordinary Differential Equations", NeurIPS 2018.
-
-    Attributes:
-      width: channels throughout, even.
-      num_classes: entries of the logits.
-    """
-
-    width: int
-    num_classes: int
-
-    @nn.compact
-    def __call__(
-        self, images: Float[Array, "B H W 3"]
-    ) -> tuple[Float[Array, "B num_classes"], Float[Array, " B"]]:
-        """Return the logits, and for each image the evaluations of the block."""
-        z = _conv(self.width, name="stem")(images)
-        block = ConvBlock(ShiftedConv, parent=None)
-
-        def init(key: PRNGKeyArray) -> Any:
-            return block.init(key, z[:1])["params"]
-
-        params, evaluations = self.param("block", init), 0.0
-        if not self.is_initializing():  # the way through time has no parameters
-            z, evaluations = _integrate(block, z, params)
-        logits = PooledLinear(self.num_classes, name="head")(z)
-        return logits, jnp.full(len(images), evaluations)
-
-
-def _integrate(block: ConvBlock, z: Array, params: PyTree) -> tuple[Array, Float[Array, ""]]:
-    import diffrax  # for this model alone, and not among the requirements of training
-
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, z, params: block.apply({"params": params}, z)),
-        diffrax.Tsit5(),
-        t0=0.0,
-        t1=1.0,
-        dt0=0.1,
-        y0=z,
-        args=params,
-        stepsize_controller=diffrax.PIDController(rtol=_TOLERANCE, atol=_TOLERANCE),
-        max_steps=_MAX_STEPS,
-        throw=False,
-    )
-    assert solution.ys is not None  # the state at t1 is saved unless asked otherwise
-    z = jnp.where(diffrax.is_successful(solution.result), solution.ys[0], jnp.nan)
-    # Six new stages a step: the first is the last of the step before.
-    return z, 6.0 * solution.stats["num_steps"] + 1
-
-
-BASELINES = {"resnet": ResNet, "neural_ode": NeuralODE}
-
-
-def create_baseline(kind: str, config: Config) -> nn.Module:
-    """Return a baseline with as near the number of parameters of a config's model as may be.
+    The steps are equal because loops of adaptive solvers (diffrax 0.7) cannot be traced under
+    `jax.shard_map`, which every training step uses.
 
     Args:
-      kind: "resnet" or "neural_ode".
-      config: for its model, its image size and its number of classes.
+      f: the vector field.
+      z: the state at t = 0, floating point of any shape.
+      steps: number of steps, at least 1.
     """
-    size = config.data.image_size
-
-    def sized(k: int) -> nn.Module:
-        return BASELINES[kind](_GROUPS * k, config.model.num_classes)
-
-    target = count_parameters(create_model(config.model), size)
-    return sized(nearest(target, lambda k: count_parameters(sized(k), size)))
+    h = 1 / steps
+    for _ in range(steps):
+        k1 = f(z)
+        k2 = f(z + h / 2 * k1)
+        k3 = f(z + h / 2 * k2)
+        k4 = f(z + h * k3)
+        z = z + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return z

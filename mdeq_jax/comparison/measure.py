@@ -1,251 +1,174 @@
-"""What is measured of a trained model: accuracy, cost, and how good its gradient is."""
+"""What is measured of a trained model: its gradient, its scales, and its latency."""
 
-import dataclasses
-import statistics
+import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
-from mdeq_jax.comparison.sizes import count_parameters
-from mdeq_jax.implicit import Exact
-from mdeq_jax.solvers import Broyden, Picard, solve
-from mdeq_jax.stability import spectral_radius
-from mdeq_jax.training.objective import Draw, make_objective
-from mdeq_jax.vision import data
-from mdeq_jax.vision.config import Config, DataConfig
-from mdeq_jax.vision.load import Trained
-from mdeq_jax.vision.losses import cross_entropy
-from mdeq_jax.vision.model import MDEQ, ModelInfo, create_model
+from mdeq_jax.applications import create_experiment
+from mdeq_jax.implicit import Solution
+from mdeq_jax.solvers import State
+from mdeq_jax.training.config import RunConfig, override
+from mdeq_jax.training.evaluation import Evaluator
+from mdeq_jax.training.experiment import (
+    Batch,
+    Experiment,
+    Layer,
+    Prediction,
+    Variables,
+    make_put,
+)
+from mdeq_jax.training.mesh import AXIS, create_mesh, replicate
+from mdeq_jax.training.microbatches import Draw
+from mdeq_jax.training.state import STATE_SPECS, TrainState
+from mdeq_jax.training.steps import make_gradient
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.experiment import VisionExperiment
 
-Batch = dict[str, Array]
+STEP_LIMITS = (1, 2, 4, 6, 8, 12, 18, 30)
+TOLERANCES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)
 
-# What the other gradients are held against: the adjoint equation, solved as well as float32 allows.
-# Of a large model's batch, a history of all steps would take gigabytes.
-_REFERENCE = Exact(Broyden(max_steps=100, tol=1e-6, memory=30))
-_REPEATS = 5
-# Of dropout, so that two gradients are of one function, and of the first vector of a power method.
-_KEY = jax.random.PRNGKey(0)
+# Metrics by name.
+Row = Mapping[str, float | None]
 
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What one training batch costs, compiled; in "latency", one evaluation batch.
-
-    Attributes:
-      forward_s: seconds of the loss, or of the logits.
-      backward_s: seconds of loss and gradient, less those of the loss.
-      memory_bytes: temporary memory of loss and gradient; None where the backend does not tell.
-    """
-
-    forward_s: float
-    backward_s: float | None = None
-    memory_bytes: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """One row of the report. What does not apply is None.
-
-    Attributes:
-      accuracy: on the test set.
-      loss: cross-entropy there.
-      forward_steps: mean over the test set of the solver's steps; of an unrolled or explicit model,
-        its depth; of a neural ODE, its evaluations of the vector field.
-      cost: of one batch.
-      backward_steps: mean over a training batch of the adjoint solver's steps.
-      parameters: number of trainable parameters.
-      radius_mean: mean over an evaluation batch of the Jacobian's spectral radius at the
-        equilibrium.
-      radius_max: likewise the largest.
-      cosine: of the gradient that training takes and the exact one at the same state.
-      cosine_cell: likewise of the cell's parameters alone; those of the head have the exact
-        gradient anyway.
-      reference_residual: the largest residual, over the batch, of the adjoint solve that the exact
-        gradient comes from.
-      name: where a setting has several rows, the row's.
-    """
-
-    accuracy: float
-    loss: float
-    forward_steps: float
-    cost: Cost | None = None
-    backward_steps: float | None = None
-    parameters: int | None = None
-    radius_mean: float | None = None
-    radius_max: float | None = None
-    cosine: float | None = None
-    cosine_cell: float | None = None
-    reference_residual: float | None = None
-    name: str = ""
+# The adjoint equation is solved about as well as float32 allows. The history of all steps of a
+# large model would take gigabytes.
+_EXACT = {
+    "adjoint": {"name": "exact"},
+    "solver.backward": {"name": "broyden", "max_steps": 100, "tol": 1e-6, "memory": 30},
+    "correction.states": 1,
+}
 
 
-def training_batch(config: Config) -> Batch:
-    """Return the first batch that training sees."""
-    normalise = data.find_dataset(config.data).normalise
-    batch = jax.tree.map(jnp.asarray, next(data.train_iterator(config.data, seed=config.seed)))
-    return {**batch, "image": normalise(batch["image"])}
+def measure_gradient(config: RunConfig, state: TrainState) -> Row:
+    """Return what a training gradient costs, and how well it agrees with the exact one.
 
-
-def evaluation_images(config: Config) -> Float[Array, "B H W 3"]:
-    """Return the first batch of test images."""
-    images = jnp.asarray(next(iter(data.eval_batches(config.data)))["image"])
-    return data.find_dataset(config.data).normalise(images)
-
-
-def evaluate(
-    predict: Callable[[Array], tuple[Float[Array, "B num_classes"], Float[Array, " B"]]],
-    config: DataConfig,
-) -> Measurement:
-    """Return accuracy, loss and steps over the test set.
+    Both gradients are those of the loss on the first training batch, without Jacobian
+    regularisation and with the same dropout, at the state that the forward solver finds.
 
     Args:
-      predict: from images (B, H, W, 3) to logits and the steps that they took; compiled.
-      config: the data set.
+      config: the config of the run.
+      state: its last state.
+
+    Returns:
+      "parameters"; "memory_bytes", the temporary memory of the gradient on one device, by the
+      compiler's account. For a solved equilibrium also "cosine" with the exact gradient,
+      "cosine_cell" for the parameters of the cell alone, and "reference_residual", the mean
+      residual of the adjoint solves of the exact gradient.
     """
-    normalise, columns = data.find_dataset(config).normalise, []
-    for batch in data.eval_batches(config):
-        labels = jnp.asarray(batch["label"])
-        logits, steps = predict(normalise(jnp.asarray(batch["image"])))
-        values = jnp.stack([logits.argmax(-1) == labels, cross_entropy(logits, labels), steps])
-        columns.append(np.asarray(values)[:, batch["mask"]])
-    accuracy, loss, steps = np.concatenate(columns, axis=1).mean(axis=1)
-    return Measurement(float(accuracy), float(loss), float(steps))
+    experiment, mesh = create_experiment(config), create_mesh()
+    batch = make_put(experiment, mesh)(next(experiment.train_batches()))
+    unrolled = config.train.unrolled_at(int(state.step))
+    compiled = _gradient(experiment, mesh, unrolled).lower(state, batch).compile()
+    memory: Any = compiled.memory_analysis()
+    row = {
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "memory_bytes": None if memory is None else memory.temp_size_in_bytes,
+    }
+    own, metrics = compiled(state, batch)
+    if unrolled is not None or "adjoint_steps" not in metrics:
+        return row
+    exact, reference = _gradient(create_experiment(override(config, _EXACT)), mesh)(state, batch)
+    return row | {
+        "cosine": float(cosine(own, exact)),
+        "cosine_cell": float(cosine(own["cell"], exact["cell"])),
+        "reference_residual": float(reference["adjoint_residual"]),
+    }
 
 
-def median_seconds(function: Callable[[], Any]) -> float:
-    """Return the median time of a function, after one call that does not count."""
-    seconds = []
-    for _ in range(_REPEATS + 1):
-        started = time.perf_counter()
-        jax.block_until_ready(function())
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
+def _gradient(
+    experiment: Experiment, mesh: Mesh, unrolled: int | None = None
+) -> jax.stages.Wrapped:
+    """Return the compiled ``(state, batch) -> (gradient, metrics)``."""
+    gradient = make_gradient(experiment, unrolled=unrolled)
+
+    def mean(state: TrainState, batch: Batch) -> PyTree:
+        params = lax.pcast(state.params, AXIS, to="varying")
+        own = gradient(params, state.collections, batch, state.carry, Draw(state.key))
+        return lax.pmean((own.grads, own.metrics), AXIS)
+
+    specs = STATE_SPECS, PartitionSpec(AXIS)
+    return jax.jit(jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=PartitionSpec()))
 
 
-def cost_of(
-    objective: Callable[..., tuple[Float[Array, ""], Any]], params: PyTree, *rest: PyTree
-) -> tuple[Cost, tuple[PyTree, Any]]:
-    """Return the cost of an objective, and its gradient with what it reports beside its value.
-
-    Args:
-      objective: (params, *rest) -> (loss, anything).
-      params: what it is differentiated by.
-      rest: its other arguments.
-    """
-    forward = jax.jit(objective).lower(params, *rest).compile()
-    both = jax.jit(jax.grad(objective, has_aux=True)).lower(params, *rest).compile()
-    forward_s = median_seconds(lambda: forward(params, *rest))
-    both_s = median_seconds(lambda: both(params, *rest))
-    memory: Any = both.memory_analysis()
-    size = None if memory is None else memory.temp_size_in_bytes
-    return Cost(forward_s, max(both_s - forward_s, 0.0), size), both(params, *rest)
-
-
-def measure(trained: Trained, metrics: dict[str, Any]) -> Measurement:
-    """Measure a trained model of this package.
-
-    Args:
-      trained: variables, config and step.
-      metrics: the final evaluation, as `train` returns it.
-    """
-    config = trained.config
-    model = create_model(config.model, dtype=config.compute_dtype)
-    unrolled = config.train.unrolled_at(trained.step)
-    batch = training_batch(config)
-    inputs = (trained.variables["params"], jnp.zeros((len(batch["label"]), 2)))
-    rest = (trained.variables["batch_stats"], batch)
-    cost, found = cost_of(_training_loss(model, config, unrolled), inputs, *rest)
-    (gradient, adjoint), info = found
-    measurement = Measurement(
-        accuracy=metrics["eval/accuracy"],
-        loss=metrics["eval/loss"],
-        forward_steps=metrics["eval/solver_steps"],
-        cost=cost,
-        parameters=count_parameters(model, config.data.image_size),
-    )
-    if unrolled is not None:
-        return measurement
-    radius = _spectral_radius(model, config, trained.variables)
-    exact, reference = _exact_gradient(model, inputs, info.z, *rest)
-    return dataclasses.replace(
-        measurement,
-        backward_steps=float(adjoint[:, 0].mean()),
-        radius_mean=float(radius.mean()),
-        radius_max=float(radius.max()),
-        cosine=float(cosine(gradient, exact)),
-        cosine_cell=float(cosine(gradient["cell"], exact["cell"])),
-        reference_residual=float(reference[:, 1].max()),
-    )
-
-
-def _training_loss(
-    model: MDEQ, config: Config, unrolled: int | None
-) -> Callable[..., tuple[Float[Array, ""], ModelInfo]]:
-    """What a training step minimises, without Jacobian regularisation, which only some steps add.
-
-    Args:
-      model: the model.
-      config: of its run.
-      unrolled: as of `make_objective`.
-    """
-    objective = make_objective(model, config, unrolled=unrolled)
-    draw = Draw(_KEY, step_limit=jnp.asarray(config.solver.forward.max_steps))
-
-    def loss(inputs: PyTree, batch_stats: PyTree, batch: Batch) -> tuple[Array, ModelInfo]:
-        params, probe = inputs
-        value, outcome = objective(params, probe, batch_stats, batch, draw)
-        return value, outcome.info
-
-    return loss
-
-
-def _exact_gradient(
-    model: MDEQ, inputs: PyTree, z: PyTree, batch_stats: PyTree, batch: Batch
-) -> PyTree:
-    """The gradient of the same loss at a given state, from which no step is taken."""
-
-    @jax.jit
-    @jax.grad
-    def gradient(inputs: PyTree, z: PyTree, batch_stats: PyTree, batch: Batch) -> Array:
-        params, probe = inputs
-        output: Any = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            batch["image"],
-            z0=z,
-            solver=Picard(max_steps=1),
-            step_limit=0,
-            adjoint=_REFERENCE,
-            adjoint_probe=probe,
-            train=True,
-            rngs={"dropout": _KEY},
-            mutable=["batch_stats"],
-        )
-        (logits, _), _ = output
-        return cross_entropy(logits, batch["label"]).mean()
-
-    return gradient(inputs, z, batch_stats, batch)
-
-
-def _spectral_radius(model: MDEQ, config: Config, variables: PyTree) -> Float[Array, " B"]:
-    """At the equilibria of an evaluation batch, without dropout."""
-    solver = config.solver.forward.build()
-
-    @jax.jit
-    def radius(variables: PyTree, images: Array) -> Array:
-        problem: Any = model.apply(variables, images, method="problem")
-        f, z0, args = problem
-        return spectral_radius(f, solve(f, z0, args, solver).z, args, _KEY)
-
-    return radius(variables, evaluation_images(config))
-
-
-@jax.jit
 def cosine(a: PyTree, b: PyTree) -> Float[Array, ""]:
     """Return ⟨a, b⟩ / (‖a‖ ‖b‖) over all leaves of two trees of one structure."""
     return jnp.divide(optax.tree.vdot(a, b), optax.tree.norm(a) * optax.tree.norm(b))
+
+
+def _evaluator(config: Config, exchange: Callable[[Layer, Variables], Layer]) -> Evaluator:
+    """Return the evaluator of an MDEQ whose layer is exchanged, given the layer and variables."""
+
+    class Examined(VisionExperiment):
+        def predict(
+            self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
+        ) -> Prediction:
+            return super().predict(variables, batch, exchange(layer, variables), carry)
+
+    return Evaluator(
+        Examined(override(config, {"train.spectral_radius_iterations": 0})), create_mesh()
+    )
+
+
+def silence(layer: Layer, branch: int | None) -> Layer:
+    """Return the layer with one branch at zero, for the cell and for the head.
+
+    Args:
+      layer: a layer whose state is a tuple with an entry per branch.
+      branch: index of the branch, which is 0 in z0; None silences nothing.
+    """
+
+    def silenced(f: Callable[[State, PyTree], State], z0: State, args: PyTree) -> Solution:
+        def g(z: State, args: PyTree) -> State:
+            return tuple(jnp.zeros_like(h) if i == branch else h for i, h in enumerate(f(z, args)))
+
+        return layer(g, z0, args)
+
+    return silenced
+
+
+def silenced_scales(config: Config, variables: Variables) -> dict[str, Row]:
+    """Evaluate the model as it is, then with each scale held at zero."""
+    branches = {"none": None, **{f"scale {i}": i for i in range(config.model.num_branches)}}
+    placed = replicate(variables, create_mesh())
+    return {
+        name: _evaluator(config, lambda layer, _, i=i: silence(layer, i))(placed, unrolled=None)
+        for name, i in branches.items()
+    }
+
+
+def latency(config: Config, variables: Variables) -> dict[str, Row]:
+    """Evaluate under fewer and more steps at the config's tolerance, then under other tolerances.
+
+    One compiled solve serves all, so that the times differ only by what is computed. The limits
+    reach it as a collection of the variables.
+
+    Returns:
+      Metrics by row, with "batch_s", the seconds of an evaluation batch.
+    """
+
+    def limited(layer: Layer, variables: Variables) -> Layer:
+        return functools.partial(layer, **variables["limits"])
+
+    most, tol = max(STEP_LIMITS), config.solver.forward.tol
+    evaluator = _evaluator(override(config, {"solver.forward.max_steps": most}), limited)
+
+    def row(step_limit: int, tol: float) -> Row:
+        limits = {"step_limit": jnp.asarray(step_limit), "tol": jnp.asarray(tol)}
+        bound = replicate({**variables, "limits": limits}, create_mesh())
+        started = time.perf_counter()
+        metrics = evaluator(bound, unrolled=None)
+        batches = math.ceil(metrics["eval/examples"] / config.data.eval_batch_size)
+        return {**metrics, "batch_s": (time.perf_counter() - started) / batches}
+
+    row(1, tol)  # compiles
+    by_steps = {f"step limit {limit}": row(limit, tol) for limit in STEP_LIMITS}
+    return by_steps | {f"tolerance {tol:g}": row(most, tol) for tol in TOLERANCES}

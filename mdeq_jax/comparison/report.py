@@ -1,192 +1,142 @@
-"""The report: a table for each group, in Markdown, and the pictures beside it."""
+"""The report: a table for each group in Markdown, and a figure beside it."""
 
 import datetime
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from mdeq_jax.comparison.cells import Result
-from mdeq_jax.comparison.measure import Measurement
-from mdeq_jax.comparison.settings import GROUPS, Cell, Planned
-from mdeq_jax.viz.comparison import Point, plot_comparison
-
-_PACKAGES = ("jax", "flax", "optax")
+from mdeq_jax.comparison.figure import Point, plot_comparison
+from mdeq_jax.comparison.measure import Row
+from mdeq_jax.comparison.runs import Result
+from mdeq_jax.comparison.settings import GROUPS, Run, Setting
 
 
 class _Column(NamedTuple):
     title: str
-    meaning: str
-    read: Callable[[Measurement], float | None]
+    key: str  # of a row's metrics
+    scale: float
     form: str
 
+    def read(self, row: Row) -> float | None:
+        value = row.get(self.key)
+        return None if value is None else self.scale * value
 
-def _cost(field: str, scale: float) -> Callable[[Measurement], float | None]:
-    def read(row: Measurement) -> float | None:
-        value = None if row.cost is None else getattr(row.cost, field)
-        return None if value is None else value * scale
-
-    return read
+    def show(self, row: Row) -> str:
+        value = self.read(row)
+        return "–" if value is None else f"{value:{self.form}}"
 
 
+_ACCURACY = _Column("accuracy, %", "eval/accuracy", 100, ".2f")
+_STEP = _Column("step, ms", "train/device_step_s", 1e3, ".1f")
+_BATCH = _Column("batch, ms", "batch_s", 1e3, ".1f")
+_CELL = _Column("cosine, cell", "cosine_cell", 1, ".4f")
 _COLUMNS = (
-    _Column("accuracy, %", "on the test set", lambda row: 100 * row.accuracy, ".2f"),
-    _Column("loss", "cross-entropy on the test set", lambda row: row.loss, ".4f"),
-    _Column(
-        "forward steps",
-        "mean over the test set: solver steps; of unrolled and explicit models their depth; of the "
-        "neural ODE its evaluations of the vector field",
-        lambda row: row.forward_steps,
-        ".1f",
-    ),
-    _Column(
-        "backward steps",
-        "mean over a training batch: steps of the adjoint solve, 0 where nothing is solved",
-        lambda row: row.backward_steps,
-        ".1f",
-    ),
-    _Column("forward, ms", "a batch's loss, median of 5", _cost("forward_s", 1e3), ".1f"),
-    _Column(
-        "backward, ms",
-        "a batch's loss and gradient, less its loss",
-        _cost("backward_s", 1e3),
-        ".1f",
-    ),
-    _Column(
-        "memory, MiB",
-        "temporary memory of a batch's loss and gradient, by the compiler's account",
-        _cost("memory_bytes", 2**-20),
-        ".1f",
-    ),
-    _Column(
-        "radius, mean",
-        "spectral radius of the cell's Jacobian at the equilibrium, over an evaluation batch",
-        lambda row: row.radius_mean,
-        ".2f",
-    ),
-    _Column("radius, max", "likewise", lambda row: row.radius_max, ".2f"),
-    _Column(
-        "cosine",
-        "between the gradient of all parameters on a training batch and the exact one at the same "
-        "state (adjoint equation solved to 1e-6, or 100 steps)",
-        lambda row: row.cosine,
-        ".4f",
-    ),
-    _Column(
-        "cosine, cell",
-        "likewise for the cell's parameters alone; the head's gradient is always exact",
-        lambda row: row.cosine_cell,
-        ".4f",
-    ),
-    _Column(
-        "residual of exact",
-        "the largest of the adjoint solves behind the exact gradient; where it is not small, the "
-        "cosines say little",
-        lambda row: row.reference_residual,
-        ".0e",
-    ),
-    _Column("parameters", "trainable", lambda row: row.parameters, ",d"),
+    _ACCURACY,
+    _Column("loss", "eval/loss", 1, ".4f"),
+    _Column("forward steps", "eval/solver_steps", 1, ".1f"),
+    _Column("evaluations", "eval/block_evaluations", 1, ".0f"),
+    _Column("backward steps", "train/adjoint_steps", 1, ".1f"),
+    _STEP,
+    _BATCH,
+    _Column("memory, MiB", "memory_bytes", 2**-20, ".1f"),
+    _Column("radius", "eval/spectral_radius", 1, ".2f"),
+    _Column("gradient error", "train/gradient_error", 1, ".0e"),
+    _Column("cosine", "cosine", 1, ".4f"),
+    _CELL,
+    _Column("residual of exact", "reference_residual", 1, ".0e"),
+    _Column("parameters", "parameters", 1, ",.0f"),
 )
+_LEGEND = """
+- **accuracy, %** and **loss**: on the test set.
+- **forward steps**: solver steps, or applications of an unrolled cell; mean over the test set.
+- **evaluations**: how often an explicit model evaluates a block.
+- **backward steps**: steps of the adjoint solve; mean over the last record of training.
+- **step, ms**: time of a training step; the smallest of the means that training records.
+- **batch, ms**: time of an evaluation batch, with its reading.
+- **memory, MiB**: temporary memory of a training gradient on one device, by the compiler's account.
+- **radius**: spectral radius of the cell's Jacobian at the equilibrium; mean over the test set.
+- **gradient error**: estimated relative error of the exact gradient; mean over the last record.
+- **cosine**: between the gradient of a training batch and the exact one at the same state, whose
+  adjoint equation is solved to 1e-6 or in 100 steps.
+- **cosine, cell**: the same for the cell's parameters alone; the head's gradient is always exact.
+- **residual of exact**: mean residual of the adjoint solves of that exact gradient. If it is not
+  small, the cosines say little.
+- **parameters**: trainable."""
 
 
 def write_report(
-    planned: Sequence[Planned], results: Mapping[Cell, Result], workdir: Path, command: str
+    settings: Sequence[Setting], results: Mapping[Run, Result], workdir: Path, command: str
 ) -> Path:
     """Write `report.md` and `report.png`; return the path of the former.
 
     Args:
-      planned: the rows, in order.
-      results: of all cells.
+      settings: the settings, in order.
+      results: the results of all runs.
       workdir: where to write.
-      command: that led to it.
+      command: the command that led to it.
     """
     path = workdir / "report.md"
     partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(_lines(planned, results, command)) + "\n")
+    partial.write_text("\n".join(_lines(settings, results, command)) + "\n")
     os.replace(partial, path)
-    _plot(planned, results, workdir / "report.png")
+    points = [
+        Point(setting.group, name, accuracy, _BATCH.read(row) or _STEP.read(row), _CELL.read(row))
+        for setting in settings
+        for name, row in _rows(setting, results)
+        if (accuracy := _ACCURACY.read(row)) is not None
+    ]
+    plot_comparison(points, workdir / "report.png")
     return path
 
 
 def _lines(
-    planned: Sequence[Planned], results: Mapping[Cell, Result], command: str
+    settings: Sequence[Setting], results: Mapping[Run, Result], command: str
 ) -> Iterator[str]:
-    device = jax.devices()[0]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
-    yield "# Comparison"
-    yield f"\n```bash\n{command}\n```\n"
+    packages = ("jax", "flax", "optax")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    yield f"# Comparison\n\n```bash\n{command}\n```\n"
     yield (
-        f"{datetime.date.today()}; {len(jax.devices())} × {device.device_kind}, "
-        f"{os.cpu_count()} CPU cores; Python {platform.python_version()}, {versions}. "
-        "Costs are of one training batch; in latency, of one evaluation batch.\n"
+        f"{datetime.date.today()}; {len(jax.devices())} × {jax.devices()[0].device_kind}, "
+        f"{os.cpu_count()} CPU cores; Python {platform.python_version()}, {versions}.\n"
     )
-    yield ("![Error of each setting, latency, and gradients against their cost](report.png)\n")
-    yield from (f"- **{column.title}**: {column.meaning}." for column in _COLUMNS)
+    yield "![Error of each setting, latency, and gradients against their cost](report.png)"
+    yield _LEGEND
     for group, question in GROUPS.items():
-        members = [row for row in planned if row.setting.group == group]
+        members = [setting for setting in settings if setting.group == group]
         if members:
             yield f"\n## {group}\n\n{question}\n"
             yield from _table(members, results)
     yield "\n## What each setting changes\n"
-    for row in planned:
-        changes = ", ".join(f"`{key}={value}`" for key, value in row.changes.items())
-        yield f"- {row.setting.group}, {row.setting.name}: {changes or 'nothing'}"
+    for setting in settings:
+        changes = ", ".join(f"`{key}={value}`" for key, value in setting.changes.items())
+        yield f"- {setting.group}, {setting.name}: {changes or 'nothing'}"
 
 
-def _table(members: Sequence[Planned], results: Mapping[Cell, Result]) -> Iterator[str]:
+def _table(members: Sequence[Setting], results: Mapping[Run, Result]) -> Iterator[str]:
     rows = [row for member in members for row in _rows(member, results)]
     columns = [c for c in _COLUMNS if any(c.read(row) is not None for _, row in rows)]
     if rows:
         yield "| setting | " + " | ".join(column.title for column in columns) + " |"
         yield "|---|" + "---:|" * len(columns)
-        for name, row in rows:
-            values = [column.read(row) for column in columns]
-            cells = [
-                "–" if v is None else f"{v:{c.form}}" for v, c in zip(values, columns, strict=True)
-            ]
-            yield f"| {name} | " + " | ".join(cells) + " |"
+    for name, row in rows:
+        yield f"| {name} | " + " | ".join(column.show(row) for column in columns) + " |"
     for member in members:
-        status, message = _status(member, results)
-        if status != "done":
-            yield f"\n- {member.setting.name}: {status}{': ' if message else ''}{message}"
+        result = _result(member, results)
+        if result.status != "done":
+            yield f"\n- {member.name}: {': '.join(filter(None, (result.status, result.message)))}"
 
 
-def _rows(member: Planned, results: Mapping[Cell, Result]) -> Iterator[tuple[str, Measurement]]:
+def _rows(setting: Setting, results: Mapping[Run, Result]) -> Iterator[tuple[str, Row]]:
     """Yield the rows of a setting, each with its name; none if it has no result."""
-    if member.cell is not None:
-        for row in results[member.cell].measurements:
-            yield row.name or member.setting.name, row
+    for name, row in _result(setting, results).rows.items():
+        yield name or setting.name, row
 
 
-def _status(member: Planned, results: Mapping[Cell, Result]) -> tuple[str, str]:
-    if member.cell is None:
-        return "failed", member.message
-    return results[member.cell].status, results[member.cell].message
-
-
-def _plot(planned: Sequence[Planned], results: Mapping[Cell, Result], path: Path) -> None:
-    rows = [(member.setting.group, *row) for member in planned for row in _rows(member, results)]
-
-    def latency(prefix: str) -> list[Point]:
-        return [
-            Point(name.removeprefix(prefix), row.cost.forward_s, row.accuracy)
-            for group, name, row in rows
-            if group == "latency" and row.cost is not None and name.startswith(prefix)
-        ]
-
-    gradients = [
-        Point(name, row.cost.backward_s, row.cosine_cell)
-        for group, name, row in rows
-        if group == "gradients" and row.cosine_cell is not None
-        if row.cost is not None and row.cost.backward_s is not None
-    ]
-    plot_comparison(
-        accuracies=[(group, name, row.accuracy) for group, name, row in rows if group != "latency"],
-        latency={kind: latency(f"{kind} ") for kind in ("step limit", "tolerance")},
-        gradients=gradients,
-        path=path,
-    )
+def _result(setting: Setting, results: Mapping[Run, Result]) -> Result:
+    failed = Result("failed", message=setting.message)
+    return failed if setting.run is None else results[setting.run]

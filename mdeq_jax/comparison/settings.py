@@ -1,162 +1,215 @@
-"""What is compared: one table of settings in groups, each a few changes of the base config.
+"""What is compared: a table of settings in groups, each a few changes of the base config.
 
-A setting that depends on the base's widths is a function of the base, so that any config will do.
+Changes that depend on the base's widths are a function of the base, so that any config will do.
 """
 
+import bisect
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from mdeq_jax.comparison.sizes import count_parameters, nearest
-from mdeq_jax.training.sections import suggestion
-from mdeq_jax.vision.config import AdjointConfig, Config, SolverConfig, override
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mdeq_jax.applications import finalize
+from mdeq_jax.comparison import baselines
+from mdeq_jax.training.config import RunConfig
+from mdeq_jax.training.sections import suggestion, with_values
+from mdeq_jax.training.workdir import flatten
+from mdeq_jax.vision.config import Config, SolverConfig
 from mdeq_jax.vision.model import ModelConfig, create_model
 
+# Dotted keys of the config, and their values. The value of a section is a mapping; keys that it
+# leaves out have their defaults.
 Changes = Mapping[str, Any]
-Kind = Literal["equilibrium", "resnet", "neural_ode", "silenced", "latency"]
+ChangesOf = Callable[[Config], Changes]
+Table = Mapping[str, Mapping[str, Changes | ChangesOf]]
 
-# More steps than any training has: the cell is unrolled to the end.
-_NEVER_SOLVED = {"train.pretrain_steps": 10**9}
-_FIVE_DAMPED = {"adjoint.steps": 5, "adjoint.damping": 0.5}
-_FEW_STEPS = {"solver.forward.max_steps": 8}
-_PER_BRANCH = ("branch_channels", "blocks_per_branch", "big_kernels", "head_channels")
+# Groups that train nothing but examine the base's model.
+EXAMINATIONS = ("silenced", "latency")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained configuration, or an examination of the base's model, whichever settings need it.
+
+    Attributes:
+      config: the config that is trained; for an examination, the config of the base.
+      folder: the folder in the workdir.
+      examination: one of `EXAMINATIONS`; "" trains.
+    """
+
+    config: RunConfig
+    folder: str
+    examination: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A row of the table.
+    """An entry of the table as it applies to a base.
 
     Attributes:
       group: the question that it helps to answer, a key of `GROUPS`.
-      name: in the report, unique in its group.
-      changes: dotted keys of the config and their values, or a function of the base to them.
-      kind: "equilibrium" is the model of the config; "resnet" and "neural_ode" are explicit models
-        of as many parameters; "silenced" and "latency" train nothing but examine the base's model.
+      name: its name in the report, unique in its group.
+      run: what is run for it; None if it does not fit the base.
+      changes: the values that differ from the base's config, by dotted key.
+      message: why it does not fit.
     """
 
     group: str
     name: str
-    changes: Changes | Callable[[Config], Changes] = dataclasses.field(default_factory=dict)
-    kind: Kind = "equilibrium"
-
-    def changes_of(self, base: Config) -> Changes:
-        """Return the changes of a base; raises ValueError where none would fit it."""
-        return self.changes(base) if callable(self.changes) else self.changes
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """What is run once, whichever settings amount to it.
-
-    Attributes:
-      kind: as of `Setting`.
-      config: of the run.
-      folder: in the workdir.
-    """
-
-    kind: Kind
-    config: Config
-    folder: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A setting as it applies to a base.
-
-    Attributes:
-      setting: the row of the table.
-      cell: what is run for it; None if it does not fit the base.
-      changes: of the base's config.
-      message: why it does not fit.
-    """
-
-    setting: Setting
-    cell: Cell | None
+    run: Run | None
     changes: Changes = dataclasses.field(default_factory=dict)
     message: str = ""
 
 
-def _renamed(section: str, name: str) -> Changes:
-    """Another solver or adjoint, without the base's options, which it may not have."""
-    options = SolverConfig if section.startswith("solver") else AdjointConfig
-    own = [field.name for field in dataclasses.fields(options) if field.default is None]
-    return {f"{section}.name": name, **dict.fromkeys(f"{section}.{key}" for key in own)}
+def plan(base: Config, groups: Collection[str], table: Table | None = None) -> list[Setting]:
+    """Return the settings of some groups, in the order of the table, each with its run.
+
+    Settings that amount to the same share one run, in the folder of the first of them.
+
+    Args:
+      base: what the settings change.
+      groups: names in `GROUPS`; "base" is always among them.
+      table: changes by group and name; None is `TABLE`.
+
+    Raises:
+      ValueError: an unknown group.
+    """
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown:
+        near = suggestion(unknown[0], GROUPS)
+        raise ValueError(f"there is no group {unknown[0]}; groups are {', '.join(GROUPS)}.{near}")
+    runs, settings, own = {}, [], dataclasses.asdict(base)
+    for group, entries in (table or TABLE).items():
+        for name, entry in entries.items() if group in ("base", *groups) else ():
+            try:
+                changes = entry(base) if callable(entry) else entry
+                config = finalize(with_values(own, changes))
+            except ValueError as error:
+                settings.append(Setting(group, name, None, message=str(error)))
+                continue
+            examination = group if group in EXAMINATIONS else ""
+            # Within the folder of the base, an examination goes where its model goes.
+            place = "base/base" if examination else group
+            folder = f"{place}/{re.sub(r'[^a-z0-9.]+', '_', name.lower())}"
+            run = runs.setdefault((config, examination), Run(config, folder, examination))
+            new, old = flatten(dataclasses.asdict(config)), flatten(own)
+            changed = {key: value for key, value in new.items() if old.get(key, ...) != value}
+            settings.append(Setting(group, name, run, changed))
+    return settings
 
 
-def _adjoint(name: str) -> Changes:
-    return _renamed("adjoint", name)
+def count_parameters(model: nn.Module, image_size: tuple[int, ...]) -> int:
+    """Return the number of trainable parameters. Only shapes are computed.
+
+    Args:
+      model: a model whose `init` takes images (B, H, W, 3).
+      image_size: (H, W).
+
+    Raises:
+      ValueError: the image size does not fit the model.
+    """
+    image = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-# It reuses the whole history of Broyden's method.
-_SHINE = {**_adjoint("shine"), **_renamed("solver.forward", "broyden")}
+def nearest(target: int, count: Callable[[int], int]) -> int:
+    """Return the k ≥ 1 whose count(k), which rises with k without bound, is nearest to target."""
+    count = functools.cache(count)
+    upper = 1
+    while count(upper) < target:
+        upper *= 2
+    first = bisect.bisect_left(range(upper + 1), target, lo=1, key=count)
+    return min((max(first - 1, 1), first), key=lambda k: abs(count(k) - target))
 
 
-def _solver(name: str) -> Changes:
-    forward, backward = (_renamed(f"solver.{which}", name) for which in ("forward", "backward"))
-    return {**_adjoint("exact"), **forward, **backward}
+def _as_large(base: Config, model: Callable[[int], nn.Module]) -> Any:
+    """Return the config of the model(k) that has about as many parameters as the base's model."""
+    size = base.data.image_size
+    target = count_parameters(create_model(base.model), size)
+    k = nearest(target, lambda k: count_parameters(model(k), size))
+    return dataclasses.asdict(model(k).config)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _unrolled(layers: int) -> Changes:
-    return {**_NEVER_SOLVED, "train.num_layers": layers}
-
-
-def _resolutions(branches: int) -> Callable[[Config], Changes]:
-    """The base where it has as many branches, else branches of about equal width."""
+def _widths(weights: Callable[[int], Sequence[int]]) -> ChangesOf:
+    """Return branches of relative widths weights(n), n being the base's number of branches."""
 
     def changes(base: Config) -> Changes:
-        if branches == base.model.num_branches:
-            return {}
-        return _of_equal_count(base, (1,) * branches)
+        own = weights(base.model.num_branches)
+        return {"model": _as_large(base, lambda k: create_model(_resize(base.model, own, k)))}
 
     return changes
 
 
-def _wide_high(base: Config) -> Changes:
-    return _of_equal_count(base, tuple(range(base.model.num_branches, 0, -1)))
+def _resolutions(branches: int) -> ChangesOf:
+    """Return the base if it has as many branches, otherwise that many of about equal width."""
+    equal = _widths(lambda _: [1] * branches)
+    return lambda base: {} if branches == base.model.num_branches else equal(base)
 
 
-def _equally_wide(base: Config) -> Changes:
-    return _of_equal_count(base, (1,) * base.model.num_branches)
-
-
-def _wide_low(base: Config) -> Changes:
-    return _of_equal_count(base, tuple(range(1, base.model.num_branches + 1)))
-
-
-def _of_equal_count(base: Config, weights: tuple[int, ...]) -> Changes:
-    """Branches with widths about as the weights, and in all as near the base's count as may be."""
-    size = base.data.image_size
-
-    def count(k: int) -> int:
-        return count_parameters(create_model(_resize(base.model, weights, k)), size)
-
-    target = count_parameters(create_model(base.model), size)
-    model = _resize(base.model, weights, nearest(target, count))
-    return {f"model.{field}": getattr(model, field) for field in _PER_BRANCH}
-
-
-def _resize(model: ModelConfig, weights: tuple[int, ...], k: int) -> ModelConfig:
-    """Widths of about k · weight / branches times num_groups, rounded up at the high resolutions.
+def _resize(model: ModelConfig, weights: Sequence[int], k: int) -> ModelConfig:
+    """Return widths of about k · weight / branches times num_groups, the first ones rounded up.
 
     With k and k + 1 differing in few branches, counts lie closer together than if all grew at once.
     """
     n = len(weights)
-    multiples = [max(1, (k * weight + n - 1 - i) // n) for i, weight in enumerate(weights)]
     head = model.head_channels[-n:]
     while len(head) < n:  # the head ends as the base's does, so that the cells are what differs
         head = (max(1, head[0] // 2), *head)
+    extend = lambda values: (*values, *values[-1:] * n)[:n]  # noqa: E731
+    multiples = [max(1, (k * weight + n - 1 - i) // n) for i, weight in enumerate(weights)]
     return dataclasses.replace(
         model,
         branch_channels=tuple(model.num_groups * multiple for multiple in multiples),
-        blocks_per_branch=_extend(model.blocks_per_branch, n),
-        big_kernels=_extend(model.big_kernels, n),
+        blocks_per_branch=extend(model.blocks_per_branch),
+        big_kernels=extend(model.big_kernels),
         head_channels=head,
     )
 
 
-def _extend(values: tuple[int, ...], n: int) -> tuple[int, ...]:
-    return (*values, *values[-1:] * n)[:n]
+def _explicit(kind: Literal["resnet", "neural_ode"], depth: int) -> ChangesOf:
+    """Return an explicit model in place of the base's, without a warm-up: it has no cell."""
+
+    def changes(base: Config) -> Changes:
+        def model(k: int) -> nn.Module:
+            width, classes = baselines.GROUPS * k, base.model.num_classes
+            config = baselines.ModelConfig(kind, width, depth, classes)
+            return baselines.ExplicitModel(config)
+
+        start = {"init_from": None, "train.pretrain_steps": 0}
+        return {"app": "baseline", "model": _as_large(base, model), **start}
+
+    return changes
+
+
+def _adjoint(name: str, **options: Any) -> Changes:
+    return {"adjoint": {"name": name, **options}}
+
+
+def _solver(section: str, name: str) -> Changes:
+    """Return another solver, without the base's own options, which it may not have."""
+    own = [field.name for field in dataclasses.fields(SolverConfig) if field.default is None]
+    return {f"{section}.name": name} | {f"{section}.{option}": None for option in own}
+
+
+def _solvers(name: str) -> Changes:
+    backward = _solver("solver.backward", name)
+    return {**_adjoint("exact"), **_solver("solver.forward", name), **backward}
+
+
+def _shine(**options: Any) -> Changes:
+    # SHINE reuses the whole history of Broyden's method.
+    return {**_adjoint("shine", **options), **_solver("solver.forward", "broyden")}
+
+
+def _unrolled(layers: int) -> Changes:
+    # More steps than any training has: the cell is unrolled to the end.
+    return {"train.pretrain_steps": 10**9, "train.num_layers": layers}
 
 
 # The groups, and what each one asks. "base" is part of every comparison.
@@ -176,82 +229,39 @@ GROUPS = {
     "latency": "What fewer steps or a looser tolerance cost the base's model, without training.",
 }
 
-TABLE = (
-    Setting("base", "base"),
-    Setting("gradients", "exact", _adjoint("exact")),
-    Setting("gradients", "neumann", {**_adjoint("neumann"), **_FIVE_DAMPED}),
-    Setting("gradients", "phantom", {**_adjoint("phantom"), **_FIVE_DAMPED}),
-    Setting("gradients", "jacobian-free", _adjoint("jacobian_free")),
-    Setting("gradients", "shine", _SHINE),
-    Setting("gradients", "shine, refine 5", {**_SHINE, "adjoint.refine": 5}),
-    Setting("gradients", "shine, opa 5", {**_SHINE, "adjoint.opa_every": 5}),
-    Setting("gradients", "correction, 3 states", {"correction.states": 3}),
-    Setting("solvers", "broyden", _solver("broyden")),
-    Setting("solvers", "anderson", _solver("anderson")),
-    Setting("solvers", "picard", _solver("picard")),
-    Setting("steps", "4 steps", {"solver.forward.max_steps": 4}),
-    Setting("steps", "8 steps", {"solver.forward.max_steps": 8}),
-    Setting("steps", "18 steps", {"solver.forward.max_steps": 18}),
-    Setting("steps", "30 steps", {"solver.forward.max_steps": 30}),
-    Setting("regularisation", "none, 8 steps", {**_FEW_STEPS, "jacobian.probability": 0.0}),
-    Setting(
-        "regularisation",
-        "0.4 × 1.0, 8 steps",
-        {**_FEW_STEPS, "jacobian.probability": 0.4, "jacobian.weight": 1.0},
-    ),
-    Setting("resolutions", "1 resolution", _resolutions(1)),
-    Setting("resolutions", "2 resolutions", _resolutions(2)),
-    Setting("resolutions", "3 resolutions", _resolutions(3)),
-    Setting("scales", "wide at high", _wide_high),
-    Setting("scales", "equal", _equally_wide),
-    Setting("scales", "wide at low", _wide_low),
-    Setting("stem", "full size", {"model.downsample_times": 0}),
-    Setting("stem", "halved", {"model.downsample_times": 1}),
-    Setting("injection", "highest", {"model.injection": "highest"}),
-    Setting("injection", "all", {"model.injection": "all"}),
-    Setting("depth", "5 applications", _unrolled(5)),
-    Setting("depth", "10 applications", _unrolled(10)),
-    Setting("depth", "18 applications", _unrolled(18)),
-    Setting("explicit", "ResNet", kind="resnet"),
-    Setting("explicit", "Neural ODE", kind="neural_ode"),
-    Setting("silenced", "silenced", kind="silenced"),
-    Setting("latency", "latency", kind="latency"),
-)
-
-
-def plan(base: Config, groups: Collection[str], table: Sequence[Setting] = TABLE) -> list[Planned]:
-    """Return the settings of some groups, in the order of the table, with what is to be run.
-
-    Settings that come to the same share one cell, in the folder of the first of them.
-
-    Args:
-      base: what the settings change.
-      groups: names in `GROUPS`; "base" is always among them.
-      table: the settings to choose from.
-
-    Raises:
-      ValueError: an unknown group.
-    """
-    unknown = [group for group in groups if group not in GROUPS]
-    if unknown:
-        near = suggestion(unknown[0], GROUPS)
-        raise ValueError(f"there is no group {unknown[0]}; groups are {', '.join(GROUPS)}.{near}")
-    cells: dict[tuple[Kind, Config], Cell] = {}
-    planned = []
-    for setting in table:
-        if setting.group not in ("base", *groups):
-            continue
-        try:
-            changes = setting.changes_of(base)
-            config = override(base, changes)
-        except ValueError as error:
-            planned.append(Planned(setting, None, message=str(error)))
-            continue
-        new = Cell(setting.kind, config, f"{setting.group}/{_folder_name(setting.name)}")
-        cell = cells.setdefault((setting.kind, config), new)
-        planned.append(Planned(setting, cell, changes))
-    return planned
-
-
-def _folder_name(name: str) -> str:
-    return re.sub(r"[^a-z0-9.]+", "_", name.lower())
+TABLE: Table = {
+    "base": {"base": {}},
+    "gradients": {
+        "exact": _adjoint("exact"),
+        "neumann": _adjoint("neumann", steps=5, damping=0.5),
+        "phantom": _adjoint("phantom", steps=5, damping=0.5),
+        "jacobian-free": _adjoint("jacobian_free"),
+        "shine": _shine(),
+        "shine, refine 5": _shine(refine=5),
+        "shine, opa 5": _shine(opa_every=5),
+        "correction, 3 states": {"correction.states": 3},
+    },
+    "solvers": {name: _solvers(name) for name in ("broyden", "anderson", "picard")},
+    "steps": {f"{n} steps": {"solver.forward.max_steps": n} for n in (4, 8, 18, 30)},
+    "regularisation": {
+        "none, 8 steps": {"solver.forward.max_steps": 8, "jacobian.probability": 0.0},
+        "0.4 × 1.0, 8 steps": {
+            "solver.forward.max_steps": 8,
+            "jacobian.probability": 0.4,
+            "jacobian.weight": 1.0,
+        },
+    },
+    "resolutions": {f"{n} resolution{'s' * (n > 1)}": _resolutions(n) for n in (1, 2, 3)},
+    "scales": {
+        "wide at high": _widths(lambda n: range(n, 0, -1)),
+        "equal": _widths(lambda n: [1] * n),
+        "wide at low": _widths(lambda n: range(1, n + 1)),
+    },
+    "stem": {"full size": {"model.downsample_times": 0}, "halved": {"model.downsample_times": 1}},
+    "injection": {where: {"model.injection": where} for where in ("highest", "all")},
+    "depth": {f"{k} applications": _unrolled(k) for k in (5, 10, 18)},
+    # The Runge-Kutta steps of the neural ODE evaluate its block 16 times.
+    "explicit": {"ResNet": _explicit("resnet", 8), "Neural ODE": _explicit("neural_ode", 4)},
+    "silenced": {"silenced": {}},
+    "latency": {"latency": {}},
+}

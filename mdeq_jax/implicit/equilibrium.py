@@ -90,9 +90,10 @@ def equilibrium(
     _check_adjoint(adjoint)
     z0 = as_state(z0)
     _check_args(args)
-    if jax.sharding.get_abstract_mesh().manual_axes:  # under shard_map
-        z0 = vary_together(z0, like=f(z0, args))
     closed = without_captures(f, z0, args)
+    given, z0 = z0, vary_together(z0, like=closed(z0, args))
+    if jax.tree.map(jax.typeof, given) != jax.tree.map(jax.typeof, z0):
+        closed = without_captures(f, z0, args)  # on a mesh, for a start that is sharded like f(z0)
     if outer_gradient is not None:
         outer_gradient = without_captures(outer_gradient, z0, name="outer_gradient")
     probe = _probe_like(adjoint_probe, z0)

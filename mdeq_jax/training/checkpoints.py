@@ -277,7 +277,7 @@ def load_trained(
         differ.
     """
     checkpoint = load_checkpoint(os.fspath(checkpoint_dir))
-    config = finalize(checkpoint.config)
+    config: Any = finalize(checkpoint.config)
     if expected is not None:
         _require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
     variables = jax.tree.map(jnp.asarray, eval_variables(checkpoint.state))

@@ -130,6 +130,8 @@ class TrainConfig:
       steps: number of steps; if not None it takes the place of `epochs`.
       pretrain_steps: first steps in which the cell is unrolled instead of solved.
       num_layers: applications of the cell in those steps.
+      initial_state: where training's solves start. "zeros" keeps the application's own initial
+        state; "normal", "mixed" and "mixed_samples" draw it, as `mdeq_jax.initial_state` does.
       accumulate_steps: microbatches that a device takes its share of a batch in, one after the
         other; memory falls with their number. BatchNorm goes by the microbatch, and so do the means
         over pixels of a segmentation loss, which are averaged.
@@ -149,6 +151,7 @@ class TrainConfig:
     steps: int | None = None
     pretrain_steps: int = 0
     num_layers: int = 10
+    initial_state: Literal["zeros", "normal", "mixed", "mixed_samples"] = "zeros"
     accumulate_steps: int = 1
     log_every: int = 20
     eval_every: int = 200

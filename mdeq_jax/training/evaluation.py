@@ -20,12 +20,13 @@ from mdeq_jax.training.experiment import (
     Evaluation,
     Experiment,
     Variables,
+    first_row,
     make_put,
     reset_carry,
     rows_of,
 )
 from mdeq_jax.training.mesh import AXIS, shard
-from mdeq_jax.training.objective import loss_gradient
+from mdeq_jax.training.objective import loss_gradient, starting_from
 
 OnRecords = Callable[[Shaped[np.ndarray, "n ..."]], None]
 # (variables, batch, carry) -> (sums, what is recorded of each row, new carry)
@@ -116,10 +117,12 @@ def make_eval_step(
       evaluation: which evaluation.
       unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
     """
-    layer = evaluation_layer(experiment.config, unrolled, evaluation)
+    deq = evaluation_layer(experiment.config, unrolled, evaluation)
 
     def step(variables: Variables, batch: Batch, carry: PyTree) -> tuple[PyTree, Array, PyTree]:
         carry = reset_carry(experiment, carry, batch.get("reset"))
+        key = jax.random.key(experiment.config.seed)
+        layer = starting_from(deq, evaluation.initial_state, key, first_row(batch))
         prediction = experiment.predict(variables, batch, layer, carry)
         sums = {
             **experiment.sums(prediction.outputs, batch),

@@ -17,15 +17,16 @@ import jax
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from mdeq_jax.implicit import Solution
 from mdeq_jax.solvers import Solver, State
+from mdeq_jax.solvers.initial import Kind
 from mdeq_jax.solvers.norms import select
 from mdeq_jax.training.mesh import AXIS, shard
 
 # Arrays by name, the batch first.
-Batch = Mapping[str, Array]
+Batch = Mapping[str, Shaped[Any, "B ..."]]
 HostBatch = dict[str, np.ndarray]
 Metrics = dict[str, Float[Array, ""]]
 Variables = Mapping[str, PyTree]
@@ -99,14 +100,14 @@ class Evaluation:
         boolean array "mask" (B,), which is False where a row is padding.
       solver: finds the equilibrium in this evaluation; None is the solver of config.solver.forward.
       max_steps: replaces the solver's own max_steps, unless None.
-      initial_state: kind of the initial state, as in `initial_state`; "zeros" keeps the
-        application's own initial state.
+      initial_state: kind of the initial state: "zeros" keeps the application's own; "normal",
+        "mixed" and "mixed_samples" are those of `mdeq_jax.initial_state`.
     """
 
     batches: Callable[[], Iterator[HostBatch]]
     solver: Solver | None = None
     max_steps: int | None = None
-    initial_state: str = "zeros"
+    initial_state: Kind = "zeros"
 
 
 class Experiment(Protocol):
@@ -247,6 +248,11 @@ def make_put(experiment: Experiment, mesh: Mesh) -> Callable[[PyTree], Batch]:
 def rows_of(batch: Batch) -> int:
     """Return the number of rows of a batch."""
     return len(jax.tree.leaves(batch)[0])
+
+
+def first_row(batch: Batch) -> Int[Array, ""]:
+    """Return the number of this device's first row in the batch of all devices."""
+    return lax.axis_index(AXIS) * rows_of(batch)
 
 
 def reset_carry(experiment: Experiment, carry: PyTree, reset: Bool[Array, " B"] | None) -> PyTree:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mdeq_jax.implicit import DEQ, Solution, Unrolled
 from mdeq_jax.solvers import State
+from mdeq_jax.solvers.initial import Kind, initial_state
 from mdeq_jax.training.config import RunConfig
-from mdeq_jax.training.experiment import Batch, Experiment, Metrics, Variables, rows_of
+from mdeq_jax.training.experiment import Batch, Experiment, Layer, Metrics, Variables, first_row
 from mdeq_jax.training.jacobian import forward_solver, jacobian_term
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.microbatches import Draw
@@ -34,6 +34,22 @@ def training_layer(config: RunConfig, unrolled: int | None) -> DEQ:
     )
 
 
+def starting_from(
+    layer: Layer, kind: Kind, key: PRNGKeyArray, first: Int[Array, ""] | int
+) -> Layer:
+    """Return a layer whose solves start from `initial_state` of a kind.
+
+    Args:
+      layer: the layer.
+      kind: kind of the initial state; "zeros" keeps the application's own initial state.
+      key: key of the initial states, the same on all devices.
+      first: number of the first row of this device in the batch.
+    """
+    if kind == "zeros":
+        return layer
+    return lambda f, z0, args: layer(f, initial_state(key, z0, kind, first), args)
+
+
 def added_terms(
     experiment: Experiment, variables: Variables, batch: Batch, solution: Solution, draw: Draw
 ) -> Metrics:
@@ -54,8 +70,7 @@ def added_terms(
         terms["correction_term"] = correction_term(gamma, jnp.stack(losses))
     if draw.gamma is not None:
         key = jax.random.fold_in(draw.key, 0)
-        first_row = lax.axis_index(AXIS) * rows_of(batch)
-        terms["jacobian_term"] = jacobian_term(draw.gamma, solution, key, first_row)
+        terms["jacobian_term"] = jacobian_term(draw.gamma, solution, key, first_row(batch))
     return terms
 
 

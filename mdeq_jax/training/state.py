@@ -1,6 +1,7 @@
 """The state of training, one pytree."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,14 +48,15 @@ class TrainState:
 
 
 # How each part of the state is spread over the devices: rows of a batch are split, the rest copied.
+_COPIED: Any = PartitionSpec()
 STATE_SPECS = TrainState(
-    step=PartitionSpec(),
-    params=PartitionSpec(),
-    collections=PartitionSpec(),  # pyright: ignore[reportArgumentType]
-    opt_state=PartitionSpec(),
-    key=PartitionSpec(),
+    step=_COPIED,
+    params=_COPIED,
+    collections=_COPIED,
+    opt_state=_COPIED,
+    key=_COPIED,
     carry=PartitionSpec(AXIS),
-    ema=PartitionSpec(),
+    ema=_COPIED,
 )
 
 

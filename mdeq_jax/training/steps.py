@@ -20,11 +20,11 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.stability import gradient_error
 from mdeq_jax.training.config import RunConfig
-from mdeq_jax.training.experiment import Batch, Experiment, Metrics, reset_carry, rows_of
+from mdeq_jax.training.experiment import Batch, Experiment, Metrics, first_row, reset_carry, rows_of
 from mdeq_jax.training.jacobian import draw
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.microbatches import Draw, Gradient, GradientFunction, Outcome, accumulated
-from mdeq_jax.training.objective import added_terms, loss_gradient, training_layer
+from mdeq_jax.training.objective import added_terms, loss_gradient, starting_from, training_layer
 from mdeq_jax.training.optim import update_ema
 from mdeq_jax.training.state import STATE_SPECS, TrainState
 
@@ -165,6 +165,8 @@ def make_objective(experiment: Experiment, *, unrolled: int | None) -> Objective
         layer = functools.partial(
             deq, step_limit=draw.step_limit, adjoint_probe=probe, outer_gradient=outer
         )
+        start_key = jax.random.fold_in(draw.key, 1)
+        layer = starting_from(layer, config.train.initial_state, start_key, first_row(batch))
         forward = experiment.forward(variables, batch, layer, train=True, key=draw.key, carry=carry)
         loss, metrics = experiment.loss(variables, forward.outputs, batch, AXIS)
         metrics, terms = {"loss": loss, **metrics}, {}

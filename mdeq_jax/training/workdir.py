@@ -74,7 +74,7 @@ def config_differences(
     Returns:
       One line per differing key, sorted; a key that one of them lacks is "absent" there.
     """
-    there, here = _flatten(stored), _flatten(current)
+    there, here = flatten(stored), flatten(current)
     allowed = tuple(f"{key}." for key in may_differ)
     return [
         f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
@@ -83,10 +83,10 @@ def config_differences(
     ]
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested mapping by their keys, joined by dots."""
     flat = {}
     for key, value in config.items():
         nested = isinstance(value, Mapping) and value
-        flat |= _flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat

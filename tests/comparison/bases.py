@@ -4,7 +4,8 @@ import importlib
 import sys
 from pathlib import Path
 
-from mdeq_jax.vision.config import Config, finalize, override
+from mdeq_jax.applications import finalize
+from mdeq_jax.vision.config import Config, override
 
 ROOT = Path(__file__).parents[2]
 

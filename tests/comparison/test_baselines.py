@@ -1,25 +1,17 @@
-"""The explicit models: as large as the equilibrium model, and the ODE solved as it says."""
+"""The explicit models: the ODE solved as it says, and both trained as any other experiment."""
 
-import functools
-import sys
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from bases import load
+from bases import load, tiny
 
-from mdeq_jax.comparison import baselines
-from mdeq_jax.comparison.baselines import (
-    BASELINES,
-    ConvBlock,
-    NeuralODE,
-    PooledLinear,
-    ShiftedConv,
-    create_baseline,
-)
-from mdeq_jax.comparison.sizes import count_parameters
-from mdeq_jax.vision.model import create_model
+from mdeq_jax import applications
+from mdeq_jax.comparison.baselines import ConvBlock, ExplicitModel, ModelConfig, runge_kutta
+from mdeq_jax.comparison.experiment import Config, create_experiment
+from mdeq_jax.training.loop import train
 from mdeq_jax.vision.model.layers import Conv
 
 
@@ -27,59 +19,103 @@ def make_images(batch=2):
     return np.random.default_rng(0).normal(size=(batch, 4, 4, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def ode():
-    """A neural ODE and its variables."""
-    model = NeuralODE(width=4, num_classes=3)
+def create(kind, depth):
+    """A model and its variables; the number of Runge-Kutta steps changes no parameter."""
+    model = ExplicitModel(ModelConfig(kind, width=4, depth=depth, num_classes=3))
     return model, jax.jit(model.init)(jax.random.key(1), make_images())
 
 
-@pytest.mark.parametrize("kind", BASELINES)
-def test_as_many_parameters_as_the_model(kind):
-    config = load("digits")
-    model = create_baseline(kind, config)
-    target = count_parameters(create_model(config.model), config.data.image_size)
-    assert count_parameters(model, config.data.image_size) == pytest.approx(target, rel=0.07)
+def test_exponential_decay_is_followed_to_the_fourth_order():
+    errors = [abs(float(runge_kutta(jnp.negative, jnp.ones(()), n)) - np.exp(-1)) for n in (1, 2)]
+    # One step of size h is the Taylor polynomial of exp(-h) of degree 4.
+    assert errors[0] == pytest.approx(abs(1 - 1 + 1 / 2 - 1 / 6 + 1 / 24 - np.exp(-1)), rel=1e-3)
+    assert 12 < errors[0] / errors[1] < 32
 
 
-def test_the_shifted_products_are_the_convolution():
-    x = make_images()
-    variables = Conv(6).init(jax.random.key(0), x)
-    expected = Conv(6).apply(variables, x)
-    np.testing.assert_allclose(ShiftedConv(6).apply(variables, x), expected, atol=1e-5)
+def test_the_neural_ode_follows_its_vector_field():
+    (model, variables), images = create("neural_ode", 4), make_images()
+    params = variables["params"]
 
-
-def test_the_neural_ode_follows_its_vector_field(ode):
-    pytest.importorskip("diffrax")
-    (model, variables), images = ode, make_images()
-    logits, evaluations = jax.jit(model.apply)(variables, images)
-
-    @functools.partial(jax.jit, static_argnums=1)
-    def by_euler(params, steps):
+    def by_euler(steps):
         def step(z, _):
-            return z + ConvBlock(ShiftedConv).apply({"params": params["block"]}, z) / steps, None
+            return z + ConvBlock().apply({"params": params["block"]}, z) / steps, None
 
         z = Conv(4).apply({"params": params["stem"]}, images)
-        z, _ = jax.lax.scan(step, z, length=steps)
-        return PooledLinear(3).apply({"params": params["head"]}, z)
+        return jax.jit(lambda z: jax.lax.scan(step, z, length=steps)[0])(z)
 
-    fine, coarse = (by_euler(variables["params"], steps) for steps in (400, 1))
-    np.testing.assert_allclose(logits, fine, atol=2e-3)
-    assert jnp.abs(coarse - fine).max() > 0.01
-    assert evaluations[0] % 6 == 1
+    def field(z):
+        return ConvBlock().apply({"params": params["block"]}, z)
+
+    z = Conv(4).apply({"params": params["stem"]}, images)
+    found = jax.jit(lambda z: runge_kutta(field, z, 4))(z)
+    fine, coarse = by_euler(400), by_euler(1)
+    np.testing.assert_allclose(found, fine, atol=0.02)
+    assert jnp.abs(coarse - fine).max() > 0.1
+    # The model ends in a head on that state: twice the steps change the logits little.
+    finer, _ = create("neural_ode", 8)
+    logits = [jax.jit(m.apply)(variables, images) for m in (model, finer)]
+    np.testing.assert_allclose(*logits, atol=1e-3)
 
 
-def test_an_ode_that_is_not_solved_is_not_a_number(monkeypatch, ode):
-    pytest.importorskip("diffrax")
-    monkeypatch.setattr(baselines, "_MAX_STEPS", 1)
-    model, variables = ode
-    logits, _ = jax.jit(model.apply)(variables, make_images())
-    assert jnp.isnan(logits).all()
+def test_a_block_of_zeros_leaves_the_state():
+    (resnet, variables), images = create("resnet", 2), make_images()
+    params = variables["params"]
+    blocks = {name: jax.tree.map(jnp.zeros_like, params[name]) for name in ("block0", "block1")}
+    stem_only = ExplicitModel(ModelConfig("neural_ode", width=4, depth=1, num_classes=3))
+    rest = {
+        "block": blocks["block0"],
+        **{name: params[name] for name in params if name[:5] != "block"},
+    }
+    np.testing.assert_allclose(
+        resnet.apply({"params": params | blocks}, images),
+        stem_only.apply({"params": rest}, images),
+        rtol=1e-6,
+    )
 
 
-def test_without_diffrax_there_is_no_neural_ode(monkeypatch, ode):
-    monkeypatch.setitem(sys.modules, "diffrax", None)
-    model, variables = ode
-    with pytest.raises(ModuleNotFoundError) as raised:
-        jax.eval_shape(model.apply, variables, make_images())
-    assert raised.value.name == "diffrax"
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"width": 3}, "width is 3; it must be a multiple of 2"), ({"depth": 0}, "depth is 0")],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**options)
+
+
+def test_the_config_file_is_as_large_as_the_digits_model():
+    config = load("digits_resnet")
+    experiment = applications.create_experiment(config)
+    params = jax.eval_shape(experiment.init, jax.random.key(0))["params"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count == pytest.approx(158_890, rel=0.1)
+    assert (config.data, config.optim) == (load("digits").data, load("digits").optim)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "neural_ode"])
+def test_a_baseline_goes_through_the_training_loop(tmp_path, kind):
+    base = tiny(tmp_path)
+    model = {"kind": kind, "width": 4, "depth": 1}
+    train_options = {"steps": 2, "log_every": 1}
+    config = applications.finalize(
+        {
+            "app": "baseline",
+            "model": model,
+            "train": train_options,
+            "data": {"batch_size": 8, "dir": base.data.dir},
+        }
+    )
+    metrics = train(applications.create_experiment(config), tmp_path / "run").metrics
+    assert metrics["eval/examples"] == 360
+    assert metrics["eval/block_evaluations"] == (1 if kind == "resnet" else 4)
+    assert 1 < metrics["eval/loss"] < 5
+    record, *_ = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert record["train/loss"] > 0
+    assert "train/solver_steps" not in record
+    trained = applications.load_trained(tmp_path / "run", expected=config)
+    assert trained.config == config
+
+
+def test_weights_of_other_models_are_refused(tmp_path):
+    experiment = create_experiment(Config(init_from="runs/digits"))
+    with pytest.raises(ValueError, match="init_from is 'runs/digits'"):
+        experiment.load_weights({}, "runs/digits")

@@ -1,16 +1,16 @@
 """The table of settings: valid for any config, of about equal size where that is promised."""
 
-import collections
+import dataclasses
 
 import pytest
 from bases import load
 
-from mdeq_jax.comparison.settings import GROUPS, TABLE, Setting, plan
-from mdeq_jax.comparison.sizes import count_parameters, nearest
+from mdeq_jax.comparison.baselines import ExplicitModel
+from mdeq_jax.comparison.settings import GROUPS, TABLE, count_parameters, nearest, plan
 from mdeq_jax.vision.config import AdjointConfig, override
 from mdeq_jax.vision.model import create_model
 
-EQUALLY_LARGE = ("resolutions", "scales")
+EQUALLY_LARGE = ("resolutions", "scales", "explicit")
 
 
 @pytest.fixture(
@@ -26,15 +26,13 @@ def planned(base):
 
 
 def test_the_table_and_its_groups():
-    assert list(dict.fromkeys(setting.group for setting in TABLE)) == list(GROUPS)
-    names = collections.Counter((setting.group, setting.name) for setting in TABLE)
-    assert set(names.values()) == {1}
+    assert list(TABLE) == list(GROUPS)
 
 
 def test_every_setting_fits(planned):
-    assert [row.message for row in planned] == [""] * len(TABLE)
-    cells = {row.cell for row in planned}
-    assert len({cell.folder for cell in cells}) == len(cells)
+    assert [setting.message for setting in planned] == [""] * sum(map(len, TABLE.values()))
+    runs = {setting.run for setting in planned}
+    assert len({run.folder for run in runs}) == len(runs)
 
 
 @pytest.mark.parametrize(
@@ -49,19 +47,19 @@ def test_every_setting_fits(planned):
 def test_every_setting_fits_another_base(changes):
     base = override(load("digits"), changes)
     planned = plan(base, [group for group in GROUPS if group not in EQUALLY_LARGE])
-    assert {row.message for row in planned} == {""}
-    cells = {(row.setting.group, row.setting.name): row.cell for row in planned}
-    refined = cells["gradients", "shine, refine 5"].config
+    assert {setting.message for setting in planned} == {""}
+    runs = {(setting.group, setting.name): setting.run for setting in planned}
+    refined = runs["gradients", "shine, refine 5"].config
     assert (refined.solver.forward.name, refined.solver.forward.memory) == ("broyden", None)
     same = "adjoint.refine" in changes
-    assert (cells["gradients", "shine, refine 5"] == cells["base", "base"]) == same
-    assert cells["gradients", "shine"].config.adjoint == AdjointConfig("shine")
-    solvers = [cell.config.adjoint for (group, _), cell in cells.items() if group == "solvers"]
+    assert (runs["gradients", "shine, refine 5"] == runs["base", "base"]) == same
+    assert runs["gradients", "shine"].config.adjoint == AdjointConfig("shine")
+    solvers = [run.config.adjoint for (group, _), run in runs.items() if group == "solvers"]
     assert solvers == [AdjointConfig("exact")] * 3
 
 
 def test_a_setting_does_what_it_says(planned):
-    configs = {(row.setting.group, row.setting.name): row.cell.config for row in planned}
+    configs = {(setting.group, setting.name): setting.run.config for setting in planned}
     assert configs["gradients", "shine, refine 5"].adjoint.refine == 5
     assert configs["gradients", "correction, 3 states"].correction.states == 3
     assert configs["solvers", "anderson"].solver.backward.name == "anderson"
@@ -76,8 +74,8 @@ def test_a_setting_does_what_it_says(planned):
 
 
 def test_settings_that_come_to_the_base_are_run_with_it(planned):
-    base = planned[0].cell
-    same = [row.setting.name for row in planned if row.cell == base]
+    base = planned[0].run
+    same = [setting.name for setting in planned if setting.run == base]
     assert same == [
         "base",
         "exact",
@@ -90,13 +88,32 @@ def test_settings_that_come_to_the_base_are_run_with_it(planned):
     ]
 
 
+def test_what_differs_from_the_base_is_listed(planned):
+    changes = {(setting.group, setting.name): setting.changes for setting in planned}
+    assert changes["base", "base"] == changes["gradients", "exact"] == {}
+    assert changes["steps", "4 steps"] == {"solver.forward.max_steps": 4}
+    phantom = {"adjoint.name": "phantom", "adjoint.steps": 5, "adjoint.damping": 0.5}
+    assert changes["gradients", "phantom"] == phantom
+    assert changes["explicit", "ResNet"]["app"] == "baseline"
+
+
 def test_sizes_are_about_equal(base, planned):
     size = base.data.image_size
     target = count_parameters(create_model(base.model), size)
-    for row in planned:
-        if row.setting.group in EQUALLY_LARGE:
-            count = count_parameters(create_model(row.cell.config.model), size)
-            assert count == pytest.approx(target, rel=0.15), row.setting.name
+    for setting in planned:
+        if setting.group in EQUALLY_LARGE:
+            model = setting.run.config.model
+            create = ExplicitModel if setting.group == "explicit" else create_model
+            count = count_parameters(create(model), size)
+            assert count == pytest.approx(target, rel=0.15), setting.name
+
+
+def test_a_baseline_is_trained_as_the_base_is(base, planned):
+    for setting in planned:
+        if setting.group == "explicit":
+            config = setting.run.config
+            assert (config.optim, config.data) == (base.optim, base.data)
+            assert config.train == dataclasses.replace(base.train, pretrain_steps=0)
 
 
 def test_an_unknown_group(base):
@@ -105,10 +122,10 @@ def test_an_unknown_group(base):
 
 
 def test_a_setting_that_does_not_fit_is_planned_as_failed(base):
-    table = (Setting("base", "base"), Setting("scales", "odd", {"model.num_groups": 7}))
+    table = {"base": {"base": {}}, "scales": {"odd": {"model.num_groups": 7}}}
     first, second = plan(base, ["scales"], table)
-    assert first.cell is not None
-    assert second.cell is None
+    assert first.run is not None
+    assert second.run is None
     assert "num_groups is 7" in second.message
 
 

@@ -12,7 +12,8 @@ import pytest
 from jax.sharding import AxisType
 from small import LENGTH, ROWS, Config, Line, Streams
 
-from mdeq_jax.solvers import Broyden
+from mdeq_jax.solvers import Broyden, Picard
+from mdeq_jax.solvers.initial import initial_state
 from mdeq_jax.training import loaders
 from mdeq_jax.training.batches import BatchIterator
 from mdeq_jax.training.checkpoints import load_checkpoint
@@ -179,6 +180,9 @@ class Halving(Line):
             "few": Evaluation(rows, max_steps=3),
             "secant": Evaluation(rows, solver=Broyden(max_steps=9, tol=1e-4)),
             "short": Evaluation(rows, solver=Broyden(max_steps=9, tol=1e-4), max_steps=1),
+            "drawn": Evaluation(
+                rows, solver=Picard(max_steps=3, stop_mode="abs"), initial_state="normal"
+            ),
         }
 
 
@@ -195,6 +199,9 @@ def test_every_evaluation_has_a_solver_and_a_limit_of_its_own(tmp_path):
     assert metrics["few/error"] == pytest.approx((experiment.x**2).mean() / 16, rel=1e-5)
     assert metrics["secant/solver_steps"] == 2
     assert metrics["short/solver_steps"] == 1
+    start = initial_state(jax.random.key(0), experiment.x, "normal")
+    left = (start - 2 * experiment.x) / 8
+    assert metrics["drawn/error"] == pytest.approx((left**2).mean(), rel=1e-4)
 
 
 def test_without_an_equilibrium_and_with_a_parameter_of_the_loss(tmp_path):

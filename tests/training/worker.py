@@ -12,11 +12,11 @@ import numpy as np
 from test_steps import with_sections
 
 from mdeq_jax.runtime.hosts import connect
+from mdeq_jax.training.mesh import create_mesh, shard
 from mdeq_jax.training.optim import create_optimizer
-from mdeq_jax.training.state import create_state
-from mdeq_jax.training.steps import create_mesh, make_train_step, replicate, shard
-from mdeq_jax.vision.data import find_dataset, train_iterator
-from mdeq_jax.vision.model import create_model
+from mdeq_jax.training.state import create_state, place_state
+from mdeq_jax.training.steps import make_train_step
+from mdeq_jax.vision.experiment import create_experiment
 
 
 def make_config(data_dir: str):
@@ -31,26 +31,19 @@ def make_config(data_dir: str):
 
 def train(config, steps: int, dtype) -> tuple[list[float], list[list[int]]]:
     """The loss of each step, and the labels of this process's share of each batch."""
-    mesh = create_mesh()
-    model = create_model(config.model, axis_name="data")
+    mesh, experiment = create_mesh(), create_experiment(config)
     optimizer = create_optimizer(config.optim, steps, steps_per_epoch=steps)
     cast = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
-    state = jax.tree.map(cast, create_state(model, optimizer, (8, 8, 3), config.seed))
+    state = jax.tree.map(cast, create_state(experiment, optimizer))
     # Of a cell that contracts the equilibrium does not depend on how sums are rounded.
     norm = state.params["cell"]["branches_0_blocks_0"]["gn3"]
     norm["scale"] = 0.1 * norm["scale"]
-    state = replicate(state, mesh)
-    step = make_train_step(model, config, optimizer, mesh, unrolled=None, steps_per_epoch=steps)
-    batches = train_iterator(
-        config.data,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    normalise, losses, labels = find_dataset(config.data).normalise, [], []
+    state = place_state(state, mesh)
+    step = make_train_step(experiment, optimizer, mesh, unrolled=None, steps_per_epoch=steps)
+    batches, losses, labels = experiment.train_batches(), [], []
     for _ in range(steps):
         batch = next(batches)
-        batch["image"] = normalise(batch["image"]).astype(dtype)
+        batch["image"] = experiment.dataset.normalise(batch["image"]).astype(dtype)
         labels.append(batch["label"].tolist())
         state, metrics = step(state, shard(batch, mesh))
         losses.append(float(metrics["loss"]))

@@ -8,12 +8,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from etils import epath
 from torch_files import fold, random_state, write_zip
 
-from mdeq_jax.training.checkpoints import write_checkpoint
-from mdeq_jax.vision.config import Config
+import mdeq_jax as mx
+from mdeq_jax.training.checkpoints import load_trained, write_checkpoint
+from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.load import start_from
 from mdeq_jax.vision.model import ModelConfig, create_model
 from mdeq_jax.vision.torch_files.convert import import_torch
@@ -66,8 +68,57 @@ def test_groups_of_the_new_model_need_not_divide_the_files_widths():
 
 def folder(path, config, variables):
     """A checkpoint of ours."""
-    write_checkpoint(epath.Path(path), variables, dataclasses.asdict(Config(model=config)), 3)
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    state = {"params": variables["params"], "collections": collections}
+    write_checkpoint(epath.Path(path), state, dataclasses.asdict(Config(model=config)), 3)
     return path
+
+
+def folder_of_0_1(path, config, variables):
+    """A checkpoint as version 0.1 wrote it, which knew no other collection and no application."""
+    nested = dataclasses.asdict(Config(model=config))
+    del nested["app"]
+    for solver in nested["solver"].values():
+        solver |= {"when_full": "restart", "window": 6, "ridge": 1e-4, "ridge_mode": "relative"}
+        solver |= {"mixing": 1.0, "damping": 1.0}
+    nested["adjoint"] |= {"steps": 5, "damping": 0.5, "refine": 0, "fallback": 1.8}
+    names = ("name", "learning_rate", "schedule", "learning_rate_floor", "step_epochs")
+    names += ("step_factor", "weight_decay", "momentum", "nesterov", "clip_norm")
+    nested["optim"] = {name: nested["optim"][name] for name in names}
+    state = {
+        "step": jnp.asarray(3),
+        "params": variables["params"],
+        "batch_stats": variables["batch_stats"],
+        "opt_state": optax.adam(1e-3).init(variables["params"]),
+        "key": jnp.zeros(2, jnp.uint32),
+    }
+    write_checkpoint(epath.Path(path), state, nested, 3)
+    return path
+
+
+@pytest.mark.parametrize("write", [folder, folder_of_0_1])
+def test_a_checkpoint_is_loaded_and_started_from(tmp_path, write):
+    variables = import_torch(FIXTURES / "cls2_noaffine.pkl", CONFIG)
+    path = write(tmp_path / "run", CONFIG, variables)
+    model, loaded, config = mx.load(path)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    assert (model.config, config.model) == (CONFIG, CONFIG)
+    for found, expected in zip(
+        (config.solver.forward, config.solver.backward),
+        (Config().solver.forward, Config().solver.backward),
+        strict=True,
+    ):
+        assert found.build() == expected.build()
+    started, left = start_from(initial(CONFIG), path, CONFIG)
+    assert left == []
+    jax.tree.map(np.testing.assert_array_equal, started, variables)
+
+
+def test_a_model_without_other_collections_is_loaded(tmp_path):
+    path, params = tmp_path / "run", {"w": np.arange(3.0)}
+    state = {"params": params, "collections": {}, "carry": (), "ema": None}
+    write_checkpoint(epath.Path(path), state, dataclasses.asdict(Config()), 3)
+    assert load_trained(path, finalize).variables.keys() == {"params"}
 
 
 @pytest.mark.parametrize("stored", [True, False])
