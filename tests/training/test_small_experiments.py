@@ -201,7 +201,7 @@ def test_every_evaluation_has_a_solver_and_a_limit_of_its_own(tmp_path):
     assert metrics["short/solver_steps"] == 1
     start = initial_state(jax.random.key(0), experiment.x, "normal")
     left = (start - 2 * experiment.x) / 8
-    assert metrics["drawn/error"] == pytest.approx((left**2).mean(), rel=1e-4)
+    assert metrics["drawn/error"] == pytest.approx(float((left**2).mean()), rel=1e-4)
 
 
 def test_without_an_equilibrium_and_with_a_parameter_of_the_loss(tmp_path):
