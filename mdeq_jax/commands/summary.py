@@ -117,7 +117,7 @@ def summarize(config: Config) -> Summary:
     return Summary(
         {name: Part(parameters[name], multiply_adds[name], passes[name]) for name in names},
         state_bytes=tree_bytes(info.z),
-        history_bytes=tree_bytes(jax.eval_shape(solver.init, info.z, info.z)),
+        history_bytes=tree_bytes(jax.eval_shape(solver.init, info.z)),
         exchanged_bytes=tree_bytes(variables["params"]) + statistics,
     )
 
