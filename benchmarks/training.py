@@ -11,7 +11,6 @@ from mdeq_jax.training.mesh import AXIS, shard
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import TrainState, create_state, place_state
 from mdeq_jax.training.steps import make_train_step
-from mdeq_jax.vision.experiment import create_experiment
 
 Step = Callable[[TrainState, Any], tuple[TrainState, Any]]
 
@@ -23,6 +22,8 @@ def training_step(bench: Setting, unrolled: int | None) -> tuple[Step, TrainStat
       bench: model and images.
       unrolled: applications of the cell in place of the solve, or None.
     """
+    from mdeq_jax.vision.experiment import create_experiment  # imports what reads data
+
     config = bench.config
     mesh: Mesh = jax.make_mesh(
         (1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]

@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 
 from mdeq_jax.commands import cli
 from mdeq_jax.implicit import Unrolled
+from mdeq_jax.solvers.solver import Point
 from mdeq_jax.training.mesh import create_mesh
 from mdeq_jax.training.optim import create_optimizer
 from mdeq_jax.training.state import create_state
@@ -111,13 +112,17 @@ def summarize(config: Config) -> Summary:
         parameters[_part(tuple(key.key for key in path))] += leaf.size
     for path, number in calls.items():
         multiply_adds[_part(path)] += number
+
+    def remembered(z: Any) -> Any:
+        return solver.init(Point(z, z, jnp.zeros((), int), lambda z: z))
+
     names = sorted(parameters, key=lambda name: (name == "head", name != "stem", name))
     statistics = 2 * config.train.accumulate_steps * tree_bytes(variables["batch_stats"])
     passes = {name: 1 if name in _ONCE else solver.max_steps + 1 for name in names}
     return Summary(
         {name: Part(parameters[name], multiply_adds[name], passes[name]) for name in names},
         state_bytes=tree_bytes(info.z),
-        history_bytes=tree_bytes(jax.eval_shape(solver.init, info.z, info.z)),
+        history_bytes=tree_bytes(jax.eval_shape(remembered, info.z)),
         exchanged_bytes=tree_bytes(variables["params"]) + statistics,
     )
 

@@ -10,9 +10,8 @@ no base class and nothing to register.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import grain
 import jax
 import numpy as np
 from jax import lax
@@ -24,6 +23,9 @@ from mdeq_jax.solvers import Solver, State
 from mdeq_jax.solvers.initial import Kind
 from mdeq_jax.solvers.norms import select
 from mdeq_jax.training.mesh import AXIS, shard
+
+if TYPE_CHECKING:  # the compiled steps do not need it
+    import grain
 
 # Arrays by name, the batch first.
 Batch = Mapping[str, Shaped[Any, "B ..."]]
@@ -155,7 +157,7 @@ class Experiment(Protocol):
         """
         ...
 
-    def train_batches(self) -> grain.DatasetIterator:
+    def train_batches(self) -> "grain.DatasetIterator":
         """Return this process's share of endless training batches.
 
         ``get_state`` and ``set_state`` of the iterator save and restore its position exactly.

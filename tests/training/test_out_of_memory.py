@@ -21,7 +21,7 @@ def test_each_remedy_is_a_key_of_the_config():
 
 
 def raise_in_command(message):
-    def command(config):
+    def command():
         raise jax.errors.JaxRuntimeError(message)
 
     return command
@@ -30,7 +30,7 @@ def raise_in_command(message):
 def test_a_command_out_of_memory_ends_in_advice(capsys):
     asked = "RESOURCE_EXHAUSTED: Out of memory allocating 198740043664 bytes."
     with pytest.raises(SystemExit) as ended:
-        cli._carry_out(raise_in_command(f"{asked}\nstack"), Config())
+        cli._carry_out(raise_in_command(f"{asked}\nstack"))
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert said == f"error: a device is out of memory: {asked}\n{MEMORY_REMEDIES}\n"
@@ -40,7 +40,7 @@ def test_another_error_of_the_runtime_is_left_as_it_is():
     error = jax.errors.JaxRuntimeError("INTERNAL: no idea")
     assert out_of_memory(error) is None
     with pytest.raises(jax.errors.JaxRuntimeError, match="no idea"):
-        cli._carry_out(raise_in_command("INTERNAL: no idea"), Config())
+        cli._carry_out(raise_in_command("INTERNAL: no idea"))
 
 
 @pytest.mark.slow
