@@ -46,6 +46,7 @@ def plot_comparison(points: Sequence[Point], path: Path) -> None:
         xyz = [(p.ms, p.accuracy, p.name.removeprefix(start)) for p in early if p.ms is not None]
         _draw_labelled(panels["latency"], xyz, above, color=colour, marker="o", label=start)
     finish(panels["latency"], title, x, "test accuracy, %")
+    panels["latency"].set_xscale("log")
     panels["latency"].legend()
     title, x = "Gradients: quality against cost, each on its own model", "training step, ms"
     gradients = [
