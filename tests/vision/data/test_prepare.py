@@ -22,11 +22,11 @@ from mdeq_jax.commands import prepare as command
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import eval_batches, train_iterator
 from mdeq_jax.vision.data.cityscapes import class_table, open_images
+from mdeq_jax.vision.data.classification_transforms import centre
 from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.imagenet2012 import class_names
-from mdeq_jax.vision.data.official import ARCHIVES
 from mdeq_jax.vision.data.prepare import SOURCES
-from mdeq_jax.vision.data.transforms import centre
+from mdeq_jax.vision.data.prepared import ARCHIVES
 
 WRITE = {
     "cifar10": write_cifar_archive,
