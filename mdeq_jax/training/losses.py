@@ -39,8 +39,8 @@ def l1_loss(
       target: of any floating dtype; may be NaN where the mask is False.
       mask: True where the target is valid; its shape broadcasts to that of `target`. None means
         everywhere. The loss is 0 if the mask is False everywhere.
-      axis_name: name of the mesh axis over which the arrays are split, as in `masked_mean`: each
-        device returns its part.
+      axis_name: name of the mesh axis over which the arrays are split: each device then returns its
+        part, and the mean of the parts is the loss.
     """
     return _mean_of(jnp.abs, prediction, target, mask, axis_name)
 
@@ -58,8 +58,8 @@ def l2_loss(
       target: of any floating dtype; may be NaN where the mask is False.
       mask: True where the target is valid; its shape broadcasts to that of `target`. None means
         everywhere. The loss is 0 if the mask is False everywhere.
-      axis_name: name of the mesh axis over which the arrays are split, as in `masked_mean`: each
-        device returns its part.
+      axis_name: name of the mesh axis over which the arrays are split: each device then returns its
+        part, and the mean of the parts is the loss.
     """
     return _mean_of(jnp.square, prediction, target, mask, axis_name)
 
