@@ -1,7 +1,7 @@
 """Your own folder of images, a subfolder for each class, in the layout of `tfds.ImageFolder`.
 
 ROOT/train/CLASS/NAME.*   .jpg, .jpeg, .png, .webp, .bmp, .tif or .tiff
-ROOT/val/CLASS/NAME.* or ROOT/validation, or ROOT/test: the first one that exists
+ROOT/val/CLASS/NAME.*     or ROOT/validation, or ROOT/test: the first one that exists
 """
 
 import dataclasses
