@@ -8,9 +8,9 @@ import numpy as np
 
 from mdeq_jax.vision.model import ModelConfig
 
-# Layers. {i}, {j}, {k} are numbers, {layer} is the same name on both sides. If two rows fit one of
-# our names, the first row holds. Source: `mdeq_core.py` and `mdeq.py` in `lib/models`,
-# locuslab/deq. PyTorch                                       ours
+# Layers. {i}, {j}, {k} are numbers, {layer} is the same name on both sides. If two rows fit one
+# of ours, the first holds. Source: `mdeq_core.py` and `mdeq.py` in `lib/models`, locuslab/deq.
+# PyTorch                                       ours
 _BODY = """
 downsample.0                                    stem/downsample_0/conv
 downsample.1                                    stem/downsample_0/bn
