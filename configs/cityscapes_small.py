@@ -4,11 +4,10 @@
         --config.init_from=runs/imagenet_small
 
 Data: Cityscapes, 2,975 finely annotated training and 500 validation images of 2048×1024;
-  docs/segmentation_data.md says how to prepare it. Training takes crops of 1024×512 at a random
-  scale of 0.5 to 2.1, randomly flipped; evaluation takes full images. Published: 75.1 % mIoU on the
-  validation set (arXiv 2006.08656); the
-authors' released weights reach 76.5. Source: `experiments/cityscapes/seg_mdeq_SMALL.yaml`,
-locuslab/deq (4 GPUs).
+docs/segmentation_data.md says how to prepare it. Training takes crops of 1024×512 at a random scale
+of 0.5 to 2.1, randomly flipped; evaluation takes full images. Published: 75.1 % mIoU on the
+validation set (arXiv 2006.08656); the authors' released weights reach 76.5. Source:
+`experiments/cityscapes/seg_mdeq_SMALL.yaml`, locuslab/deq (4 GPUs).
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python train.py --config configs/imagenet_small_phantom.py --workdir runs/imagenet_small_phantom
 
 Data: ImageNet (ILSVRC 2012), as in `configs/imagenet_small.py`. Published: 75.7 % top-1, and 73.6 %
-  when evaluated with
-`--config.solver.forward.max_steps=10` (`deq-zoo/mdeq`, locuslab/torchdeq; 2 GPUs).
+when evaluated with `--config.solver.forward.max_steps=10` (`deq-zoo/mdeq`, locuslab/torchdeq; 2
+GPUs).
 """
 
 from ml_collections import ConfigDict

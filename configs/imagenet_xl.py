@@ -4,7 +4,7 @@
 
 The figure published in arXiv 2006.08656 is not quoted here, because it could not be checked.
 Source: `experiments/imagenet/cls_mdeq_XL.yaml`, locuslab/deq (8 GPUs). In that file, the warm-up of
-  510,000 steps is longer than the training: 100 epochs have 500,400 steps at this batch size.
+510,000 steps is longer than the training: 100 epochs have 500,400 steps at this batch size.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
 """Augmentation for segmentation: scale, crop and flip an image and its labels as one.
 
 Source: `lib/datasets/base_dataset.py`, locuslab/deq. One thing differs: an image smaller than the
-  crop is padded with the mean colour, which normalisation takes to less than 0.01, and not with
-  black.
+crop is padded with the mean colour, which normalisation takes to less than 0.01, and not with
+black.
 """
 
 import functools
