@@ -62,7 +62,7 @@ def compare(
         _show(f"{run.folder}: {results[run].status}  {results[run].message}")
         if results[run].status == "interrupted":
             break
-        jax.clear_caches()  # no later run uses what was compiled for this one
+        jax.clear_caches()  # later runs use none of the compiled programs
     statuses = [result.status for result in results.values()]
     return {
         "report": str(report),

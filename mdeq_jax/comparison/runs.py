@@ -19,7 +19,7 @@ from mdeq_jax.vision.load import load_trained
 
 _FILE = "result.json"
 _EXAMINE = {"silenced": silenced_scales, "latency": latency}
-# Keys that may change when a run is resumed, but change what is measured of a finished one.
+# Keys that may change when a run is resumed, but that change the measurements of a finished run.
 _MEASURED = (
     "data.eval_batch_size",
     "data.eval_image_size",
@@ -33,8 +33,9 @@ class Result(NamedTuple):
     """The result of a run.
 
     Attributes:
-      status: "skipped" is an examination of a base that has not finished. Every run that is not
-        "done" is tried again when the comparison is run again.
+      status: "done", "failed", "skipped" or another word for why there is no result. An examination
+        is skipped if the base has not finished. When the comparison is run again, it repeats every
+        run that is not "done".
       rows: metrics by the name of the row, which is "" for a training.
       message: why the run failed or was skipped.
     """

@@ -29,7 +29,7 @@ from mdeq_jax.training.mesh import AXIS, shard
 from mdeq_jax.training.objective import loss_gradient, starting_from
 
 OnRecords = Callable[[Shaped[np.ndarray, "n ..."]], None]
-# (variables, batch, carry) -> (sums, what is recorded of each row, new carry)
+# (variables, batch, carry) -> (sums, records of the rows, new carry)
 EvalStep = Callable[[Variables, Batch, PyTree], tuple[PyTree, Array, PyTree]]
 
 

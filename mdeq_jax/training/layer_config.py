@@ -31,7 +31,7 @@ def _options(owner: type) -> list[str]:
 
 def _require_own_options(section: Any, key: str, owner: type, *others: type) -> None:
     own = [option for named in (owner, *others) for option in _options(named)]
-    own = [option for option in own if hasattr(section, option)]  # an adjoint's solver is no key
+    own = [option for option in own if hasattr(section, option)]  # an adjoint's solver is not a key
     for option in _options(type(section)):
         value = getattr(section, option)
         if option not in ("name", *own) and value is not None:

@@ -68,7 +68,7 @@ def shuffled_batches(
         instance to limit the threads of a library.
 
     Raises:
-      ValueError: the batch size is no multiple of `process_count`, or is above the number of
+      ValueError: the batch size is not a multiple of `process_count`, or is above the number of
         records. From the iterator: more records are bad than allowed.
     """
     reader, share = _open_for_training(records, options, process_count)
@@ -112,7 +112,7 @@ def ordered_batches(
       epoch, and where the example says so. A carry must not be taken over there.
 
     Raises:
-      ValueError: the batch size is no multiple of `process_count`, or is above the number of
+      ValueError: the batch size is not a multiple of `process_count`, or is above the number of
         records. From the iterator: more records are bad than allowed.
     """
     reader, share = _open_for_training(records, options, process_count)
@@ -157,8 +157,8 @@ def eval_batches(
       all processes; it is False for padding and for an example that replaces a bad record.
 
     Raises:
-      ValueError: the batch size is no multiple of `process_count`. From the iterator: more records
-        are bad than allowed.
+      ValueError: the batch size is not a multiple of `process_count`. From the iterator: more
+        records are bad than allowed.
     """
     share = _share("eval_batch_size", options.eval_batch_size, process_count)
     reader = Reader(records, options.max_bad_records)

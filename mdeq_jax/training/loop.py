@@ -42,8 +42,8 @@ class Trained(NamedTuple):
 
     Attributes:
       metrics: the final evaluation, with ``steps``, ``wall_s``, ``resumed_from_step``,
-        ``params_sha256`` and ``interrupted``: whether SIGTERM ended training early. Then everything
-        is saved, and there is no evaluation.
+        ``params_sha256`` and ``interrupted``: whether SIGTERM ended training early. In this case
+        the state is saved and not evaluated.
       state: the last state, on the devices.
     """
 

@@ -162,7 +162,7 @@ class InferenceConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether one pass over the image, at its own size, is all."""
+        """Whether evaluation takes one pass over each image at its own size, without mirroring."""
         return not self.flip and self.scales == (1.0,)
 
 

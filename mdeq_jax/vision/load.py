@@ -53,7 +53,16 @@ def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
 def load_trained(
     checkpoint_dir: str | os.PathLike[str], expected: ModelConfig | None = None
 ) -> Trained[Config]:
-    """Read a checkpoint of an MDEQ by `mdeq_jax.training.checkpoints.load_trained`."""
+    """Read a trained MDEQ, and check that it has an expected architecture.
+
+    Args:
+      checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
+      expected: architecture that the checkpoint must have, up to dropout; None accepts any.
+
+    Raises:
+      ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
+        differ.
+    """
     return checkpoints.load_trained(checkpoint_dir, finalize, expected)
 
 

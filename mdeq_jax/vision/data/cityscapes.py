@@ -85,7 +85,7 @@ def open_list(root: Path, split: str) -> Pairs:
 
     Raises:
       ValueError: the list, or a file it names, is missing; the list is not in UTF-8, or a line of
-        it is no pair of paths.
+        it is not a pair of paths.
     """
     path = list_path(root, split)
     if not path.is_file():
