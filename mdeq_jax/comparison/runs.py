@@ -33,9 +33,9 @@ class Result(NamedTuple):
     """The result of a run.
 
     Attributes:
-      status: "done", "failed", "skipped" or another word for why there is no result. An examination
-        is skipped if the base has not finished. When the comparison is run again, it repeats every
-        run that is not "done".
+      status: "done", "failed", "skipped", "interrupted" or "not run yet". An examination is skipped
+        if the base has not finished. When the comparison is run again, it repeats every run that is
+        not "done".
       rows: metrics by the name of the row, which is "" for a training.
       message: why the run failed or was skipped.
     """
