@@ -2,8 +2,8 @@
 
     python eval.py --config configs/digits.py --checkpoint runs/digits
 
-The command itself, which is `mdeq-eval` too, is mdeq_jax/commands/eval.py; it reuses all that
-train.py names but the optimizer.
+The command itself, also called `mdeq-eval`, is mdeq_jax/commands/eval.py. It reuses all parts that
+train.py names, except the optimizer.
 """
 
 from mdeq_jax.commands.eval import run

@@ -2,9 +2,9 @@
 
     python train.py --config configs/digits.py --workdir runs/digits --config.seed=1
 
-Config → data → model → state → loop. Each of them is in a file of its own:
+Config → data → model → state → loop. Each has its own file:
 
-    configs/digits.py                     what this run is made of
+    configs/digits.py                     the options of this run
     mdeq_jax/training/config.py           the keys of every run, with defaults and ranges
     mdeq_jax/vision/config.py             the keys of MDEQ on images
     mdeq_jax/vision/data/pipeline.py      batches of images and labels
@@ -13,7 +13,7 @@ Config → data → model → state → loop. Each of them is in a file of its o
     mdeq_jax/training/steps.py            train_step(state, batch) -> (state, metrics)
     mdeq_jax/training/loop.py             steps until the last one or a signal, then the evaluation
 
-The command itself, which is `mdeq-train` too, is mdeq_jax/commands/train.py.
+The command itself, also called `mdeq-train`, is mdeq_jax/commands/train.py.
 """
 
 from mdeq_jax.commands.train import run

@@ -1,1 +1,1 @@
-"""Measurements; their figures stand in RESULTS.md."""
+"""Measurements; RESULTS.md has their figures."""

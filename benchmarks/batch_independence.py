@@ -1,9 +1,10 @@
-"""How far float32 lets a sample's result depend on what else is in the batch.
+"""How far, in float32, a sample's result depends on the other samples of the batch.
 
     python -m benchmarks.batch_independence runs/digits
 
-In exact arithmetic it does not. In float32 the compiler may order sums by the batch size, and
-Broyden's method amplifies rounding: the states then differ within what the tolerance allows.
+In exact arithmetic it does not depend on them. In float32 the order of sums may depend on the batch
+size, and Broyden's method amplifies rounding: the states then differ by as much as the tolerance
+allows.
 """
 
 import argparse
@@ -20,7 +21,7 @@ IMAGES = 24
 
 
 def main(checkpoint: str) -> None:
-    """Print the differences between solving images alone and together as one line of JSON."""
+    """Print the differences between separate solves and a batch as one line of JSON."""
     model, variables, config = mx.load(checkpoint)
     images = next(iter(data.eval_batches(config.data)))["image"][:IMAGES]
     images = data.find_dataset(config.data).normalise(images)

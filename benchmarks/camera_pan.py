@@ -21,7 +21,7 @@ def camera_pan(
     """Yield windows of a photograph that move to the right and back, half-way up.
 
     Args:
-      photo: RGB.
+      photo: the photograph, RGB.
       size: (h, w) of a window.
       step: pixels from one window to the next.
       frames: number of windows.

@@ -1,6 +1,6 @@
-"""What a gradient costs by each estimator: the cell's equilibrium alone, without stem and head.
+"""The cost of a gradient by each estimator, for the cell's equilibrium without stem and head.
 
-The shapes are those of `cifar10_tiny`; forward 18 steps, exact adjoint 20, all of them taken.
+The shapes are those of `cifar10_tiny`; the forward solve takes 18 steps and the exact adjoint 20.
 """
 
 import functools
@@ -14,12 +14,12 @@ from mdeq_jax.implicit import Adjoint, Exact, JacobianFree, Neumann, Phantom, Sh
 
 
 def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 9) -> None:
-    """Print forward and backward times, and how much faster than the exact adjoint each is.
+    """Print forward and backward times, and the speed-up of each over the exact adjoint.
 
     Args:
       config: name of a file in configs.
-      batch: images.
-      rounds: measurements of each estimator.
+      batch: number of images.
+      rounds: number of measurements of each estimator.
     """
     bench = setting(config, batch)
     forward, backward = bench.config.solver.forward.build(), bench.config.solver.backward.build()

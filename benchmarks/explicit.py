@@ -1,4 +1,4 @@
-"""What an implicit model costs against explicit ones at the same input: training and inference."""
+"""The cost of an implicit model and of explicit models in training and inference."""
 
 import functools
 from collections.abc import Callable
@@ -21,8 +21,8 @@ def main(config: str = "cifar10_tiny", batch: int = 8, rounds: int = 3) -> None:
 
     Args:
       config: name of a file in configs.
-      batch: images of a training step; inference takes as many.
-      rounds: measurements of each.
+      batch: number of images of a training step, and of inference.
+      rounds: number of measurements of each model.
     """
     bench = setting(config, batch)
     solver = bench.config.solver.forward.build()

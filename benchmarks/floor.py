@@ -1,8 +1,8 @@
 """The least time that a training step's evaluations of the cell need, and the time it takes.
 
 A convolution or a matrix product needs its multiply-adds at the speed of a large matrix product, or
-its operands and its result at the speed of a copy, whichever is slower; all else counts as nothing.
-A product with the cell's Jacobian is convolutions of the same sizes.
+its operands and its result at the speed of a copy, whichever is slower. All other work counts as
+free. A product with the cell's Jacobian consists of convolutions of the same sizes.
 """
 
 import functools
@@ -18,9 +18,9 @@ from benchmarks.problems import setting
 from benchmarks.timing import milliseconds, report, take_turns
 from benchmarks.training import repeatable, training_step
 
-_SIZE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}  # of the large matrices
+_SIZE = {"cpu": 2048, "gpu": 8192, "tpu": 8192}  # sides of the large matrices
 _NEGATED = {"cpu": 2**28, "gpu": 2**31, "tpu": 2**31}  # bytes of the large array
-_REPEATED = 4  # evaluations that are timed as one
+_REPEATED = 4  # evaluations per measurement
 
 
 def main(config: str = "cifar10_large", batch: int = 16, rounds: int = 5) -> None:
@@ -28,11 +28,11 @@ def main(config: str = "cifar10_large", batch: int = 16, rounds: int = 5) -> Non
 
     Args:
       config: name of a file in configs.
-      batch: images.
-      rounds: measurements of each.
+      batch: number of images.
+      rounds: number of measurements of each time.
 
     Raises:
-      ValueError: the config's adjoint is not the exact one, whose evaluations are counted.
+      ValueError: the config's adjoint is not "exact"; only its evaluations are counted.
     """
     bench = setting(config, batch)
     solver, adjoint = bench.config.solver, bench.config.adjoint.name
@@ -83,11 +83,11 @@ def main(config: str = "cifar10_large", batch: int = 16, rounds: int = 5) -> Non
 
 
 def _ceilings(dtype: Any) -> dict[str, tuple[Callable[[], Any], int]]:
-    """A matrix product and its operations, a pass over memory and the bytes that it moves."""
+    """Return a matrix product with its operations, and a memory pass with its bytes."""
     platform = jax.default_backend()
     size, count = _SIZE[platform], _NEGATED[platform] // dtype.itemsize
     matrix, array = jnp.ones((size, size), dtype), jnp.ones(count, dtype)
-    # In place, for memory that is new has to be cleared by the system first.
+    # In place, because the system has to clear new memory first.
     negate = jax.jit(jnp.negative, donate_argnums=0)
     arrays = [array]
 
@@ -102,7 +102,7 @@ def _ceilings(dtype: Any) -> dict[str, tuple[Callable[[], Any], int]]:
 
 
 def _costs(jaxpr: core.Jaxpr) -> Iterator[tuple[float, float]]:
-    """Operations, none for zeros of a padding, and least bytes of each convolution and product."""
+    """Yield operations, without padding zeros, and least bytes of each convolution and product."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             alone = jax.jit(functools.partial(equation.primitive.bind, **equation.params))

@@ -13,8 +13,8 @@ def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 5) -> None
 
     Args:
       config: name of a file in configs.
-      batch: images of the larger batch.
-      rounds: measurements of each.
+      batch: number of images of the larger batch.
+      rounds: number of measurements of each latency.
     """
     bench = setting(config, batch)
     solver = bench.config.solver.forward.build()

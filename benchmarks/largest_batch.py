@@ -1,7 +1,8 @@
-"""The largest batch whose training step fits on a device, to within some 3 %.
+"""The largest batch whose training step fits on a device, to within about 3 %.
 
-Of the compiled step, memory grows almost evenly with the batch: two compilations tell how many
-images fit, and that many are trained on, fewer where something beside the program takes memory.
+The memory of the compiled step grows almost linearly with the batch, so that two compilations tell
+how many images fit. A step then runs on that many images, or on fewer if something beside the
+program takes memory.
 """
 
 from typing import Any, NamedTuple
@@ -14,19 +15,19 @@ from benchmarks.training import training_step
 from mdeq_jax.training.advice import out_of_memory
 
 _GIB = 2**30
-_SHRINK = 0.97  # of a batch that did not fit
+_SHRINK = 0.97  # factor of the size of a batch that did not fit
 
 
 def main(config: str = "cifar10_tiny", batch: int = 32, gib: float | None = None) -> None:
-    """Print the largest batch, and what its step takes.
+    """Print the largest batch, and the memory and time of its step.
 
     Args:
       config: name of a file in configs.
-      batch: images that are compiled for first, and twice as many.
-      gib: memory of the device; None asks the device, which a CPU does not tell.
+      batch: number of images of the first compilation; the second has twice as many.
+      gib: memory of the device, GiB; None asks the device, but a CPU does not tell it.
 
     Raises:
-      ValueError: neither the device nor the caller tells the memory, or there is too little.
+      ValueError: the memory is neither given nor told by the device, or there is too little.
     """
     if (limit := _limit(gib)) is None:
         raise ValueError("This device does not tell its memory; give it by --gib.")
@@ -66,9 +67,9 @@ def _compile(config: str, batch: int) -> _Program:
 
 
 def _bytes(program: _Program) -> int:
-    """What the compiled step, its state and its images take."""
+    """Return the bytes of the compiled step, its state and its images."""
     sizes = program.compiled.memory_analysis()
-    # Most results take the place of arguments.
+    # Most results reuse the memory of arguments.
     results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return sizes.argument_size_in_bytes + sizes.temp_size_in_bytes + results
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.run loader
 
-Random resized crops of 224×224, mirrored. tf.data decodes no more of an image than the crop
-(`decode_and_crop_jpeg`). Both have twice as many threads as there are cores. The files are of about
-ImageNet's mean size, made from scikit-learn's photographs. Needs tensorflow-cpu
+Both make random resized crops of 224×224, randomly mirrored, with twice as many threads as cores.
+tf.data decodes only the crop of an image (`decode_and_crop_jpeg`). The files have about ImageNet's
+mean size and are made from scikit-learn's photographs. The benchmark needs tensorflow-cpu
 (requirements-prepare.txt).
 """
 
@@ -27,8 +27,8 @@ from mdeq_jax.vision.data import train_iterator
 
 IMAGES = 512
 SIZE = (224, 224)
-# Of the training images of ImageNet: most are of this size; quality and noise bring the files to
-# their mean of about 110 kB.
+# Most training images of ImageNet have this size; quality and noise give files of about 110 kB,
+# ImageNet's mean.
 SIDES = (375, 500)
 QUALITY, NOISE = 90, 19
 BATCHES = 8
@@ -36,11 +36,11 @@ THREADS_PER_CORE = 2
 
 
 def main(batch: int = 128, rounds: int = 5) -> None:
-    """Measure and print.
+    """Print the images per second of both pipelines.
 
     Args:
-      batch: images in a batch.
-      rounds: pairs of measurements.
+      batch: number of images in a batch.
+      rounds: number of pairs of measurements.
     """
     cores = len(os.sched_getaffinity(0))
     threads = THREADS_PER_CORE * cores
@@ -64,7 +64,7 @@ def main(batch: int = 128, rounds: int = 5) -> None:
 
 
 def write_images(root: Path) -> float:
-    """Write a folder of images in the layout of ImageFolder; returns the mean size in bytes."""
+    """Write a folder of images in the layout of ImageFolder; return their mean size in bytes."""
     photos, sizes = load_sample_images().images, []
     for number in range(IMAGES):
         generator = np.random.default_rng(number)
@@ -128,5 +128,5 @@ def images_per_second(loader: Callable[[], Iterator[Any]], batch: int) -> float:
         pass
     seconds = time.perf_counter() - started
     if hasattr(batches, "close"):
-        batches.close()  # its threads are not to run on beside the next loader's
+        batches.close()  # its threads must not run beside the next loader's
     return batch * BATCHES / seconds

@@ -1,7 +1,7 @@
-"""A few steps of Broyden's method with room for many, as one batch and under `vmap`.
+"""A few steps of Broyden's method with room for many steps, as one batch and under `vmap`.
 
-64 samples of 10 entries, z = tanh(A z + b), 20 steps taken. What a step costs should not depend on
-how many more would fit. Mapping 64 batches of one sample should cost what one batch of 64 does.
+64 samples of 10 entries, z = tanh(A z + b), 20 steps taken. The cost of a step should not depend on
+the room for further steps. Mapping 64 batches of one sample should cost as much as one batch of 64.
 """
 
 import jax

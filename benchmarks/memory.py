@@ -1,6 +1,6 @@
-"""Temporary memory of a training step, as compiled, against solver steps and batch.
+"""Temporary memory of a compiled training step, against solver steps and batch.
 
-And of the config's own step, once it has run before, what it adds to the memory in use.
+The config's own step also runs twice; the second run tells how much it adds to the memory in use.
 """
 
 import ctypes
@@ -17,15 +17,15 @@ from benchmarks.timing import report
 from benchmarks.training import repeatable, training_step
 
 _MIB = 2**20
-_STATUS = Path("/proc/self/status")  # of Linux
+_STATUS = Path("/proc/self/status")  # only on Linux
 
 
 def main(config: str = "cifar10_tiny", batch: int = 8) -> None:
-    """Print the memory of each setting, and what Broyden's history takes by the step.
+    """Print the memory of each setting, and of Broyden's history per step.
 
     Args:
       config: name of a file in configs.
-      batch: images; twice as many are compiled for as well.
+      batch: number of images; a second compilation has twice as many.
     """
     rows = [
         _row(name, steps, images, config)
@@ -64,7 +64,7 @@ def _row(solver: str, steps: int, batch: int, config: str) -> dict[str, Any]:
 
 
 def _added_mib(step: Callable[[], Any]) -> float:
-    """Return by how much a step raises the memory in use, of the device if it says, else ours."""
+    """Return how much a step adds to the memory in use, of the device or else of the process."""
     device = jax.devices()[0]
     if (before := device.memory_stats()) is not None:
         jax.block_until_ready(step())
@@ -72,8 +72,8 @@ def _added_mib(step: Callable[[], Any]) -> float:
         return (peak - before["bytes_in_use"]) / _MIB
     if not _STATUS.exists():
         return math.nan
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier steps gave back counts as free
-    Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is in use now
+    ctypes.CDLL(None).malloc_trim(0)  # memory that earlier steps freed counts as free
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the memory in use now
     before = _status_kib("VmRSS")
     jax.block_until_ready(step())
     return (_status_kib("VmHWM") - before) / 1024

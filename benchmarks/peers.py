@@ -1,9 +1,9 @@
-"""The solvers alone against those of jaxopt and optimistix: one problem, one tolerance.
+"""The solvers against the solvers of jaxopt and optimistix: one problem, one tolerance.
 
-Every solver gets the cell of a model with random weights, image by image (`vmap` for the others,
-whose norms are over the whole state), and stops where ‖f(z) − z‖ is at most the tolerance. About
-zero that cell does not contract: its GroupNorms give the same for z and for a tenth of z. About a
-large state it does, so that plain iteration finds the fixed point too.
+Every solver gets the cell of a model with random weights, image by image, and stops where ‖f(z) −
+z‖ is at most the tolerance. The others run under `vmap`, because their norms are over all images.
+Near zero the cell does not contract, because its GroupNorms return the same for z and for z / 10.
+Near a large state it contracts, so that plain iteration finds the fixed point too.
 """
 
 import functools
@@ -26,13 +26,13 @@ _FAR = 5.0
 
 
 def main(config: str = "cifar10_tiny", batch: int = 8, rounds: int = 5, tol: float = 0.1) -> None:
-    """Print the time of each, and the residual that it ended at.
+    """Print the time of each solver, and its last residual.
 
     Args:
       config: name of a file in configs.
-      batch: images.
-      rounds: measurements of each.
-      tol: on the norm of an image's residual.
+      batch: number of images.
+      rounds: number of measurements of each solver.
+      tol: tolerance on the norm of an image's residual.
     """
     bench = setting(config, batch)
     cell, z0, args = bench.problem()
@@ -96,13 +96,13 @@ def _ours(f: Callable[..., State], solver: Solver) -> Callable[[State, Any], Sta
 
 
 def _each(run: Callable[[State, Any], State]) -> Callable[[State, Any], State]:
-    """Run on each image by itself; the images share the cell's parameters."""
+    """Return a solver that runs on each image by itself, with shared parameters of the cell."""
     axes: Any = {"params": None, "x": 0, "masks": None}
     return jax.vmap(run, in_axes=(0, CellArgs(**axes)))
 
 
 def _single(f: Callable[..., State], z: State, args: CellArgs) -> State:
-    """The cell on a state without the batch's axis."""
+    """Return the cell's value for a state without the batch axis."""
     batched = jax.tree.map(lambda x: x[None], z)
     fz = f(batched, args._replace(x=args.x[None]))
     return jax.tree.map(lambda x: x[0], fz)

@@ -1,4 +1,4 @@
-"""The models of the configs on random input: no data set, and no package to read one."""
+"""The models of the configs on random input, which needs no data set."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ class Setting(NamedTuple):
     """A model with random weights and a batch of random images.
 
     Attributes:
-      config: of the model and its solvers.
+      config: config of the model and its solvers.
       model: the model.
-      variables: its variables.
+      variables: variables of the model.
       images: (B, H, W, 3) float32.
-      labels: (B,) int32, or (B, H, W) where the task is segmentation.
+      labels: (B,) int32, or (B, H, W) for segmentation.
     """
 
     config: Config
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 
 
 def setting(name: str, batch: int) -> Setting:
-    """Return the setting of configs/NAME.py; every solve takes all its steps, for tol is 0."""
+    """Return the setting of configs/NAME.py; with its tol of 0, every solve takes all its steps."""
     config = finalize(load_config(name))
     solver = config.solver
     config = dataclasses.replace(
@@ -59,7 +59,7 @@ def with_solver(bench: Setting, name: str, steps: int) -> Setting:
     Args:
       bench: the setting.
       name: "picard", "anderson" or "broyden".
-      steps: most steps of either solve.
+      steps: most steps of each of the two solves.
     """
     solver = bench.config.solver
     changed = [

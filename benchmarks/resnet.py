@@ -1,4 +1,4 @@
-"""ResNets of the usual depths (He et al., CVPR 2016), what people would use instead."""
+"""ResNets of the usual depths (He et al., CVPR 2016), for comparison."""
 
 import functools
 
@@ -35,11 +35,11 @@ class _Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet; images of 64 pixels or less get CIFAR's stem, a 3×3 convolution alone.
+    """A ResNet; images of 64 pixels or less get CIFAR's stem, one 3×3 convolution.
 
     Attributes:
       depth: 18, 50 or 101.
-      num_classes: entries of the logits.
+      num_classes: number of classes.
     """
 
     depth: int

@@ -1,9 +1,9 @@
-"""Run a benchmark by name; it prints a table and, last, one line of JSON.
+"""Run a benchmark by name; it prints a table, then one line of JSON.
 
     python -m benchmarks.run solver_overhead --config cifar10_large --batch 16
     python -m benchmarks.run train_step --config imagenet_small --batch 4 --rounds 3
 
-All but `start_up` and `loader` run on random input and need only jax, flax, optax and
+All benchmarks except `start_up` and `loader` run on random input and need only jax, flax, optax and
 ml_collections (`peers` also jaxopt and optimistix).
 """
 
@@ -18,13 +18,13 @@ from mdeq_jax.vision.config import config_file
 BENCHMARKS = {
     "solver_overhead": "a solve against as many bare evaluations of the cell, and its adjoint",
     "long_history": "Broyden's method with room for more steps than it takes, and under vmap",
-    "estimators": "what the gradient costs by each estimator",
+    "estimators": "the cost of the gradient by each estimator",
     "train_step": "training steps, solved and unrolled",
     "infer": "inference at several batch sizes",
     "floor": "the least time of a step's evaluations of the cell, and the time it takes",
     "memory": "temporary memory against solver steps and batch",
-    "largest_batch": "whose training step fits on the device, or in --gib",
-    "segmentation_memory": "of whole images and of training crops, by solver and its steps",
+    "largest_batch": "the largest batch whose step fits on the device, or in --gib",
+    "segmentation_memory": "memory of inference and training crops, by solver and its steps",
     "compile_time": "compilation of the training step, without and with the cache",
     "start_up": "from the command to the first training step, cold and warm",
     "explicit": "the model against ResNets at the same input",

@@ -1,7 +1,7 @@
-"""Temporary memory of segmentation at full resolution, as compiled, by solver and its steps.
+"""Temporary memory of compiled segmentation at full resolution, by solver and its steps.
 
-Nothing is run: the compiler says what inference on a whole image and a training step on a crop
-would take beside parameters, optimizer state and images.
+No program is run. The compiler tells the memory of inference on an image and of a training step on
+a crop, beside parameters, optimizer state and images.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from benchmarks.training import training_step
 from mdeq_jax.vision.tasks import make_task
 
 _MIB = 2**20
-_IMAGE_SIZE = (1024, 2048)  # of Cityscapes
+_IMAGE_SIZE = (1024, 2048)  # size of Cityscapes' images
 _SOLVERS = (("picard", 27), ("anderson", 27), ("broyden", 10), ("broyden", 27), ("broyden", 54))
 
 
@@ -25,7 +25,7 @@ def main(config: str = "cityscapes_xl", batch: int = 1) -> None:
 
     Args:
       config: name of a file in configs, for segmentation.
-      batch: images.
+      batch: number of images.
     """
     bench = setting(config, batch)
     height, width = bench.config.data.image_size
@@ -52,7 +52,7 @@ def main(config: str = "cityscapes_xl", batch: int = 1) -> None:
 
 
 def _inference(bench: Any, batch: int) -> tuple[Any, ...]:
-    """Return the compiled prediction of every pixel's class, and what it is called with."""
+    """Return the prediction of every pixel's class, and its arguments."""
     solver, task = bench.config.solver.forward.build(), make_task(bench.config)
 
     @jax.jit

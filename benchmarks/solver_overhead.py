@@ -1,4 +1,4 @@
-"""What Broyden's method costs beside the evaluations of the cell that it cannot do without.
+"""The cost of Broyden's method beside the evaluations of the cell that it needs.
 
 A solve of N steps is timed against N + 1 evaluations in a bare loop, and its adjoint of M steps
 against M + 1 products with the Jacobian.
@@ -21,9 +21,9 @@ def main(config: str = "cifar10_large", batch: int = 8, rounds: int = 5) -> None
     """Print the times and their ratios.
 
     Args:
-      config: name of a file in configs, which has the solvers.
-      batch: images.
-      rounds: measurements of each.
+      config: name of a file in configs, with the solvers.
+      batch: number of images.
+      rounds: number of measurements of each time.
     """
     bench = setting(config, batch)
     forward, backward = bench.config.solver.forward.build(), bench.config.solver.backward.build()
@@ -41,7 +41,7 @@ def main(config: str = "cifar10_large", batch: int = 8, rounds: int = 5) -> None
 
     z = solved(args)
 
-    # Both linearise the cell once, outside their loops.
+    # Both functions linearise the cell once, outside their loops.
     @jax.jit
     def adjoint_solved(args: Any) -> State:
         _, pullback = jax.vjp(lambda z: f(z, args), z)

@@ -1,6 +1,6 @@
-"""From the command to the first training step: on an empty compilation cache, then on a full one.
+"""Time from the command to the first training step, with an empty and with a full cache.
 
-Runs train.py itself, on scikit-learn's digits, and so needs what training needs.
+It runs train.py on scikit-learn's digits, and needs the packages that training needs.
 """
 
 import os
@@ -18,8 +18,8 @@ def main(config: str = "digits", batch: int = 48, rounds: int = 1) -> None:
 
     Args:
       config: name of a file in configs.
-      batch: images of a step.
-      rounds: warm starts.
+      batch: number of images of a step.
+      rounds: number of warm starts.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

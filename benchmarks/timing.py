@@ -1,4 +1,4 @@
-"""Times of several functions in one run, taken in turns, so that a busy machine slows all alike."""
+"""Time several functions in turns, so that a busy machine slows all of them equally."""
 
 import json
 import statistics
@@ -10,11 +10,11 @@ import jax
 
 
 def take_turns(functions: Mapping[Any, Callable[[], Any]], rounds: int) -> dict[Any, list[float]]:
-    """Return the seconds of each call, after one call that is not counted.
+    """Return the seconds of each call; a first call of each function is not counted.
 
     Args:
-      functions: by name; each returns arrays, whose completion is waited for.
-      rounds: calls of each, at least 1.
+      functions: functions by name. Each returns arrays, and its time ends when they are computed.
+      rounds: number of calls of each function, at least 1.
     """
     for function in functions.values():
         jax.block_until_ready(function())
@@ -33,7 +33,7 @@ def ratio(seconds: Mapping[str, list[float]], of: str, to: str) -> float:
 
 
 def milliseconds(seconds: list[float]) -> float:
-    """Return the median."""
+    """Return the median, in milliseconds."""
     return 1e3 * statistics.median(seconds)
 
 

@@ -1,4 +1,4 @@
-"""Training steps on random images: solved with all steps taken, and unrolled as in warm-up."""
+"""Training steps on random images: with a solve of all steps, and unrolled as in the warm-up."""
 
 from benchmarks.problems import setting
 from benchmarks.timing import milliseconds, report, take_turns
@@ -6,12 +6,12 @@ from benchmarks.training import repeatable, training_step
 
 
 def main(config: str = "cifar10_tiny", batch: int = 32, rounds: int = 5) -> None:
-    """Print the time of a step and the images that it trains on in a second.
+    """Print the time of a step and the number of images per second.
 
     Args:
       config: name of a file in configs.
-      batch: images.
-      rounds: measurements of each.
+      batch: number of images.
+      rounds: number of measurements of each step.
     """
     bench = setting(config, batch)
     layers = bench.config.train.num_layers

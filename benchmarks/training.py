@@ -19,10 +19,12 @@ def training_step(bench: Setting, unrolled: int | None) -> tuple[Step, TrainStat
     """Return the step, the state before it, and the batch.
 
     Args:
-      bench: model and images.
-      unrolled: applications of the cell in place of the solve, or None.
+      bench: the model and its images.
+      unrolled: number of applications of the cell in place of the solve; None solves.
     """
-    from mdeq_jax.vision.experiment import create_experiment  # imports what reads data
+    from mdeq_jax.vision.experiment import (
+        create_experiment,
+    )  # it imports the packages that read data
 
     config = bench.config
     mesh: Mesh = jax.make_mesh(
@@ -37,7 +39,7 @@ def training_step(bench: Setting, unrolled: int | None) -> tuple[Step, TrainStat
 
 
 def repeatable(step: Step, state: TrainState, batch: Any) -> Callable[[], Any]:
-    """Return the step as a function that goes on from where it was: a step consumes its state."""
+    """Return the step as a function that continues from its last state: a step consumes it."""
     states = [state]
 
     def once() -> Any:

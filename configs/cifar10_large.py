@@ -3,7 +3,7 @@
     python train.py --config configs/cifar10_large.py --workdir runs/cifar10_large
 
 Data: CIFAR-10, 50,000 training and 10,000 test images of 32×32, randomly cropped (padding 4) and
-flipped. Published: 93.6 ± 0.2 % at 17 steps (arXiv 2106.14342, ICML 2021, table 2). After
+flipped. Published: 93.6 ± 0.2 % at 17 steps (arXiv 2106.14342, ICML 2021, table 2). Source:
 `experiments/cifar/cls_mdeq_LARGE.yaml`, locuslab/deq (4 GPUs).
 """
 

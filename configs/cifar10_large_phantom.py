@@ -1,10 +1,10 @@
-"""`cifar10_large` with phantom gradients and SGD, after TorchDEQ; no warm-up, no dropout.
+"""TorchDEQ's version of `cifar10_large`: phantom gradients, SGD, no warm-up, no dropout.
 
     python train.py --config configs/cifar10_large_phantom.py --workdir runs/cifar10_large_phantom
 
-11,098,398 parameters, for the GroupNorm after the fusion is affine here. Published: 95.0 %
-(`deq-zoo/mdeq`, locuslab/torchdeq). TorchDEQ (2 GPUs) also weight-normalises the convolutions of
-the fusion, which this model does not.
+There are 11,098,398 parameters, because the GroupNorm after the fusion is affine here. Published:
+95.0 % (`deq-zoo/mdeq`, locuslab/torchdeq). TorchDEQ (2 GPUs) also weight-normalises the
+convolutions of the fusion; this model does not.
 """
 
 from ml_collections import ConfigDict

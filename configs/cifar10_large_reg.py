@@ -2,7 +2,7 @@
 
     python train.py --config configs/cifar10_large_reg.py --workdir runs/cifar10_large_reg
 
-Published: 93.1 ± 0.3 % at 6 steps (arXiv 2106.14342, ICML 2021, table 2). After
+Published: 93.1 ± 0.3 % at 6 steps (arXiv 2106.14342, ICML 2021, table 2). Source:
 `experiments/cifar/cls_mdeq_LARGE_reg.yaml`, locuslab/deq (1 GPU).
 """
 

@@ -3,7 +3,7 @@
     python train.py --config configs/cifar10_tiny.py --workdir runs/cifar10_tiny
 
 Data: CIFAR-10, 50,000 training and 10,000 test images of 32×32. Published: 87.1 ± 0.4 %
-(arXiv 2006.08656, table 1, MDEQ-small); of these settings the authors expect above 85 %. After
+(arXiv 2006.08656, table 1, MDEQ-small); the authors expect above 85 % with these settings. Source:
 `experiments/cifar/cls_mdeq_TINY.yaml`, locuslab/deq (2 GPUs).
 """
 

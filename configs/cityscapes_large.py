@@ -3,8 +3,8 @@
     python train.py --config configs/cityscapes_large.py --workdir runs/cityscapes_large \\
         --config.init_from=runs/imagenet_large
 
-Published: in arXiv 2006.08656, whose figure is not quoted here, for it could not be checked. After
-`experiments/cityscapes/seg_mdeq_LARGE.yaml`, locuslab/deq (4 GPUs).
+The figure published in arXiv 2006.08656 is not quoted here, because it could not be checked.
+Source: `experiments/cityscapes/seg_mdeq_LARGE.yaml`, locuslab/deq (4 GPUs).
 """
 
 from ml_collections import ConfigDict

@@ -3,11 +3,11 @@
     python train.py --config configs/cityscapes_small.py --workdir runs/cityscapes_small \\
         --config.init_from=runs/imagenet_small
 
-Data: Cityscapes, 2,975 finely annotated training and 500 validation images of 2048×1024, which
-docs/segmentation_data.md says how to prepare; random scale 0.5 to 2.1, crops of 1024×512, flipped;
-evaluated on whole images. Published: 75.1 % mIoU on the validation set (arXiv 2006.08656); the
-authors' released weights reach 76.5. After `experiments/cityscapes/seg_mdeq_SMALL.yaml`,
-locuslab/deq (4 GPUs).
+Data: Cityscapes, 2,975 finely annotated training and 500 validation images of 2048×1024;
+docs/segmentation_data.md says how to prepare it. Training takes crops of 1024×512 at a random scale
+of 0.5 to 2.1, randomly flipped; evaluation takes full images. Published: 75.1 % mIoU on the
+validation set (arXiv 2006.08656); the authors' released weights reach 76.5. Source:
+`experiments/cityscapes/seg_mdeq_SMALL.yaml`, locuslab/deq (4 GPUs).
 """
 
 from ml_collections import ConfigDict
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.solver.backward.max_steps = 30
     config.solver.forward.stop_mode = "abs"
 
-    # Of road, sidewalk, building, ..., from `lib/datasets/cityscapes.py`, locuslab/deq.
+    # Weights of road, sidewalk, building, ..., from `lib/datasets/cityscapes.py`, locuslab/deq.
     config.loss.class_weights = (
         *(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023),
         *(0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507),

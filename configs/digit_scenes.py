@@ -1,8 +1,8 @@
-"""Digits before photographs (64×64), labelled by pixel, trained in minutes on two CPU cores.
+"""Digits in front of photographs (64×64), labelled by pixel, trained in minutes on two CPU cores.
 
     python train.py --config configs/digit_scenes.py --workdir runs/digit_scenes
 
-Nothing is downloaded: 3,000 training and 200 test scenes are composed of scikit-learn's digits and
+No data are downloaded: 3,000 training and 200 test scenes are composed of scikit-learn's digits and
 photographs. Three branches, 178,491 parameters. The solver is stopped well before it converges;
 benchmarks/RESULTS.md has the measured figures.
 """
@@ -30,8 +30,8 @@ def get_config() -> ConfigDict:
     config.data.batch_size = 16
     config.data.eval_batch_size = 50
 
-    # Most pixels are background; were they to weigh as much as digits, training would be stuck for
-    # long at telling digits from background, but not from each other.
+    # Most pixels are background. With equal weights, training would for long only separate digits
+    # from background, and not from each other.
     config.loss.class_weights = (0.05, *[1.0] * 10)
 
     config.solver.forward.max_steps = 12

@@ -1,10 +1,10 @@
-"""`digit_scenes` with a second head, for the digit that a scene shows most of; 287,782 parameters.
+"""`digit_scenes` with a second head, for the digit with the most pixels; 287,782 parameters.
 
     python train.py --config configs/digit_scenes_multitask.py --workdir runs/digit_scenes_multitask
 
-One equilibrium, two tasks: the classification head's loss is added with a weight of
+One equilibrium, two tasks: the loss of the classification head is added with the weight
 `loss.classification_weight`. Evaluation reports `eval/segmentation_miou` and
-`eval/classification_accuracy`. Either task alone, to compare with:
+`eval/classification_accuracy`. These commands train either task by itself, for comparison:
 
     python train.py --config configs/digit_scenes.py --workdir runs/digit_scenes
     python train.py --config configs/digit_scenes_multitask.py --workdir runs/digit_scenes_image \\
@@ -12,7 +12,7 @@ One equilibrium, two tasks: the classification head's loss is added with a weigh
         --config.loss.class_weights=None
 
 `--config.model.extra_heads="('classification', 'scales')"` adds an auxiliary loss on the
-equilibrium of each branch, weighed by `loss.scale_weight`.
+equilibrium of each branch, with the weight `loss.scale_weight`.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
     python train.py --config configs/digits.py --workdir runs/digits
 
 The architecture is the originals' CIFAR-10 tiny (`cls_mdeq_TINY.yaml`, locuslab/deq): 158,890
-parameters. Nothing is downloaded. Measured figures stand in benchmarks/RESULTS.md.
+parameters. No data are downloaded. benchmarks/RESULTS.md has the measured figures.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""A ResNet of 149,738 parameters, about as many as the digits' equilibrium model has.
+"""A ResNet of 149,738 parameters, about as many as the equilibrium model of `configs/digits.py`.
 
     python train.py --config configs/digits_resnet.py --workdir runs/digits_resnet
 
-Data, optimizer and number of epochs are those of `configs/digits.py`. A neural ODE of 156,318
-parameters is trained with
+Data, optimizer and number of epochs equal those in `configs/digits.py`. These options train a
+neural ODE of 156,318 parameters instead:
 
     --config.model.kind=neural_ode --config.model.width=92 --config.model.depth=4
 """

@@ -2,7 +2,7 @@
 
     python train.py --config configs/imagenet_large.py --workdir runs/imagenet_large
 
-Published: 77.5 % top-1 at 30 steps (arXiv 2106.14342, ICML 2021, table 2). After
+Published: 77.5 % top-1 at 30 steps (arXiv 2106.14342, ICML 2021, table 2). Source:
 `experiments/imagenet/cls_mdeq_LARGE.yaml`, locuslab/deq (4 GPUs).
 """
 

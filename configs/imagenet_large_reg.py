@@ -2,7 +2,7 @@
 
     python train.py --config configs/imagenet_large_reg.py --workdir runs/imagenet_large_reg
 
-Published: 76.8 % top-1 at 15 steps (arXiv 2106.14342, ICML 2021, table 2). After
+Published: 76.8 % top-1 at 15 steps (arXiv 2106.14342, ICML 2021, table 2). Source:
 `experiments/imagenet/cls_mdeq_LARGE_reg.yaml`, locuslab/deq (4 GPUs).
 """
 

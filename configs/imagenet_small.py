@@ -4,7 +4,7 @@
 
 Data: ImageNet (ILSVRC 2012), random resized crops of 224×224, flipped; evaluated on the central
 224×224 of images whose shorter side is 256. Published: 75.4 % top-1 at 27 steps (arXiv 2106.14342,
-ICML 2021, table 2). After `experiments/imagenet/cls_mdeq_SMALL.yaml`, locuslab/deq (4 GPUs).
+ICML 2021, table 2). Source: `experiments/imagenet/cls_mdeq_SMALL.yaml`, locuslab/deq (4 GPUs).
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,10 @@
-"""`imagenet_small` with phantom gradients and plain iteration, after TorchDEQ; no warm-up.
+"""TorchDEQ's version of `imagenet_small`: phantom gradients, plain iteration, no warm-up.
 
     python train.py --config configs/imagenet_small_phantom.py --workdir runs/imagenet_small_phantom
 
-Data: as `imagenet_small`. Published: 75.7 % top-1, and 73.6 % when evaluated with
-`--config.solver.forward.max_steps=10` (`deq-zoo/mdeq`, locuslab/torchdeq; 2 GPUs).
+Data: ImageNet (ILSVRC 2012), as in `configs/imagenet_small.py`. Published: 75.7 % top-1, and 73.6 %
+when evaluated with `--config.solver.forward.max_steps=10` (`deq-zoo/mdeq`, locuslab/torchdeq; 2
+GPUs).
 """
 
 from ml_collections import ConfigDict

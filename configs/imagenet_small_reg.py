@@ -2,7 +2,7 @@
 
     python train.py --config configs/imagenet_small_reg.py --workdir runs/imagenet_small_reg
 
-Published: 74.5 % top-1 at 14 steps (arXiv 2106.14342, ICML 2021, table 2). After
+Published: 74.5 % top-1 at 14 steps (arXiv 2106.14342, ICML 2021, table 2). Source:
 `experiments/imagenet/cls_mdeq_SMALL_reg.yaml`, locuslab/deq (4 GPUs).
 """
 

@@ -2,9 +2,9 @@
 
     python train.py --config configs/imagenet_xl.py --workdir runs/imagenet_xl
 
-Published: in arXiv 2006.08656, whose figure is not quoted here, for it could not be checked. After
-`experiments/imagenet/cls_mdeq_XL.yaml`, locuslab/deq (8 GPUs). As that file stands, its 510,000
-steps of warm-up are more than the 500,400 that 100 epochs have at this batch size.
+The figure published in arXiv 2006.08656 is not quoted here, because it could not be checked.
+Source: `experiments/imagenet/cls_mdeq_XL.yaml`, locuslab/deq (8 GPUs). In that file, the warm-up of
+510,000 steps is longer than the training: 100 epochs have 500,400 steps at this batch size.
 """
 
 from ml_collections import ConfigDict

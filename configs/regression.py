@@ -2,10 +2,10 @@
 
     python train.py --config configs/regression.py --workdir runs/regression
 
-Data: 4,096 pairs to train on and 1,000 to validate, drawn from the seed. The Jacobian is held down
-by --config.jacobian.probability=1.0 --config.jacobian.weight=0.5, where 0.5 is γ;
-`python -m mdeq_jax.apps.regression` trains under several γ. After section 4.1 of arXiv 2106.14342,
-ICML 2021.
+Data: 4,096 pairs to train on and 1,000 to validate, drawn from the seed. The Jacobian is
+regularised by --config.jacobian.probability=1.0 --config.jacobian.weight=0.5, where 0.5 is γ;
+`python -m mdeq_jax.apps.regression` trains under several γ. Source: section 4.1 of arXiv
+2106.14342, ICML 2021.
 """
 
 from ml_collections import ConfigDict

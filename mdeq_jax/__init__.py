@@ -81,8 +81,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
-        # From name and object, Python suggests the nearest.
+        # Python suggests the nearest name from `name` and `obj`.
         message = f"module 'mdeq_jax' has no attribute {name!r}"
         raise AttributeError(message, name=name, obj=sys.modules[__name__])
-    with needs_extra("vision"):  # the other rooms need no more than a plain install brings
+    with needs_extra("vision"):  # all other packages need only a plain install
         return getattr(importlib.import_module(f"mdeq_jax.{_HOME[name]}"), name)

@@ -62,7 +62,7 @@ def load_trained(
       expected: a config whose section ``model`` the checkpoint's must equal; None accepts any.
 
     Raises:
-      ValueError: the folder does not exist, or holds no whole checkpoint; or the architectures
+      ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
         differ.
     """
     model = None if expected is None else _model_of(expected)
@@ -78,15 +78,16 @@ def finalize(config: ConfigDict | Mapping[str, Any]) -> RunConfig:
     """Check a config of any application and freeze it.
 
     Args:
-      config: nested mapping with the keys of the application's ``Config``, any of them left out.
-        Without the key ``app``, as older versions stored configs, the application is "vision".
+      config: nested mapping with keys of the application's ``Config``; a key that it lacks has its
+        default. Without the key ``app``, which older versions did not store, the application is
+        "vision".
 
     Returns:
       The application's own ``Config``.
 
     Raises:
-      ValueError: an unknown application or key, a value of the wrong type, or one out of range; by
-        its full name.
+      ValueError: the application or a key is unknown, or a value has the wrong type or is out of
+        range; the message gives the full key.
 
     Examples:
       >>> type(finalize({"app": "vision", "seed": 3})).__module__

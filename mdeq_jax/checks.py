@@ -14,7 +14,7 @@ def needs_extra(extra: str) -> Iterator[None]:
       extra: name of the extra that brings what is imported, such as "vision".
 
     Raises:
-      ImportError: a package that is not ours is not installed.
+      ImportError: a package that the import needs is not installed.
 
     Examples:
       >>> with needs_extra("vision"):
@@ -39,21 +39,21 @@ def require(owner: Any, field: str, holds: bool, allowed: str) -> None:
 
 
 def require_int(owner: Any, field: str, minimum: int) -> None:
-    """`require` a Python int of at least `minimum`."""
+    """Raise ValueError unless the field is a Python int of at least `minimum`."""
     value = getattr(owner, field)
     is_int = isinstance(value, int) and not isinstance(value, bool)
     require(owner, field, is_int and value >= minimum, f"a whole number of at least {minimum}")
 
 
 def require_number(owner: Any, field: str, holds: Callable[[Any], bool], allowed: str) -> None:
-    """`require` a real number, of which `holds` is true."""
+    """Raise ValueError unless the field is a real number for which `holds` returns True."""
     value = getattr(owner, field)
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     require(owner, field, is_number and holds(value), f"a number {allowed}")
 
 
 def require_share(owner: Any, field: str) -> None:
-    """`require` a number above 0 and at most 1."""
+    """Raise ValueError unless the field is a number above 0 and at most 1."""
     require_number(owner, field, lambda x: 0 < x <= 1, "in (0, 1]")
 
 
@@ -65,8 +65,8 @@ def require_names(argument: str, names: Iterable[str]) -> tuple[str, ...]:
       names: the names.
 
     Raises:
-      ValueError: `names` is one string, which would count as a list of its letters, or has an entry
-        that is no string.
+      ValueError: `names` is one string, which would count as a list of its letters, or an entry is
+        not a string.
 
     Examples:
       >>> require_names("drop", ["classifier.*"])

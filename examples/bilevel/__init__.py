@@ -1,1 +1,1 @@
-"""Bi-level optimisation: the penalty of a logistic regression, by its validation loss."""
+"""Bi-level optimisation: choose the penalty of a logistic regression by its validation loss."""

@@ -1,8 +1,8 @@
-"""Bi-level optimisation on breast-cancer, each estimator of the hyper-gradient in turn.
+"""Bi-level optimisation on breast-cancer, with each estimator of the hyper-gradient in turn.
 
     python -m examples.bilevel --output runs/bilevel
 
-Prints three tables and, last, one line of JSON with their figures.
+It prints three tables, then one line of JSON with their figures.
 """
 
 import argparse
@@ -28,7 +28,7 @@ Table = dict[str, dict[str, float]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the experiments as the command line says; returns the exit code."""
+    """Run the experiments of the command line, and return the exit code."""
     options = _parser().parse_args(argv)
     try:
         if options.seeds < 1:
@@ -54,10 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     of = "of the hyper-gradient; all by default"
     parser.add_argument("--methods", nargs="+", choices=names, default=names, help=of)
     parser.add_argument("--seeds", type=int, default=5, help="random splits (%(default)s)")
-    parser.add_argument("--tries", type=int, default=20, help="of the inversion (%(default)s)")
+    parser.add_argument("--tries", type=int, default=20, help="fits to invert (%(default)s)")
     parser.add_argument("--outer-steps", type=int, default=20, help="hyper-gradients (%(default)s)")
-    parser.add_argument("--penalty", type=float, default=100.0, help="first one (%(default)s)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write bilevel.png")
+    parser.add_argument("--penalty", type=float, default=100.0, help="first penalty (%(default)s)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for bilevel.png")
     return parser
 
 

@@ -20,7 +20,7 @@ class Data(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What the weights are fitted to, what the penalty is, and what neither has seen."""
+    """Examples for the weights, for the penalty, and for the final test."""
 
     train: Data
     validation: Data
@@ -28,13 +28,13 @@ class Problem(NamedTuple):
 
 
 def load_problem(seed: int, train_examples: int = 190) -> Problem:
-    """Split the examples at random; those not for training are halved.
+    """Split the examples at random; validation and test share the examples not used for training.
 
-    Features are divided by their standard deviation over the training examples, and not centred,
-    as in the experiment of Ramzi et al. (arXiv 2106.00553): it leaves the Hessian ill-conditioned.
+    As in the experiment of Ramzi et al. (arXiv 2106.00553), features are divided by their standard
+    deviation over the training examples and not centred. This leaves the Hessian ill-conditioned.
 
     Raises:
-      ValueError: if seed is negative or train_examples leaves a part with fewer than 2 examples.
+      ValueError: seed is negative or train_examples leaves a part with fewer than 2 examples.
     """
     features, classes = load_breast_cancer(return_X_y=True)
     if seed < 0:

@@ -22,7 +22,8 @@ from examples.bilevel.lbfgs import OPA, Minimum, Pairs, VectorField, inverse_pro
 InverseEstimate = Callable[[VectorField, Pairs, Float[Array, "N"]], Float[Array, "N"]]
 
 
-# Pairs that the inner solve keeps, as in the experiment of Ramzi et al. (arXiv 2106.00553).
+# Number of pairs that the inner solve stores, as in the experiment of Ramzi et al. (arXiv
+# 2106.00553).
 MEMORY = 60
 
 
@@ -30,8 +31,8 @@ class Method(NamedTuple):
     """How to get a hyper-gradient.
 
     Attributes:
-      inverse: the estimate of H⁻¹ v.
-      opa_every: steps of the inner solve between OPA's pairs, ≥ 1; None is without.
+      inverse: the estimator of H⁻¹ v.
+      opa_every: steps of the inner solve between OPA's pairs, ≥ 1; None stores no such pairs.
     """
 
     inverse: InverseEstimate
@@ -42,7 +43,7 @@ def log_penalty(penalty: float) -> float:
     """Return θ.
 
     Raises:
-      ValueError: if the penalty is not positive and finite.
+      ValueError: the penalty is not positive and finite.
     """
     if not (penalty > 0 and math.isfinite(penalty)):
         raise ValueError(f"penalty is {penalty}; it must be above 0 and finite, such as 1.0.")
@@ -50,13 +51,13 @@ def log_penalty(penalty: float) -> float:
 
 
 def require_float64() -> None:
-    """Raise a ValueError where JAX has float64 turned off, for 1e-6 is below float32's reach."""
+    """Raise ValueError if JAX has float64 off, because float32 does not reach 1e-6."""
     if jnp.zeros(()).dtype != jnp.float64:
         raise ValueError("float64 is off; run under `with jax.enable_x64(True):`.")
 
 
 def mean_loss(z: Float[Array, "F"], data: Data) -> Float[Array, ""]:
-    """Return the logistic loss of weights z, mean over the examples: L."""
+    """Return L, the mean logistic loss of weights z over the examples."""
     return jnp.mean(jax.nn.softplus(-data.labels * (data.features @ z)))
 
 
@@ -72,7 +73,7 @@ def inner_gradient(z: Float[Array, "F"], theta: Float[Array, ""], train: Data) -
 def penalty_direction(
     z: Float[Array, "F"], theta: Float[Array, ""], train: Data
 ) -> Float[Array, "F"]:
-    """Return ∂g/∂θ, which OPA is told."""
+    """Return ∂g/∂θ, the direction of OPA's pairs."""
     return jax.jvp(lambda t: inner_gradient(z, t, train), (theta,), (jnp.ones_like(theta),))[1]
 
 
@@ -87,10 +88,10 @@ def solve_inner(
     max_steps: int = 1000,
     opa_every: int | None = None,
 ) -> Minimum:
-    """Fit the weights from a start z and pairs: ‖g(z, θ)‖ ≤ tol; opa_every=None is without OPA.
+    """Fit the weights from z and pairs until ‖g(z, θ)‖ ≤ tol; opa_every=None uses no OPA.
 
     Raises:
-      ValueError: as `minimize`.
+      ValueError: max_steps or opa_every is below 1.
     """
     aware = None
     if opa_every is not None:
@@ -108,14 +109,14 @@ def hypergradient(
     pairs: Pairs,
     inverse: InverseEstimate,
 ) -> Float[Array, ""]:
-    """Return dL/dθ = −(H⁻¹ ∇L)ᵀ ∂g/∂θ, H = ∂g/∂z, with an estimate in the place of H⁻¹.
+    """Return dL/dθ = −(H⁻¹ ∇L)ᵀ ∂g/∂θ, H = ∂g/∂z, with an estimate in place of H⁻¹.
 
     Args:
-      problem: its training and validation examples are used.
+      problem: the problem, whose training and validation examples are used.
       theta: logarithm of the penalty.
-      z: weights fitted to it.
-      pairs: those that the fit ended with.
-      inverse: `exact`, `shine`, `jacobian_free`, or `Refined(steps)`.
+      z: weights that were fitted with this penalty.
+      pairs: pairs at the end of the fit.
+      inverse: the estimator: `exact`, `shine`, `jacobian_free`, or `Refined(steps)`.
 
     Source: Pedregosa, Hyperparameter optimization with approximate gradient (ICML 2016), eq. 3.
     """
@@ -133,21 +134,21 @@ def exact(product: VectorField, pairs: Pairs, v: Float[Array, "N"]) -> Float[Arr
 
 
 def shine(product: VectorField, pairs: Pairs, v: Float[Array, "N"]) -> Float[Array, "N"]:
-    """Return B v, B the inverse estimate that the inner solve has built: no product with H."""
+    """Return B v with the inverse estimate B of the inner solve. It takes no product with H."""
     return inverse_product(pairs, v)
 
 
 def jacobian_free(product: VectorField, pairs: Pairs, v: Float[Array, "N"]) -> Float[Array, "N"]:
-    """Return v itself, as if H = I: short or long by the scale of H, for g has no natural unit."""
+    """Return v, as if H = I. Its length is arbitrary, because g has no natural unit."""
     return v
 
 
 @dataclasses.dataclass(frozen=True)
 class Refined:
-    """`shine` followed by so many steps of conjugate gradient from there.
+    """`shine`, refined by some steps of conjugate gradient.
 
     Raises:
-      ValueError: if steps < 1.
+      ValueError: steps < 1.
     """
 
     steps: int = 5

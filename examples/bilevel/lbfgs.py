@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-# A step is accepted where the slope along it has shrunk to this fraction, in absolute value.
+# A step is accepted if the absolute slope along it has shrunk to this fraction.
 _SLOPE_FRACTION = 0.5
 _MAX_TRIALS = 40
 
@@ -16,7 +16,7 @@ VectorField = Callable[[Float[Array, "N"]], Float[Array, "N"]]
 
 
 class Pairs(NamedTuple):
-    """Secant pairs, H s = y; the newest in the last row, and a row of zeros is a free place.
+    """Secant pairs, H s = y. The newest is the last row; a row of zeros is empty.
 
     Attributes:
       s: differences of z.
@@ -28,11 +28,11 @@ class Pairs(NamedTuple):
 
 
 class OPA(NamedTuple):
-    """Outer-problem awareness: secant pairs beside those of the steps.
+    """Outer-problem awareness: secant pairs in addition to the pairs of the steps.
 
     Attributes:
-      direction: z -> v, where the inverse estimate is to be good.
-      every: steps from one extra pair to the next, ≥ 1.
+      direction: function z -> v of the direction in which the inverse estimate should be good.
+      every: number of steps from one extra pair to the next, ≥ 1.
     """
 
     direction: VectorField
@@ -40,15 +40,15 @@ class OPA(NamedTuple):
 
 
 class Minimum(NamedTuple):
-    """Where `minimize` ended.
+    """The result of `minimize`.
 
     Attributes:
       z: the last iterate.
       gradient_norm: ‖g(z)‖.
-      converged: whether that is at most the tolerance.
+      converged: whether ‖g(z)‖ is at most the tolerance.
       steps: number of steps taken.
-      evaluations: of the gradient, those of line searches and of OPA included.
-      pairs: what `inverse_product` takes.
+      evaluations: number of gradient evaluations, including line searches and OPA.
+      pairs: the secant pairs, for `inverse_product`.
     """
 
     z: Float[Array, "N"]
@@ -69,7 +69,7 @@ class _State(NamedTuple):
 
 
 class _Search(NamedTuple):
-    """A trial of the line search, and the bracket (low, high) of the minimum known before it."""
+    """A trial of the line search, and the previous bracket (low, high) of the minimum."""
 
     length: Float[Array, ""]
     gradient: Float[Array, "N"]
@@ -80,10 +80,10 @@ class _Search(NamedTuple):
 
 
 def no_pairs(memory: int, z: Float[Array, "N"]) -> Pairs:
-    """Return room for `memory` pairs, which as it is stands for the identity.
+    """Return room for `memory` pairs; without any pair, the estimate is the identity.
 
     Raises:
-      ValueError: if memory < 1.
+      ValueError: memory < 1.
     """
     if memory < 1:
         raise ValueError(f"memory is {memory}; it must be at least 1 pair.")
@@ -131,17 +131,17 @@ def opa_pair(
     v: Float[Array, "N"],
     norm: Float[Array, ""],
 ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
-    """Return the secant pair that teaches the inverse estimate B about a direction.
+    """Return the secant pair that improves the inverse estimate B in a direction.
 
     e = t B v with t such that ‖e‖ = norm;  y = g(z + e) − g(z)
 
     Args:
       gradient: g, z -> (N,).
-      z: where to take the pair.
+      z: point at which the pair is taken.
       at_z: g(z).
-      pairs: what B stands for.
+      pairs: the pairs of B.
       v: the direction.
-      norm: that of the step just taken, which goes to zero as the solve converges.
+      norm: norm of the last step, which goes to zero as the solve converges.
 
     Source: Ramzi et al., SHINE (ICLR 2022, arXiv 2106.00553), section 2; norm as in their code.
     """
@@ -161,19 +161,19 @@ def minimize(
 ) -> Minimum:
     """Minimise a convex function by L-BFGS: z ← z − t B g(z).
 
-    Its values are not asked for, for near the minimum they lose their digits before the gradient
-    does: the step length t is accepted where |g(z − t B g)ᵀ B g| ≤ |gᵀ B g| / 2.
+    The step length t is accepted where |g(z − t B g)ᵀ B g| ≤ |gᵀ B g| / 2. The values of the
+    function are not used, because near the minimum they lose their digits before the gradient does.
 
     Args:
       gradient: g, z -> (N,), of a smooth convex function.
-      z: where to start.
-      pairs: `no_pairs(memory, z)`, or those of an earlier solve to start from.
+      z: the first iterate.
+      pairs: `no_pairs(memory, z)`, or the pairs of an earlier solve.
       tol: stops where ‖g(z)‖ ≤ tol. Below about 1e-5 times the gradient's scale use float64.
-      max_steps: at most so many steps.
-      opa: which extra pairs to store, if any.
+      max_steps: most steps, ≥ 1.
+      opa: the extra pairs to store; None stores none.
 
     Raises:
-      ValueError: if max_steps or opa.every is below 1.
+      ValueError: max_steps or opa.every is below 1.
     """
     if max_steps < 1:
         raise ValueError(f"max_steps is {max_steps}; it must be at least 1.")
@@ -217,7 +217,7 @@ def _step(gradient: VectorField, opa: OPA | None, state: _State) -> _State:
 
 
 def _line_search(gradient: VectorField, state: _State, direction: Float[Array, "N"]) -> _Search:
-    """Bracket the minimum by the sign of the slope, doubling, then halving."""
+    """Bracket the minimum by the sign of the slope: double the length, then halve the bracket."""
     target = _SLOPE_FRACTION * jnp.abs(state.gradient @ direction)
 
     def attempt(length, low, high, trials) -> _Search:

@@ -1,4 +1,4 @@
-"""HOAG: gradient descent on the penalty, the inner problem solved ever more accurately."""
+"""HOAG: gradient descent on the penalty, with ever more accurate inner solves."""
 
 import dataclasses
 import math
@@ -27,14 +27,15 @@ _evaluate = jax.jit(mean_loss)
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Of the outer loop.
+    """The settings of the outer loop.
 
     Attributes:
-      penalty: to start from, > 0.
+      penalty: first penalty, > 0.
       outer_steps: number of hyper-gradients, ≥ 1.
-      first_tolerance: of the inner gradient's norm, relative to its norm at the start, in (0, 1).
-      decay: of the tolerance from one outer step to the next, in (0, 1].
-      last_tolerance: at which the decay ends, absolute, > 0.
+      first_tolerance: first tolerance on the inner gradient's norm, relative to its norm at the
+        start, in (0, 1).
+      decay: factor of the tolerance from one outer step to the next, in (0, 1].
+      last_tolerance: absolute tolerance at which the decay ends, > 0.
     """
 
     penalty: float = 100.0
@@ -61,13 +62,13 @@ class Step(NamedTuple):
 
     Attributes:
       penalty: exp(θ).
-      validation: loss, mean over the examples.
-      test: likewise.
+      validation: mean loss over the validation examples.
+      test: mean loss over the test examples.
       hypergradient: dL/dθ, as estimated.
-      inner_steps: of L-BFGS.
-      evaluations: of the inner gradient by L-BFGS.
-      seconds: of solves and hyper-gradients.
-      backward_seconds: of hyper-gradients alone.
+      inner_steps: number of L-BFGS steps.
+      evaluations: number of inner gradients that L-BFGS evaluated.
+      seconds: time of solves and hyper-gradients.
+      backward_seconds: time of hyper-gradients only.
     """
 
     penalty: float
@@ -83,14 +84,14 @@ class Step(NamedTuple):
 def optimise(problem: Problem, method: Method, settings: Settings) -> list[Step]:
     """Minimise the validation loss over the logarithm θ of the penalty.
 
-    θ ← θ − (dL/dθ) / ℓ. The first step has length 1, and none is longer; then ℓ doubles where
-    dL/dθ has changed sign, for that step went too far, and shrinks by 0.7 where it has not. Each
-    solve starts from the weights and the pairs of the one before.
+    θ ← θ − (dL/dθ) / ℓ. The first step has length 1, and no step is longer. After a step, ℓ doubles
+    if dL/dθ has changed sign, because the step went too far; otherwise ℓ shrinks by 0.7. Each solve
+    starts from the weights and the pairs of the previous solve.
 
     Raises:
-      ValueError: where JAX lacks float64.
+      ValueError: JAX has float64 off.
 
-    Source: Pedregosa (ICML 2016), algorithm 1, whose step size asks for the loss instead.
+    Source: Pedregosa (ICML 2016), algorithm 1, which chooses the step size by the loss instead.
     """
     require_float64()
     z = jnp.zeros(problem.train.features.shape[1])
@@ -123,7 +124,7 @@ def _outer_step(
     pairs: Pairs,
     tol: float,
 ) -> tuple[Minimum, Step]:
-    """Fit the weights and differentiate, with the counts and seconds of this alone."""
+    """Fit the weights and differentiate; counts and seconds are those of this step only."""
     at = jnp.asarray(theta)
     started = time.perf_counter()
     fit = solve_inner(problem.train, at, z, pairs, tol, opa_every=method.opa_every)

@@ -1,4 +1,4 @@
-"""Bi-level optimisation: validation loss against time, and how well H⁻¹ is estimated."""
+"""Bi-level optimisation: validation loss against time, and the quality of the estimates of H⁻¹."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +19,9 @@ def plot_bilevel(
 
     Args:
       losses: for each method the seconds and the validation loss of each outer step.
-      inversions: for each kind of direction ‖a‖/‖b‖ and 1 − cos(a, b) of each try, a the estimate
-        of b = H⁻¹ v.
-      path: of the PNG to write.
+      inversions: for each kind of direction, ‖a‖/‖b‖ and 1 − cos(a, b) of each try, where a is the
+        estimate of b = H⁻¹ v.
+      path: path of the PNG to write.
     """
     figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)

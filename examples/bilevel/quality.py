@@ -1,4 +1,4 @@
-"""How good the inverse estimate of L-BFGS is: along directions, and for the hyper-gradient."""
+"""The quality of L-BFGS's inverse estimate along directions and for the hyper-gradient."""
 
 import functools
 from typing import NamedTuple
@@ -40,15 +40,15 @@ class Alignment(NamedTuple):
 def inversion_quality(tries: int, *, opa_every: int | None = None) -> dict[str, Alignment]:
     """Compare B v with H⁻¹ v after fits of breast-cancer, penalty 1, memory 60, tolerance 1e-6.
 
-    v is "prescribed", ∂g/∂θ, which OPA is told; "krylov", H s with s the last step; or "random",
-    normal. Each try has its own 113 training examples and starts from normal weights.
+    v is "prescribed": ∂g/∂θ, the direction of OPA's pairs; "krylov": H s with the last step s; or
+    "random": normal. Each try has its own 113 training examples and starts from normal weights.
 
     Args:
       tries: number of fits, ≥ 1.
-      opa_every: steps between OPA's pairs, 5 in the paper; None is without.
+      opa_every: steps between OPA's pairs, 5 in the paper; None stores no such pairs.
 
     Raises:
-      ValueError: if tries or opa_every is below 1, or where JAX lacks float64.
+      ValueError: tries or opa_every is below 1, or JAX has float64 off.
 
     Source: Ramzi et al., SHINE (ICLR 2022, arXiv 2106.00553), section 3; sizes as in their code.
     """
@@ -95,7 +95,7 @@ def hypergradient_errors(method: Method, seeds: int, penalty: float) -> Float[np
     """Return |estimate − exact| / |exact| of the hyper-gradient at the same fit, for each split.
 
     Raises:
-      ValueError: if seeds is below 1, the penalty not positive, or where JAX lacks float64.
+      ValueError: seeds is below 1, the penalty is not positive, or JAX has float64 off.
     """
     _require(seeds, "seeds")
     require_float64()

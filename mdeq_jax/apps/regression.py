@@ -1,4 +1,4 @@
-"""A one-layer equilibrium model of one number fits a curve; its Jacobian is held down.
+"""A one-layer equilibrium model of one number fits a curve; its Jacobian is regularised.
 
     z* = W₂ᵀ relu(W₁ z* + U x + b),  ŷ = z*,  loss (ŷ − y)² + γ (∂f/∂z)²
 
@@ -47,7 +47,7 @@ from mdeq_jax.training.weights import load_matching
 
 __all__ = ["COUNTING", "Config", "Regression", "cell", "create_experiment", "draw_pairs", "fit"]
 
-# Evaluation counts plain applications of f, which is what contraction alone takes.
+# Evaluation counts steps of plain iteration, whose number depends only on the contraction of f.
 COUNTING = Picard(max_steps=200, tol=1e-4)
 
 
@@ -107,7 +107,7 @@ class Regression:
         return ()
 
     def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
-        """Return variables with the weights of a checkpoint, and the names of those it lacks."""
+        """Return variables with the weights of a checkpoint, and the names of missing arrays."""
         return load_matching(variables, source, self.config.init_from_allow_missing)
 
     def train_batches(self) -> grain.DatasetIterator:
@@ -134,7 +134,7 @@ class Regression:
         return {"eval": Evaluation(batches, solver=COUNTING)}
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch as it is."""
+        """Return the batch unchanged."""
         return batch
 
     def forward(self, variables: Variables, batch: Batch, layer: Layer, **_: Any) -> Forward:

@@ -49,12 +49,12 @@ class DataConfig(run_config.DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig):
-    """What a run is made of: the keys of `RunConfig`, and these.
+    """The config of a run: the keys of `RunConfig`, and these.
 
     Attributes:
       app: "regression".
       model: the architecture.
-      data: the pairs and how they are fed.
+      data: the pairs, and how they are read.
     """
 
     app: Literal["regression"] = "regression"

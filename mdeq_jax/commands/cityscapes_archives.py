@@ -1,11 +1,11 @@
 """Check the official Cityscapes archives, and extract them.
 
-    python -m mdeq_jax.commands.cityscapes_archives --archives=DIR              # check alone
+    python -m mdeq_jax.commands.cityscapes_archives --archives=DIR              # only check
     python -m mdeq_jax.commands.cityscapes_archives --archives=DIR --root=ROOT  # extract them
-    python -m mdeq_jax.commands.cityscapes_archives --root=ROOT                 # lists alone
+    python -m mdeq_jax.commands.cityscapes_archives --root=ROOT                 # only lists
 
 DIR holds `leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`.
-`mdeq_jax.commands.prepare` has TFDS prepare them instead. The last line on stdout is one JSON
+`mdeq_jax.commands.prepare` prepares them through TFDS instead. The last line on stdout is one JSON
 object: the number of images of each split in the archives, and notes on lists that lack images.
 """
 
@@ -19,11 +19,11 @@ from mdeq_jax.vision.data.cityscapes_archives import COUNTS, check_archives, ext
 
 
 def main(archives: Path | None, root: Path | None, *, partial: bool) -> dict[str, Any]:
-    """Check archives, extract them, and list what is extracted.
+    """Check archives, extract them, and write the lists of what was extracted.
 
     Args:
-      archives: folder of the official archives; None leaves them alone.
-      root: where to extract them, and to write lists; None does neither.
+      archives: folder of the official archives; None neither checks nor extracts.
+      root: folder to extract into, and to write the lists in; None does neither.
       partial: whether archives may hold any number of images.
     """
     if archives is None and root is None:

@@ -1,4 +1,4 @@
-"""What the commands share: --config and its overrides, and one line for what users can mend."""
+"""What the commands share: --config and its overrides, and errors in one line."""
 
 import ast
 import contextlib
@@ -30,7 +30,7 @@ class ConfigFlag(Generic[AnyConfig]):
         """Define the flag.
 
         Args:
-          finalize: returns the config for what the file says; raises ValueError.
+          finalize: returns the checked config for the ConfigDict of the file; raises ValueError.
           required: whether the command ends with an error if --config is not given.
         """
         self._finalize = finalize
@@ -42,11 +42,11 @@ class ConfigFlag(Generic[AnyConfig]):
                 "config",
                 help_string="Config file, as configs/digits.py, or the name of one that comes with "
                 "mdeq_jax, as digits. --config.KEY=VALUE after it sets a key.",
-                # An unknown key is left to `finalize`, which knows the nearest of all keys.
+                # `finalize` reports an unknown key, because it can suggest the nearest key.
                 lock_config=False,
                 accept_new_attributes=True,
             )
-        except flags.Error as error:  # a --flagfile that cannot be read
+        except flags.Error as error:  # such as a --flagfile that cannot be read
             fail(error, code=2)
         flags.FLAGS["config"].parser = _Reader(self._load)
         if required:
@@ -69,12 +69,12 @@ class ConfigFlag(Generic[AnyConfig]):
 
     def _load(self, name: str) -> ConfigDict:
         config = load_config(name)
-        self._in_file = config.copy_and_resolve_references()  # overrides change the other one
+        self._in_file = config.copy_and_resolve_references()  # overrides change `config`
         return config
 
 
 class _Reader(flags.ArgumentParser):
-    """Reads the value of a flag, None included."""
+    """Reads the value of a flag, which may be None."""
 
     def __init__(self, read: Callable[[Any], Any]):
         self._read = read
@@ -108,15 +108,15 @@ def run(
 ) -> None:
     """Run a command under the flags of the process, and print its result as one line of JSON.
 
-    Exits with code 2 and one message where the flags, the config, or what they name is wrong, which
-    `command` says by a ValueError; with 1 where a device is out of memory; with 143 where the
-    result is ``interrupted``, by SIGTERM.
+    The exit code is 2, with one message, if the flags, the config or the files they name are wrong:
+    `command` raises ValueError. It is 1 if a device is out of memory, and 143 if SIGTERM made the
+    result ``interrupted``.
 
     Args:
-      doc: what --help shows above the flags.
+      doc: text that --help shows above the flags.
       command: takes the arguments that are not flags, and returns the result.
       arguments: names of the arguments that are not flags, for messages.
-      on_hosts: whether it can run in several processes as one, of which process 0 prints.
+      on_hosts: whether the command can run in several processes together; process 0 prints.
     """
     address = _define_address() if on_hosts else []
 
@@ -130,7 +130,7 @@ def run(
                 raise ValueError(f"arguments beside flags are {argv[1:]}; expected: {expected}.")
             if on_hosts:
                 connect(*(flag.value for flag in address))
-            if not is_main():  # what is wrong with a checkpoint, one process can say
+            if not is_main():  # one process reports the error for all
                 logging.set_verbosity(logging.ERROR)
             result = _carry_out(functools.partial(command, *argv[1:]))
         except (ValueError, OSError) as error:
@@ -138,7 +138,7 @@ def run(
         if is_main():
             print(to_json(result))
         if result.get("interrupted"):
-            sys.exit(128 + signal.SIGTERM)  # what schedulers take for a job that they ended
+            sys.exit(128 + signal.SIGTERM)  # schedulers expect it of a job that they ended
 
     app.run(main, flags_parser=functools.partial(_parse, doc))
 
@@ -150,7 +150,7 @@ def fail(message: object, code: int) -> NoReturn:
 
 
 def _carry_out(command: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the result of a command, or end the process where a device is out of memory."""
+    """Return the result of a command, or end the process if a device is out of memory."""
     try:
         return command()
     except jax.errors.JaxRuntimeError as error:
@@ -161,7 +161,7 @@ def _carry_out(command: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _define_address() -> list[flags.FlagHolder]:
-    """Define the flags of `connect`, which are for processes that nothing else brings together."""
+    """Define the flags of `connect`, for processes that JAX cannot bring together by itself."""
     return [
         flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 of several."),
         flags.DEFINE_integer("process_count", None, "Number of processes.", lower_bound=1),

@@ -3,8 +3,8 @@
     python -m mdeq_jax.commands.compare --config configs/digits.py --workdir runs/compare
     python -m mdeq_jax.commands.compare --config digits --workdir runs/compare --groups=steps,stem
 
-Run again with the same arguments, it goes on where it was stopped. The report is `report.md` and
-`report.png` in the workdir. The last line on stdout is one JSON object.
+The same command continues a comparison that was stopped. The report is `report.md` and `report.png`
+in the workdir. The last line on stdout is one JSON object.
 """
 
 import shlex
@@ -22,7 +22,7 @@ from mdeq_jax.vision.config import Config, finalize
 
 
 def main(config: Config, workdir: Path, groups: Sequence[str]) -> dict[str, Any]:
-    """Run the comparison in a workdir, or go on with it.
+    """Run the comparison in a workdir, or continue it.
 
     Args:
       config: the base that every setting changes.

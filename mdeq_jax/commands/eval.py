@@ -3,11 +3,11 @@
     python eval.py --config configs/digits.py --checkpoint runs/digits
     mdeq-eval --config digits --checkpoint runs/digits     # the same, once installed
 
-The config names data and solver (--config.solver.forward.max_steps=6, for one, trades accuracy for
-time), and for segmentation how an image is seen (--config.inference.flip=True
---config.inference.scales="(0.75, 1.0, 1.25)" --config.inference.window="(512, 1024)"); its
-architecture must be the checkpoint's. The last line on stdout is one JSON object. Several hosts
-share the work as in training.
+The config names the data and the solver: --config.solver.forward.max_steps=6, for example, trades
+accuracy for time. For segmentation it also sets test-time augmentation:
+--config.inference.flip=True --config.inference.scales="(0.75, 1.0, 1.25)"
+--config.inference.window="(512, 1024)". Its architecture must equal the checkpoint's. The last line
+on stdout is one JSON object. On several hosts, start the command once on each.
 """
 
 import time
@@ -29,14 +29,14 @@ def main(config: RunConfig, checkpoint: str, path: str | None) -> dict[str, Any]
     """Evaluate a checkpoint.
 
     Args:
-      config: names data and solver; its architecture must be the checkpoint's.
+      config: config with data and solver; its architecture must equal the checkpoint's.
       checkpoint: a workdir, its best/, or one step's folder.
       path: a .npz file for the outputs of every image; None writes none.
     """
     started = time.monotonic()
     folder = Path(path or "").parent
-    # Said before the work, not after it.
-    if path is not None and not path.endswith(".npz"):  # which NumPy would append
+    # Checked before the evaluation, not after it.
+    if path is not None and not path.endswith(".npz"):  # NumPy would append it
         raise ValueError(f"--output is {path!r}, which is no .npz file; name it NAME.npz.")
     if not folder.is_dir():
         raise ValueError(f"--output is {path}, but there is no folder {folder}; make it.")

@@ -1,12 +1,13 @@
-"""Import PyTorch checkpoints of the originals, as checkpoints of ours.
+"""Convert PyTorch checkpoints of the originals to our checkpoints.
 
     python -m mdeq_jax.commands.import_torch \\
         --config configs/digits.py --input digits_tiny.pkl --output runs/imported
     mdeq-import --config digits --input digits_tiny.pkl --output runs/imported
 
-``--infer`` in place of ``--config`` derives the architecture from the file. What a file cannot tell
-is printed with the value assumed; ``--set num_groups=4`` gives another. torch is not needed, and
-nothing in the file is executed. The last line on stdout is one JSON object.
+``--infer`` in place of ``--config`` derives the architecture from the file. A field that the file
+does not determine is printed with its assumed value; ``--set num_groups=4`` gives another value.
+torch is not needed, and no code in the file is executed. The last line on stdout is one JSON
+object.
 """
 
 import ast
@@ -29,14 +30,15 @@ from mdeq_jax.vision.torch_files.convert import import_with_report, infer_with_o
 def main(
     config: Config, path: str, output: str, *, allow_missing: Sequence[str], drop: Sequence[str]
 ) -> dict[str, Any]:
-    """Write a checkpoint of a PyTorch file, and print where its arrays come from.
+    """Write a checkpoint from a PyTorch file, and print where its arrays come from.
 
     Args:
-      config: its model is the architecture.
+      config: config whose section ``model`` is the architecture.
       path: the PyTorch file.
-      output: folder to be made.
-      allow_missing: PyTorch names, ``*`` for any part, to be left at initial values if missing.
-      drop: PyTorch names, ``*`` for any part, not to be read.
+      output: folder to make.
+      allow_missing: PyTorch names, ``*`` for any part, of arrays that get initial values if
+        missing.
+      drop: PyTorch names, ``*`` for any part, of arrays that are not read.
     """
     imported = import_with_report(path, config.model, allow_missing=allow_missing, drop=drop)
     # Past the warm-up, so that the model is solved and not unrolled in evaluation.
@@ -80,7 +82,7 @@ def run() -> None:
 
 
 def _assignment(text: str) -> tuple[str, Any]:
-    """The key and the value of KEY=VALUE, a Python literal or a string without quotes."""
+    """Return key and value of KEY=VALUE; the value is a Python literal or an unquoted string."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set {text} has no value; give KEY=VALUE, such as num_groups=4.")
@@ -92,7 +94,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def _inferred(path: str, given: Mapping[str, Any]) -> Config:
-    """Return the config that a file tells of, printed."""
+    """Return the config inferred from a file, and print its model."""
     model, open_fields = infer_with_open_fields(path, given)
     for field, value in dataclasses.asdict(model).items():
         note = "  (assumed: --set gives another)" if field in set(open_fields) - set(given) else ""

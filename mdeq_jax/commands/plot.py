@@ -1,4 +1,4 @@
-"""Draw pictures of a trained model, or of the course of its training.
+"""Draw pictures of a trained model, or of its training.
 
     python -m mdeq_jax.commands.plot traces --checkpoint runs/digits --output traces.png
     python -m mdeq_jax.commands.plot formation --checkpoint runs/digits --output formation.gif
@@ -6,8 +6,8 @@
     python -m mdeq_jax.commands.plot radius --checkpoint runs/digits --output radius.png
     python -m mdeq_jax.commands.plot curves --workdir runs/digits --output curves.png
 
-All but the last solve images of the evaluation split, as the run's own config has them. The last
-line on stdout is one JSON object.
+All pictures except the last one solve images of the evaluation split under the run's own config.
+The last line on stdout is one JSON object.
 """
 
 import dataclasses
@@ -36,16 +36,16 @@ from mdeq_jax.viz.solver_trace import plot_solver_traces
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a picture is drawn of.
+    """The options of a picture.
 
     Attributes:
       output: picture to write.
       checkpoint: a workdir, its best/, or one step's folder.
-      workdir: folder of a training, for its course.
+      workdir: folder of a training run, whose curves are drawn.
       images: most images to solve, at least 1.
-      image: the image whose equilibrium is drawn forming, from 0.
-      iterations: products vᵀJ of the power method, at least 1.
-      changes: dotted keys of the run's config and their other values.
+      image: index of the image for "formation", from 0.
+      iterations: number of products vᵀJ of the power method, at least 1.
+      changes: new values for some dotted keys of the run's config.
     """
 
     output: Path
@@ -58,7 +58,7 @@ class Options:
 
 
 def draw_traces(options: Options) -> None:
-    """Residuals of the forward and of the adjoint solve against solver steps."""
+    """Draw the residuals of the forward and of the adjoint solve against solver steps."""
     trained = _trained(options)
     batch = next(first_images(trained.config.data, options.images))
     traces = solver_traces(create_experiment(trained.config), trained.variables, batch)
@@ -67,7 +67,7 @@ def draw_traces(options: Options) -> None:
 
 
 def draw_formation(options: Options) -> None:
-    """The state of each resolution against solver steps; a .gif is animated."""
+    """Draw the state of each resolution against solver steps; a .gif is animated."""
     trained = _trained(options)
     images = [
         image
@@ -82,7 +82,7 @@ def draw_formation(options: Options) -> None:
 
 
 def draw_steps(options: Options) -> None:
-    """Solver steps of each image against confidence."""
+    """Draw the solver steps of each image against confidence."""
     trained = _trained(options)
     batches = first_images(trained.config.data, options.images)
     images = observe_images(trained.config, trained.variables, batches, radius_iterations=0)
@@ -90,7 +90,7 @@ def draw_steps(options: Options) -> None:
 
 
 def draw_radius(options: Options) -> None:
-    """Histogram of the spectral radius of the cell's Jacobian at the equilibria."""
+    """Draw the histogram of the spectral radius of the cell's Jacobian at the equilibria."""
     trained = _trained(options)
     batches = first_images(trained.config.data, options.images)
     images = observe_images(trained.config, trained.variables, batches, options.iterations)
@@ -98,7 +98,7 @@ def draw_radius(options: Options) -> None:
 
 
 def draw_curves(options: Options) -> None:
-    """Loss, scores, solver steps and residuals against training steps."""
+    """Draw loss, scores, solver steps and residuals against training steps."""
     if options.workdir is None:
         raise ValueError("--workdir is not given; name the folder of a training.")
     plot_curves(read_metrics(Path(options.workdir) / "metrics.jsonl"), options.output)
@@ -114,17 +114,17 @@ _PICTURES: dict[str, Callable[[Options], None]] = {
 
 
 def _trained(options: Options) -> Trained:
-    """The checkpoint, with what the command line says of data and solver in its config."""
+    """Return the trained model, with the command line's data and solver in its config."""
     if options.checkpoint is None:
         raise ValueError("--checkpoint is not given; name a workdir or a checkpoint in one.")
     trained = load_trained(options.checkpoint)
     config = override(trained.config, options.changes)
-    create_experiment(config)  # it refuses data that do not fit the model
+    create_experiment(config)  # raises if the data do not fit the model
     return trained._replace(config=config)
 
 
 def main(name: str, options: Options) -> dict[str, str]:
-    """Draw a picture, one of those in the head of this file."""
+    """Draw a picture by name."""
     if name not in _PICTURES:
         raise ValueError(f"there is no picture {name}; there are {', '.join(_PICTURES)}.")
     _PICTURES[name](options)

@@ -1,13 +1,14 @@
-"""Predict images of one's own with a trained model.
+"""Predict your own images with a trained model.
 
     python -m mdeq_jax.commands.predict --config configs/digit_scenes.py \\
         --checkpoint runs/digit_scenes --input photos --output predictions
 
-A segmentation model writes OUTPUT/colour, OUTPUT/overlay and OUTPUT/ids, PNG files named as the
-images. The ids of Cityscapes are those of its label files, as its evaluation server wants them, of
-others the numbers of the classes. A classifier writes OUTPUT/top5.csv. OUTPUT/solver.csv has the
-solver's steps of each image. Frames of a film, in the order of their paths, may each start from the
-last one's equilibrium (--warm-start). The last line on stdout is one JSON object.
+A segmentation model writes OUTPUT/colour, OUTPUT/overlay and OUTPUT/ids, PNG files with the names
+of the images. OUTPUT/ids holds class numbers; for Cityscapes it holds the ids of its label files,
+which its evaluation server expects. A classifier writes OUTPUT/top5.csv. OUTPUT/solver.csv has the
+solver steps of each image. With --warm-start, each image starts from the equilibrium of the
+previous one, for frames of a film in the order of their paths. The last line on stdout is one JSON
+object.
 """
 
 import time
@@ -48,10 +49,10 @@ def main(
     output: Path,
     make_predictor: Callable[[Trained, VisionExperiment], Callable[..., Any]],
 ) -> dict[str, Any]:
-    """Predict all images that can be read, and only then raise ValueError for the others.
+    """Predict all images that can be read, then raise ValueError with the names of the others.
 
     Args:
-      config: names data and solver; its architecture must be the checkpoint's.
+      config: config with data and solver; its architecture must equal the checkpoint's.
       checkpoint: a workdir, its best/, or one step's folder.
       inputs: images and folders of images.
       output: folder for the predictions.
@@ -92,7 +93,7 @@ def main(
 def _label_map_writer(
     config: Config, folder: Path
 ) -> Callable[[str, np.ndarray, np.ndarray], None]:
-    """Return what writes (name, image, labels)."""
+    """Return a function of (name, image, labels) that writes label maps."""
     num_classes = config.model.num_classes
     ids, colours = np.arange(num_classes, dtype=np.uint8), palette(num_classes)
     if config.data.name == "cityscapes":
@@ -103,13 +104,13 @@ def _label_map_writer(
 def _table_writer(
     class_names: Sequence[str], folder: Path
 ) -> Callable[[str, np.ndarray, np.ndarray], None]:
-    """Return what writes (name, image, logits)."""
+    """Return a function of (name, image, logits) that writes a row of the table."""
     table = Table(folder / "top5.csv", top_columns(len(class_names)))
     return lambda name, _, logits: table.add(top_row(name, logits, class_names))
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Return the means over all images, and over the frames after the first the steps saved."""
+    """Return the means over all images, and the steps saved on the frames after the first."""
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     later = rows[1:]
     if later and "cold_solver_steps" in means:

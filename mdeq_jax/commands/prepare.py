@@ -1,11 +1,12 @@
-"""Have TFDS prepare a data set, as ArrayRecord, from its official archives.
+"""Prepare a data set through TFDS, in ArrayRecord, from its official archives.
 
     python -m mdeq_jax.commands.prepare --name=imagenet2012 --source=DIR --data-dir=TFDS
 
 `--source` is the folder of the archives: for cifar10 `cifar-10-binary.tar.gz`; for imagenet2012
 `ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`; for cityscapes
-`leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`. TFDS needs TensorFlow to prepare
-(requirements-prepare.txt), not to read. The last line on stdout is one JSON object.
+`leftImg8bit_trainvaltest.zip` and `gtFine_trainvaltest.zip`. TFDS needs TensorFlow
+(requirements-prepare.txt) to prepare data, but not to read them. The last line on stdout is one
+JSON object.
 """
 
 from pathlib import Path

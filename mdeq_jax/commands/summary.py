@@ -1,9 +1,9 @@
-"""What a config's model is made of, and what it costs.
+"""Print the parts of a config's model, with parameters, multiply-adds and memory.
 
     python -m mdeq_jax.commands.summary --config configs/imagenet_small.py
 
 Only shapes are computed. With --compile, the training step is compiled for the devices of this
-machine, which takes minutes for a large model, and XLA's figures of its memory are added. The last
+machine, which takes minutes for a large model, and XLA's figures for its memory are added. The last
 line on stdout is one JSON object with the totals.
 """
 
@@ -30,7 +30,7 @@ from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.model.layers import Conv
 
 _SIZES = ("state, per image", "solver's history, per image", "exchanged between devices, per step")
-# Parts that are applied to an image once. All other parts belong to the cell.
+# Parts that are applied once to an image. All other parts belong to the cell.
 _ONCE = ("stem", "lower_injections", "head")
 # Modules of the cell whose parts have names of their own, by the start of the module's name.
 _PARTS = {"fuse_layers": "fusion", "post_fuse_layers": "post-fusion", "extra_heads": "head"}
@@ -55,14 +55,14 @@ class Summary(NamedTuple):
     """The parts of a model, and the bytes that it needs.
 
     Attributes:
-      parts: by name: "stem", "branch 0" and so on, "fusion", "post-fusion", "lower_injections",
-        "head" (with the extra heads).
-      state_bytes: the state of one image.
-      history_bytes: what the forward solver remembers beside the state, for one image.
-      exchanged_bytes: what each of several devices adds to sums over all devices in one training
-        step: 4 (parameters + 2 k statistics) with k = train.accumulate_steps. The statistics are
-        those of BatchNorm; they are summed forward, and their cotangents backward. A few numbers
-        of loss and metrics and the extra passes of fixed-point correction are left out.
+      parts: the parts by name: "stem", "branch 0" and so on, "fusion", "post-fusion",
+        "lower_injections", "head" (with the extra heads).
+      state_bytes: bytes of the state of one image.
+      history_bytes: bytes that the forward solver stores beside the state, for one image.
+      exchanged_bytes: bytes that each device adds to sums over all devices in one training step: 4
+        (parameters + 2 k statistics) with k = train.accumulate_steps. BatchNorm's statistics are
+        summed forward, and their cotangents backward. Loss, metrics and the extra passes of
+        fixed-point correction are left out.
     """
 
     parts: dict[str, Part]
@@ -71,7 +71,7 @@ class Summary(NamedTuple):
     exchanged_bytes: int
 
     def totals(self) -> dict[str, int]:
-        """Return the totals; multiply-adds, state and history are those of one image."""
+        """Return the totals, with multiply-adds, state and history for one image."""
         cell = [part for name, part in self.parts.items() if name not in _ONCE]
         return {
             "parameters": sum(part.parameters for part in self.parts.values()),
@@ -100,7 +100,7 @@ def summarize(config: Config) -> Summary:
         y = call(*args, **kwargs)
         if isinstance(context.module, Conv | nn.Dense) and context.method_name == "__call__":
             window = context.module.size**2 if isinstance(context.module, Conv) else 1
-            # Set and not added: Flax also traces the cell's initialiser, before the cell itself.
+            # Set, not added, because Flax also traces the cell's initialiser before the cell.
             calls[context.module.path] = y.size * window * args[0].shape[-1]
         return y
 
@@ -133,7 +133,7 @@ def tree_bytes(tree: PyTree) -> int:
 
 
 def compiled_memory(config: Config) -> dict[str, int]:
-    """Return XLA's figures of a compiled training step: bytes of one device, by kind."""
+    """Return XLA's figures for a compiled training step: bytes on one device, by kind."""
     experiment, size = create_experiment(config), config.data.image_size
     optimizer = create_optimizer(config.optim, 1, 1)
     state = jax.eval_shape(lambda: create_state(experiment, optimizer))
@@ -182,8 +182,8 @@ def main(config: Config, *, compile_step: bool) -> dict[str, int]:
     """Print the table and return the totals.
 
     Args:
-      config: the config.
-      compile_step: whether to compile a training step and add XLA's figures of its memory.
+      config: the config of the model and of the training step.
+      compile_step: whether to compile a training step and add XLA's figures for its memory.
     """
     summary = summarize(config)
     print(render(summary))

@@ -3,12 +3,12 @@
     python train.py --config configs/digits.py --workdir runs/digits --config.seed=1
     mdeq-train --config digits --workdir runs/digits     # the same, once installed
 
-Run again with the same arguments, it goes on from the last checkpoint. The last line on stdout is
-one JSON object with the final metrics.
+The same command continues from the last checkpoint. The last line on stdout is one JSON object with
+the final metrics.
 
-On several hosts, start it once on each. On TPU pods, under Slurm's srun and under Open MPI's mpirun
-the processes find each other. Elsewhere, --coordinator=HOST:PORT --process_count=N --process_id=I
-says where they are.
+On several hosts, start the command once on each. On TPU pods, under Slurm's srun and under Open
+MPI's mpirun the processes find each other. Elsewhere, give --coordinator=HOST:PORT
+--process_count=N --process_id=I.
 """
 
 import sys
@@ -31,15 +31,15 @@ from mdeq_jax.training.optim import batch_size_warning
 from mdeq_jax.training.state import TrainState
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
-# Most samples whose solves are drawn.
+# The largest number of samples whose solves are drawn.
 _DRAWN = 8
 
 
 def main(config: RunConfig, in_file: RunConfig, workdir: Path, *, profile: bool) -> dict[str, Any]:
-    """Train in a workdir, or go on training there.
+    """Train in a workdir, or continue training there.
 
     Args:
-      config: what to train.
+      config: the config of the run.
       in_file: the config file without the command line's overrides.
       workdir: folder for checkpoints, metrics and pictures.
       profile: whether to record a trace of a few steps.
@@ -72,7 +72,7 @@ def _draw_solver_traces(experiment: Experiment, state: TrainState, path: Path) -
     """Draw the residuals of both solves on a few samples of an evaluation."""
     evaluation = next(iter(experiment.evaluations().values()))
     try:
-        # One device solves them.
+        # One device solves all of them.
         variables = jax.device_get(state.eval_variables)
         share = experiment.config.data.eval_batch_size // jax.device_count()
         batch = next(iter(evaluation.batches()))
@@ -81,7 +81,7 @@ def _draw_solver_traces(experiment: Experiment, state: TrainState, path: Path) -
         forward, backward = jax.device_get(traces)
         plot_solver_traces(forward, backward, path)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-        # What was trained is worth more than its picture.
+        # A failed picture must not fail the training.
         reason = str(error).partition("\n")[0]
         print(f"warning: {path.name} is left out: {reason}", file=sys.stderr)
 

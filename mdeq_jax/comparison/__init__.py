@@ -1,1 +1,1 @@
-"""One config trained under several settings, measured alike, in one report."""
+"""Train one config under several settings, measure all alike, and write one report."""

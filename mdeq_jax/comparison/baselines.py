@@ -1,4 +1,4 @@
-"""Explicit models to compare with: a ResNet and a neural ODE, and the config of a run of one.
+"""Explicit models to compare with: a ResNet and a neural ODE, and the config of their runs.
 
 Both are pre-activation residual blocks (He et al., arXiv 1603.05027) at full resolution, between a
 convolution and a linear layer. Each block of the ResNet has its own parameters. The neural ODE
@@ -16,7 +16,7 @@ from mdeq_jax.checks import require, require_int
 from mdeq_jax.vision import config as vision
 from mdeq_jax.vision.model.layers import Conv, GroupNorm
 
-# Small, so that widths lie close together and a number of parameters can be met closely.
+# Small, so that some width comes close to any number of parameters.
 GROUPS = 2
 
 _init = nn.initializers.he_normal()
@@ -56,7 +56,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config(vision.Config):
-    """The config of a run of an explicit model: the keys of the vision config, but for the model.
+    """The config of a run of an explicit model: the keys of the vision config with another model.
 
     Attributes:
       app: "baseline".
@@ -86,7 +86,7 @@ class ExplicitModel(nn.Module):
 
     Attributes:
       config: the architecture.
-      dtype: the dtype of all layers but the last; None is that of the images and parameters.
+      dtype: dtype of all layers except the last; None is the dtype of images and parameters.
     """
 
     config: ModelConfig

@@ -1,4 +1,4 @@
-"""The comparison: every run in turn, and the report anew after each."""
+"""The comparison: carry out every run in turn, and rewrite the report after each."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ def compare(
     """Train a config under the settings of some groups, and write `report.md` and `report.png`.
 
     Args:
-      base: the config.
+      base: the config that the settings change.
       workdir: folder of the report, with a folder for each run. A finished run is reused, and an
         interrupted one continues.
       groups: names in `settings.GROUPS`; "base" is always among them.
@@ -37,8 +37,8 @@ def compare(
       table: the settings to choose from, the base first; None is `settings.TABLE`.
 
     Returns:
-      ``report``, its path; the numbers of ``runs``, and of those ``reused``, ``failed`` and
-      ``skipped``; ``wall_s``; ``interrupted``, whether SIGTERM ended a training early.
+      ``report``, the path of the report; ``runs``, ``reused``, ``failed`` and ``skipped``, numbers
+      of runs; ``wall_s``; and ``interrupted``, whether SIGTERM ended a training early.
 
     Raises:
       ValueError: an unknown group, a config that never solves, or a workdir that cannot be written
@@ -62,7 +62,7 @@ def compare(
         _show(f"{run.folder}: {results[run].status}  {results[run].message}")
         if results[run].status == "interrupted":
             break
-        jax.clear_caches()  # no later run uses what was compiled for this one
+        jax.clear_caches()  # later runs use none of the compiled programs
     statuses = [result.status for result in results.values()]
     return {
         "report": str(report),
@@ -76,7 +76,7 @@ def compare(
 
 
 def _require_solving(base: Config) -> None:
-    """Raise ValueError if training is over before the solver takes over."""
+    """Raise ValueError if training ends before its warm-up does."""
     batches_per_epoch = create_experiment(base).train_size // base.data.batch_size
     steps = base.train.total_steps(base.train.steps_per_epoch(batches_per_epoch))
     if base.train.pretrain_steps >= steps:

@@ -2,7 +2,7 @@
 
     python train.py --config configs/digits_resnet.py --workdir runs/digits_resnet
 
-Their data, loss and metrics are those of the vision application.
+They use the data, the loss and the metrics of the vision application.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ class BaselineExperiment:
 
     @property
     def train_size(self) -> int:
-        """The number of images of an epoch."""
+        """Return the number of images of an epoch."""
         return self._images.train_size
 
     def init(self, key: PRNGKeyArray) -> Variables:
@@ -79,7 +79,7 @@ class BaselineExperiment:
     def predict(
         self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
     ) -> Prediction:
-        """Return the logits of images, and how often each one evaluated a block."""
+        """Return the logits of images, and the number of block evaluations for each image."""
         evaluations = jnp.full(len(batch["image"]), float(self.config.model.block_evaluations))
         outputs = self.model.apply(variables, batch["image"])
         return Prediction(outputs, {"block_evaluations": evaluations})

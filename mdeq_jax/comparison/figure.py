@@ -16,11 +16,12 @@ class Point(NamedTuple):
     """A row of the report.
 
     Attributes:
-      group: its group.
-      name: its name.
-      accuracy: percent of the test set.
-      ms: milliseconds of a training step, or in "latency" of an evaluation batch; None is unknown.
-      cosine: between the cell's gradient and the exact one; None is unknown.
+      group: group of the row.
+      name: name of the row.
+      accuracy: accuracy on the test set, percent.
+      ms: milliseconds of a training step, or of an evaluation batch in the group "latency"; None is
+        unknown.
+      cosine: cosine between the cell's gradient and the exact gradient; None is unknown.
     """
 
     group: str
@@ -35,7 +36,7 @@ def plot_comparison(points: Sequence[Point], path: Path) -> None:
 
     Args:
       points: the rows, in order.
-      path: the PNG to write.
+      path: path of the PNG to write.
     """
     figure = new_figure(13, max(6.0, 1.5 + _ROW_HEIGHT * len(points)))
     panels = figure.subplot_mosaic([["errors", "latency"], ["errors", "gradients"]])
@@ -62,7 +63,7 @@ def plot_comparison(points: Sequence[Point], path: Path) -> None:
 def _draw_errors(axes: Axes, points: Sequence[Point]) -> None:
     groups = list(dict.fromkeys(point.group for point in points))
     for row, point in enumerate(points):
-        # Neighbouring groups alternate.
+        # The colours of neighbouring groups alternate.
         colour = (BLUE, ORANGE)[groups.index(point.group) % 2]
         error = max(100 - point.accuracy, _LEAST_ERROR)
         axes.plot(error, row, marker="o", color=colour)
@@ -71,7 +72,7 @@ def _draw_errors(axes: Axes, points: Sequence[Point]) -> None:
     names = [p.name if p.group == p.name else f"{p.group}: {p.name}" for p in points]
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    # By errors on a logarithmic axis, settings near 100 % are told apart beside one that fails.
+    # On a logarithmic axis of errors, settings near 100 % stay apart although one may fail.
     axes.set_xscale("log")
     axes.set_xlim(right=200)
     finish(axes, "Error of each setting", "test error, % (number: accuracy)", "")

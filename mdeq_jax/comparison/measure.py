@@ -1,4 +1,4 @@
-"""What is measured of a trained model: its gradient, its scales, and its latency."""
+"""Measurements of a trained model: its gradient, its scales, and its latency."""
 
 import functools
 import math
@@ -49,20 +49,20 @@ _EXACT = {
 
 
 def measure_gradient(config: RunConfig, state: TrainState) -> Row:
-    """Return what a training gradient costs, and how well it agrees with the exact one.
+    """Return what a training gradient costs, and how well it agrees with the exact gradient.
 
-    Both gradients are those of the loss on the first training batch, without Jacobian
-    regularisation and with the same dropout, at the state that the forward solver finds.
+    Both are gradients of the loss on the first training batch, without Jacobian regularisation and
+    with the same dropout, at the state that the forward solver finds.
 
     Args:
       config: the config of the run.
-      state: its last state.
+      state: the last state of the run.
 
     Returns:
       "parameters"; "memory_bytes", the temporary memory of the gradient on one device, by the
       compiler's account. For a solved equilibrium also "cosine" with the exact gradient,
-      "cosine_cell" for the parameters of the cell alone, and "reference_residual", the mean
-      residual of the adjoint solves of the exact gradient.
+      "cosine_cell" for the parameters of the cell, and "reference_residual", the mean residual of
+      the adjoint solves of the exact gradient.
     """
     experiment, mesh = create_experiment(config), create_mesh()
     batch = make_put(experiment, mesh)(next(experiment.train_batches()))
@@ -105,7 +105,7 @@ def cosine(a: PyTree, b: PyTree) -> Float[Array, ""]:
 
 
 def _evaluator(config: Config, exchange: Callable[[Layer, Variables], Layer]) -> Evaluator:
-    """Return the evaluator of an MDEQ whose layer is exchanged, given the layer and variables."""
+    """Return the evaluator of an MDEQ with `exchange(layer, variables)` in place of its layer."""
 
     class Examined(VisionExperiment):
         def predict(
@@ -119,11 +119,11 @@ def _evaluator(config: Config, exchange: Callable[[Layer, Variables], Layer]) ->
 
 
 def silence(layer: Layer, branch: int | None) -> Layer:
-    """Return the layer with one branch at zero, for the cell and for the head.
+    """Return the layer with one branch set to zero, for the cell and for the head.
 
     Args:
       layer: a layer whose state is a tuple with an entry per branch.
-      branch: index of the branch, which is 0 in z0; None silences nothing.
+      branch: index of the branch, which is 0 in z0; None silences no branch.
     """
 
     def silenced(f: Callable[[State, PyTree], State], z0: State, args: PyTree) -> Solution:
@@ -136,7 +136,7 @@ def silence(layer: Layer, branch: int | None) -> Layer:
 
 
 def silenced_scales(config: Config, variables: Variables) -> dict[str, Row]:
-    """Evaluate the model as it is, then with each scale held at zero."""
+    """Evaluate the unchanged model, then the model with each scale held at zero."""
     branches = {"none": None, **{f"scale {i}": i for i in range(config.model.num_branches)}}
     placed = replicate(variables, create_mesh())
     return {
@@ -148,8 +148,8 @@ def silenced_scales(config: Config, variables: Variables) -> dict[str, Row]:
 def latency(config: Config, variables: Variables) -> dict[str, Row]:
     """Evaluate under fewer and more steps at the config's tolerance, then under other tolerances.
 
-    One compiled solve serves all, so that the times differ only by what is computed. The limits
-    reach it as a collection of the variables.
+    All rows use one compiled solve, so that their times are comparable. It takes the limits from a
+    collection of the variables.
 
     Returns:
       Metrics by row, with "batch_s", the seconds of an evaluation batch.

@@ -18,7 +18,7 @@ from mdeq_jax.comparison.settings import GROUPS, Run, Setting
 
 class _Column(NamedTuple):
     title: str
-    key: str  # of a row's metrics
+    key: str  # name of the metric
     scale: float
     form: str
 
@@ -72,13 +72,13 @@ _LEGEND = """
 def write_report(
     settings: Sequence[Setting], results: Mapping[Run, Result], workdir: Path, command: str
 ) -> Path:
-    """Write `report.md` and `report.png`; return the path of the former.
+    """Write `report.md` and `report.png`; return the path of `report.md`.
 
     Args:
       settings: the settings, in order.
       results: the results of all runs.
-      workdir: where to write.
-      command: the command that led to it.
+      workdir: folder to write to.
+      command: the command that the report states.
     """
     path = workdir / "report.md"
     partial = path.with_suffix(".partial")

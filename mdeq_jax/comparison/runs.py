@@ -1,4 +1,4 @@
-"""A run of the comparison, and the file with its result, by which a comparison resumes."""
+"""A run of the comparison, and the file with its result, from which a comparison resumes."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from mdeq_jax.vision.load import load_trained
 
 _FILE = "result.json"
 _EXAMINE = {"silenced": silenced_scales, "latency": latency}
-# Keys that may change when a run is resumed, but change what is measured of a finished one.
+# Keys that may change when a run is resumed, but that change the measurements of a finished run.
 _MEASURED = (
     "data.eval_batch_size",
     "data.eval_image_size",
@@ -30,11 +30,12 @@ _MEASURED = (
 
 
 class Result(NamedTuple):
-    """How a run went.
+    """The result of a run.
 
     Attributes:
-      status: "skipped" is an examination of a base that has not finished. Every run that is not
-        "done" is tried again when the comparison is run again.
+      status: "done", "failed", "skipped", "interrupted" or "not run yet". An examination is skipped
+        if the base has not finished. When the comparison is run again, it repeats every run that is
+        not "done".
       rows: metrics by the name of the row, which is "" for a training.
       message: why the run failed or was skipped.
     """
@@ -62,7 +63,7 @@ def carry_out(run: Run, workdir: Path, base: Run) -> Result:
             return Result("skipped", message="the base is not done, so there is no model yet")
     except (ValueError, NonFiniteError, ModuleNotFoundError) as error:
         return Result("failed", message=str(error))
-    except jax.errors.JaxRuntimeError as error:  # pages of the device's state follow
+    except jax.errors.JaxRuntimeError as error:  # the message goes on for pages
         return Result("failed", message=str(error).partition("\n")[0])
     if not rows:
         return Result("interrupted")
@@ -95,7 +96,7 @@ def read_result(run: Run, workdir: Path) -> Result:
 
 
 def _config(run: Run) -> dict[str, Any]:
-    """Return the config in JSON's types."""
+    """Return the config in JSON types."""
     return json.loads(json.dumps(dataclasses.asdict(run.config)))
 
 
@@ -111,7 +112,8 @@ def _train(run: Run, folder: Path) -> dict[str, Row]:
 def last_record(path: Path) -> dict[str, Any]:
     """Return the last training metrics of a `metrics.jsonl`; {} if there are none.
 
-    train/device_step_s is the least one of the same phase: the first record includes compilation.
+    train/device_step_s is the smallest one of the same phase: the first record includes
+    compilation.
     """
     lines = map(json.loads, path.read_text().splitlines())
     records = [record for record in lines if "train/loss" in record]

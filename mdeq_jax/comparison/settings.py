@@ -1,4 +1,4 @@
-"""What is compared: a table of settings in groups, each a few changes of the base config.
+"""The settings that are compared: a table in groups, each entry a few changes of the base.
 
 Changes that depend on the base's widths are a function of the base, so that any config will do.
 """
@@ -23,7 +23,7 @@ from mdeq_jax.vision.config import Config, SolverConfig
 from mdeq_jax.vision.model import ModelConfig, create_model
 
 # Dotted keys of the config, and their values. The value of a section is a mapping; keys that it
-# leaves out have their defaults.
+# lacks have their defaults.
 Changes = Mapping[str, Any]
 ChangesOf = Callable[[Config], Changes]
 Table = Mapping[str, Mapping[str, Changes | ChangesOf]]
@@ -52,11 +52,11 @@ class Setting:
     """An entry of the table as it applies to a base.
 
     Attributes:
-      group: the question that it helps to answer, a key of `GROUPS`.
-      name: its name in the report, unique in its group.
-      run: what is run for it; None if it does not fit the base.
+      group: the setting's group, a key of `GROUPS`.
+      name: the setting's name in the report, unique in its group.
+      run: the run that the setting needs; None if the setting does not fit the base.
       changes: the values that differ from the base's config, by dotted key.
-      message: why it does not fit.
+      message: why the setting does not fit the base.
     """
 
     group: str
@@ -72,7 +72,7 @@ def plan(base: Config, groups: Collection[str], table: Table | None = None) -> l
     Settings that amount to the same share one run, in the folder of the first of them.
 
     Args:
-      base: what the settings change.
+      base: the config that the settings change.
       groups: names in `GROUPS`; "base" is always among them.
       table: changes by group and name; None is `TABLE`.
 
@@ -93,7 +93,7 @@ def plan(base: Config, groups: Collection[str], table: Table | None = None) -> l
                 settings.append(Setting(group, name, None, message=str(error)))
                 continue
             examination = group if group in EXAMINATIONS else ""
-            # Within the folder of the base, an examination goes where its model goes.
+            # An examination belongs to the base's model, so its folder is in the base's folder.
             place = "base/base" if examination else group
             folder = f"{place}/{re.sub(r'[^a-z0-9.]+', '_', name.lower())}"
             run = runs.setdefault((config, examination), Run(config, folder, examination))
@@ -155,11 +155,11 @@ def _resolutions(branches: int) -> ChangesOf:
 def _resize(model: ModelConfig, weights: Sequence[int], k: int) -> ModelConfig:
     """Return widths of about k · weight / branches times num_groups, the first ones rounded up.
 
-    With k and k + 1 differing in few branches, counts lie closer together than if all grew at once.
+    From k to k + 1 only a few widths grow, so that the counts of parameters lie close together.
     """
     n = len(weights)
     head = model.head_channels[-n:]
-    while len(head) < n:  # the head ends as the base's does, so that the cells are what differs
+    while len(head) < n:  # the head ends like the base's, so that only the cells differ
         head = (max(1, head[0] // 2), *head)
     extend = lambda values: (*values, *values[-1:] * n)[:n]  # noqa: E731
     multiples = [max(1, (k * weight + n - 1 - i) // n) for i, weight in enumerate(weights)]

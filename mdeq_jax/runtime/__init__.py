@@ -1,1 +1,1 @@
-"""What a run needs of the machine: several processes, and the compiler's settings."""
+"""What a run needs from the machine: several processes, and the compiler's settings."""

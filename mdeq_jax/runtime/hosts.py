@@ -1,4 +1,4 @@
-"""Processes, on one host or many, that train or evaluate as one."""
+"""Processes, on one host or many, that train or evaluate together."""
 
 import importlib.util
 import os
@@ -9,15 +9,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree, Shaped
 
-# Number of processes that Slurm's srun and Open MPI's mpirun have started together.
+# Variables with the number of processes that Slurm's srun or Open MPI's mpirun started.
 _COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 
 def connect(coordinator: str | None, process_count: int | None, process_id: int | None) -> None:
-    """Join the processes that were started together; before anything is computed.
+    """Join the processes that were started together; call it before anything is computed.
 
-    Without arguments, JAX finds them on TPUs, under Slurm and under Open MPI; a single process does
-    not ask the network.
+    Without arguments, JAX finds the other processes on TPUs, under Slurm and under Open MPI. A
+    single process does not use the network.
 
     Args:
       coordinator: "HOST:PORT" of process 0.
@@ -25,7 +25,7 @@ def connect(coordinator: str | None, process_count: int | None, process_id: int 
       process_id: number of this process, in [0, process_count).
 
     Raises:
-      ValueError: some of the three are given and some not, or one is out of range.
+      ValueError: only some of the three arguments are given, or one is out of range.
     """
     address = {"coordinator": coordinator, "process_count": process_count, "process_id": process_id}
     missing = [name for name, value in address.items() if value is None]
@@ -40,7 +40,7 @@ def connect(coordinator: str | None, process_count: int | None, process_id: int 
         )
     if ":" not in str(coordinator):
         raise ValueError(f"--coordinator is {coordinator!r}; it must be HOST:PORT of process 0.")
-    # Explicit flags win, also under Slurm: the process gets all devices of its host.
+    # Explicit flags have priority, also under Slurm: the process gets all devices of its host.
     jax.distributed.initialize(
         coordinator, process_count, process_id, cluster_detection_method="deactivate"
     )
@@ -59,7 +59,7 @@ def is_main() -> bool:
 
 
 def in_any_process(*flags: bool) -> list[bool]:
-    """Return for each flag whether any process has set it; all processes call this together."""
+    """Return for each flag whether it is True in any process; all processes call this together."""
     if jax.process_count() == 1:
         return list(flags)
     return multihost_utils.process_allgather(np.array(flags)).any(axis=0).tolist()

@@ -1,4 +1,4 @@
-"""What to say when a device is out of memory, or when adjoint solves do not converge."""
+"""Advice for devices that are out of memory, and for adjoint solves that do not converge."""
 
 from mdeq_jax.training.config import RunConfig
 
@@ -16,13 +16,13 @@ another --workdir."""
 
 
 def out_of_memory(error: RuntimeError) -> str | None:
-    """Return the first line of XLA's message if a device is out of memory, or else None."""
+    """Return the first line of XLA's message if a device is out of memory, otherwise None."""
     line = str(error).partition("\n")[0][:300]
     return line if "RESOURCE_EXHAUSTED" in line else None
 
 
 def adjoint_advice(config: RunConfig) -> str:
-    """Return the settings that let adjoint solves converge, or that do without them."""
+    """Return the settings that let adjoint solves converge, or that avoid adjoint solves."""
     backward, jacobian = config.solver.backward, config.jacobian
     steps, tol = backward.max_steps, backward.tol
     probability, weight = max(jacobian.probability, 0.4), 2 * jacobian.weight or 1.0

@@ -1,4 +1,4 @@
-"""Batches made ahead of their use, by threads, and by worker processes where the config says so."""
+"""Batches prepared in advance by threads, in this process or in worker processes."""
 
 import weakref
 from collections.abc import Callable
@@ -13,8 +13,8 @@ Batch = dict[str, np.ndarray]
 class BatchIterator(grain.DatasetIterator[Batch]):
     """The batches of a data set in order, independent of the number of threads and workers.
 
-    The position is the number of batches taken, and does not count those made ahead. It can
-    therefore be restored with another number of threads, workers or training processes.
+    The position is the number of batches taken, and does not count batches prepared in advance. It
+    can therefore be restored with another number of threads, workers or training processes.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         Args:
           batches: all batches, by number.
           threads: number of threads that make batches, in this process or in each worker; at least
-            1. Each is one batch ahead.
+            1. Each prepares one batch in advance.
           workers: number of worker processes; with 0, this process makes the batches.
           prepare_process: called in this process and in each worker before the first batch.
         """
@@ -68,12 +68,12 @@ class BatchIterator(grain.DatasetIterator[Batch]):
     def _started(self) -> grain.DatasetIterator[Batch]:
         if self._ahead is None:
             self._ahead = iter(self._read_ahead(self._batches[self._position :]))
-            # So that workers end before the interpreter takes their queues apart.
+            # Workers must end before the interpreter takes their queues apart.
             weakref.finalize(self, self._ahead.close)
         return self._ahead
 
     def _read_ahead(self, batches: grain.MapDataset[Batch]) -> grain.IterDataset[Batch]:
-        """Read with as many batches ahead as there are threads to make them."""
+        """Prepare as many batches in advance as there are threads."""
         prepare = self._prepare_process
         prepare()
         threads = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads)

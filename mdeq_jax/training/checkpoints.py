@@ -1,8 +1,8 @@
 """Checkpoints on disk; the only module that knows Orbax.
 
 A run's `WORKDIR/checkpoints/STEP` holds the items state, data (position in the training data) and
-config; `WORKDIR/best/STEP` holds state, evaluation and config. A folder appears under its name by
-one rename, when all of it is written.
+config; `WORKDIR/best/STEP` holds state, evaluation and config. A folder gets its name by one
+rename, after all of it is written.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
       state: nested dicts and lists of numpy arrays; named fields are dict keys.
-      config: the run's config, as JSON has it.
+      config: the run's config, in JSON types.
       step: number of training steps taken.
     """
 
@@ -48,7 +48,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpointer:
-    """Keeps the last two checkpoints of a run and its best one.
+    """The checkpoints of a run: the last two, and the best one.
 
     Saves are asynchronous: they return once the values are copied to the host, so that the arrays
     may be donated to the next step. Close it, or use it as a context manager.
@@ -61,16 +61,17 @@ class Checkpointer:
         *,
         may_differ: Iterable[str] = (),
     ) -> None:
-        """Opens a workdir, made if need be, and checks that it belongs to this config.
+        """Open a workdir, made if it does not exist, and check that it belongs to this config.
 
         Args:
           workdir: folder of the run.
           config: the run's config, nested and of JSON types; stored in every checkpoint.
-          may_differ: dotted keys, each standing for all below it, that may differ from the stored.
+          may_differ: dotted keys that may differ from the stored config, each with all keys below
+            it.
 
         Raises:
-          ValueError: a folder that cannot be written, or one that holds another config's run; or
-            `may_differ` is a string and not a list.
+          ValueError: the folder cannot be written or holds a run of another config, or `may_differ`
+            is a string and not a list.
         """
         allowed = require_names("may_differ", may_differ)
         root = epath.Path(workdir).absolute()
@@ -84,19 +85,19 @@ class Checkpointer:
         self._best = _manager(folders[BEST], keep=1)
 
     def save(self, step: int, state: Any, data_iterator: grain.DatasetIterator) -> None:
-        """Saves state, data position and config as one; a step already there is left as it is.
+        """Save state, data position and config as one; a step that is stored stays as it is.
 
         Args:
           step: number of training steps taken.
           state: pytree of arrays.
           data_iterator: the training data, which has yielded that step's batch and no more. Its
-            position must be the same in all processes: one is stored, for any number of them.
+            position must be the same in all processes, because one position is stored for all.
 
         Raises:
-          OSError: this checkpoint, or the one before, whose save went on until now, cannot be
-            written; what was there before is kept.
+          OSError: this checkpoint, or the previous one, whose save was still running, cannot be
+            written; older checkpoints stay.
         """
-        # A run resumed here must find the best of the steps before, whenever it was killed.
+        # A run that resumes from this checkpoint must find the best one of the steps before it.
         with _writing(self._best.directory):
             self._best.wait_until_finished()
         self._save(
@@ -109,12 +110,12 @@ class Checkpointer:
         )
 
     def save_best(self, step: int, state: Any, metrics: Mapping[str, float]) -> None:
-        """Saves a new best, which replaces the old one once it is whole.
+        """Save a new best checkpoint, which replaces the old one once it is complete.
 
         Args:
           step: number of training steps taken.
           state: pytree of arrays.
-          metrics: evaluation of that state, of JSON types; `best_metrics` gives it back.
+          metrics: evaluation of that state, of JSON types; `best_metrics` returns it.
         """
         self._save(
             self._best,
@@ -138,7 +139,7 @@ class Checkpointer:
     def restore_latest(
         self, abstract_state: State, data_iterator: grain.DatasetIterator
     ) -> tuple[int, State] | None:
-        """Restores the newest whole checkpoint; newer ones are set aside with a warning.
+        """Restore the newest intact checkpoint; damaged newer ones are renamed with a warning.
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings.
@@ -148,7 +149,7 @@ class Checkpointer:
           (step, state), or None where there is no checkpoint.
 
         Raises:
-          ValueError: there are checkpoints and none is whole.
+          ValueError: there are checkpoints and none is intact.
         """
         folders = _step_folders(self._latest.directory)
         if not folders:
@@ -166,7 +167,7 @@ class Checkpointer:
         return int(folder.name), restored["state"]
 
     def best_metrics(self) -> dict[str, Any] | None:
-        """The metrics of the best checkpoint so far, or None; an unreadable best is set aside."""
+        """Return the metrics of the best checkpoint, or None; an unreadable one is renamed."""
         for folder in _step_folders(self._best.directory):
             try:
                 args = ocp.args.Composite(evaluation=ocp.args.JsonRestore())
@@ -178,19 +179,19 @@ class Checkpointer:
         return None
 
     def wait(self) -> None:
-        """Returns when all saves are on disk; raises OSError where one cannot be written."""
+        """Wait until all saves are on disk; raise OSError if one cannot be written."""
         for manager in (self._latest, self._best):
             with _writing(manager.directory):
                 manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, as `wait` does, and ends the threads."""
+        """Wait until all saves are on disk, and end the threads."""
         for manager in (self._latest, self._best):
             with _writing(manager.directory):
                 manager.close()
 
     def __enter__(self) -> "Checkpointer":
-        """Nothing more to do."""
+        """Return the checkpointer."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -199,10 +200,10 @@ class Checkpointer:
 
 
 def write_checkpoint(folder: epath.Path, state: Any, config: Mapping[str, Any], step: int) -> None:
-    """Writes one checkpoint outside of a run, into a folder that `load_checkpoint` takes.
+    """Write one checkpoint outside of a run, into a folder that `load_checkpoint` reads.
 
     Args:
-      folder: the folder that is written.
+      folder: the folder to write.
       state: pytree of arrays.
       config: the run's config, nested and of JSON types.
       step: number of training steps taken.
@@ -216,17 +217,17 @@ def write_checkpoint(folder: epath.Path, state: Any, config: Mapping[str, Any], 
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a checkpoint without knowing what is in it, on any devices.
+    """Read a checkpoint without knowing its structure, on any devices.
 
     Args:
-      path: one step's folder, or a folder of them, or a workdir (the newest of its checkpoints/);
-        of several the newest whole one is read, with a warning for each that is skipped.
+      path: one step's folder, a folder of such folders, or a workdir (its folder checkpoints/). If
+        there are several, the newest intact one is read, with a warning for each that is skipped.
 
     Returns:
       The checkpoint.
 
     Raises:
-      ValueError: the path does not exist, holds no checkpoint, or holds none that is whole.
+      ValueError: the path does not exist, holds no checkpoint, or holds none that is intact.
     """
     folder = epath.Path(path).absolute()
     if not folder.is_dir():
@@ -249,7 +250,7 @@ class Trained(NamedTuple, Generic[AnyConfig]):
     """A trained model, as a checkpoint holds it.
 
     Attributes:
-      variables: what evaluation applies the model with.
+      variables: the variables that evaluation applies the model with.
       config: the config of the run that wrote it.
       step: number of training steps taken.
     """
@@ -273,7 +274,7 @@ def load_trained(
         dropout plays no part in evaluation. None accepts any.
 
     Raises:
-      ValueError: the folder does not exist, or holds no whole checkpoint; or the architectures
+      ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
         differ.
     """
     checkpoint = load_checkpoint(os.fspath(checkpoint_dir))
@@ -285,7 +286,7 @@ def load_trained(
 
 
 def eval_variables(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what evaluation applies a model with, from the state of a `Checkpoint`.
+    """Return the variables for evaluation from the state of a `Checkpoint`.
 
     The parameters are the averaged ones, if the run kept a moving average.
     """
@@ -323,10 +324,10 @@ def _writing(folder: epath.Path) -> Iterator[None]:
     """Explain what Orbax raises where a file cannot be written."""
     try:
         yield
-    except (OSError, ValueError) as error:  # tensorstore reports a full disk as the latter
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
         raise OSError(
-            f"a checkpoint cannot be written in {folder}: {_reason(error)}\nThe last whole one is"
-            " kept. Make room, or mend what is wrong, and run the same command again."
+            f"a checkpoint cannot be written in {folder}: {_reason(error)}\nThe last complete one"
+            " is kept. Make room, or mend what is wrong, and run the same command again."
         ) from error
 
 
@@ -336,7 +337,7 @@ def _require_same_run(
     for step_folder in _step_folders(folder):
         try:
             stored = _read_config(step_folder)
-        except Exception:  # damaged: told to the user when it is restored
+        except Exception:  # a damaged checkpoint is reported when it is restored
             continue
         differences = config_differences(stored, config, may_differ)
         if differences:
@@ -348,7 +349,7 @@ def _require_same_run(
 
 
 def _step_folders(folder: epath.Path) -> list[epath.Path]:
-    """The folders of finished checkpoints, the newest first."""
+    """Return the folders of finished checkpoints, the newest first."""
     if not folder.is_dir():
         return []
     steps = sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
@@ -366,7 +367,7 @@ def _first_whole(
             problems.append(f"{folder} cannot be read: {_reason(error)}")
             logging.warning("checkpoint %s", problems[-1])
     raise ValueError(
-        "\n".join(problems) + "\nNo whole checkpoint is left; restore the folder from a copy, name"
+        "\n".join(problems) + "\nNo intact checkpoint is left; restore the folder from a copy, name"
         " another, or delete it to start afresh."
     )
 
@@ -390,5 +391,5 @@ def _read_state(folder: epath.Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong; Orbax adds pages."""
+    """Return the first line of an error's message, to which Orbax adds pages."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:300]

@@ -20,14 +20,14 @@ from mdeq_jax.training.sections import from_mapping, with_values
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """How examples are read, whatever they are. An application adds which examples those are.
+    """How examples are read. An application adds the keys that choose the data.
 
     Attributes:
       batch_size: examples of one training step, over all devices and processes, at least 1.
       eval_batch_size: examples of one evaluation step, over all devices and processes, at least 1.
       workers: number of processes that read and augment; 0 does so in the training process.
-      threads: number of threads of each of those processes, at least 1. Each thread is one batch
-        ahead.
+      threads: number of threads of each process that reads, at least 1. Each thread prepares one
+        batch in advance.
       max_bad_records: most examples that each reading process may find unreadable; one more is an
         error. In training the next example takes the place of an unreadable one; evaluation leaves
         it out.
@@ -121,29 +121,31 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """The course of training.
+    """How long training runs, and when it logs, evaluates and saves.
 
     Attributes:
       epochs: passes over the training set.
       epoch_fraction: share of an epoch's batches that is trained on, in (0, 1]. It shortens the
         epochs, not the schedule of the learning rate.
       steps: number of steps; if not None it takes the place of `epochs`.
-      pretrain_steps: first steps in which the cell is unrolled instead of solved.
-      num_layers: applications of the cell in those steps.
+      pretrain_steps: number of first steps in which the cell is unrolled instead of solved.
+      num_layers: number of applications of the cell in the first `pretrain_steps` steps.
       initial_state: where training's solves start. "zeros" keeps the application's own initial
         state; "normal", "mixed" and "mixed_samples" draw it, as `mdeq_jax.initial_state` does.
-      accumulate_steps: microbatches that a device takes its share of a batch in, one after the
-        other; memory falls with their number. BatchNorm goes by the microbatch, and so do the means
-        over pixels of a segmentation loss, which are averaged.
+      accumulate_steps: number of microbatches into which each device splits its share of a batch.
+        It takes them one after the other, which needs less memory. BatchNorm uses the statistics of
+        each microbatch. The loss of segmentation, a mean over pixels, is computed for each
+        microbatch and then averaged.
       log_every: steps between lines of metrics.
       eval_every: steps between evaluations.
       checkpoint_seconds: most seconds of training between checkpoints.
-      checkpoint_steps: most steps between them; None leaves it to the clock.
-      on_nonfinite: what becomes of a step whose loss or gradient is not finite: "stop" ends
-        training, "skip" leaves the parameters as they were before it.
+      checkpoint_steps: most steps between checkpoints; None sets no limit beside
+        `checkpoint_seconds`.
+      on_nonfinite: what happens in a step whose loss or gradient is not finite: "stop" ends
+        training, "skip" leaves the parameters unchanged.
       max_skipped: most steps in a row that are skipped; one more ends training.
-      spectral_radius_iterations: products with the cell's Jacobian by which evaluation estimates
-        its spectral radius at each equilibrium; 0 leaves it out.
+      spectral_radius_iterations: number of products with the cell's Jacobian by which evaluation
+        estimates the Jacobian's spectral radius at each equilibrium; 0 omits the estimate.
     """
 
     epochs: int = 50
@@ -205,7 +207,7 @@ MAY_CHANGE_ON_RESUME = (
 """Keys of every application that may have other values when a run is resumed.
 
 They say how data are read, what is logged and saved, how the model is evaluated, what a fresh run
-starts from, and what becomes of a step whose loss is not finite. None of them changes any other
+starts from, and what happens in a step whose loss is not finite. None of them changes any other
 training step.
 """
 
@@ -218,23 +220,24 @@ class RunConfig:
       app: the application that is trained, a name of `mdeq_jax.applications.APPLICATIONS`. Each
         application's config has its own name as the default.
       solver: the forward and the backward solver.
-      adjoint: where the gradient comes from.
+      adjoint: how the gradient of the equilibrium is computed.
       correction: losses on states of the solve.
       jacobian: regularisation of the cell's Jacobian.
       optim: the optimizer.
-      train: the course of training.
+      train: the number of steps, and when training logs, evaluates and saves.
       data: how examples are read.
-      dtype: what the model computes in. "bfloat16" is for accelerators; parameters, the statistics
-        of norms, states and history of the solvers, outputs and loss stay in float32. Rounding
-        leaves a relative residual of 2e-3 to 1e-2, depending on the model, so a tolerance below
-        1e-2 spends steps that gain nothing.
+      dtype: dtype in which the model computes. "bfloat16" is for accelerators; parameters, the
+        statistics of norms, states and history of the solvers, outputs and loss stay in float32.
+        Rounding leaves a relative residual of 2e-3 to 1e-2, depending on the model, so a tolerance
+        below 1e-2 spends steps that gain nothing.
       init_from: checkpoint, or PyTorch file, whose weights a fresh run starts from as far as they
-        fit; None starts from random ones. What keeps its initial value is printed. An array of the
-        cell that would keep it is an error.
+        fit; None starts from random ones. The arrays that keep their initial values are printed. If
+        an array of the cell is among them and `init_from_allow_missing` does not name it, that is
+        an error.
       init_from_allow_missing: arrays of the cell that may keep their initial values although
         `init_from` is given. Each entry is a path, such as "params/cell/post_fuse_layers_*", or a
         PyTorch name, such as "fullstage.post_fuse_layers.*"; ``*`` stands for any part.
-      seed: of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
+      seed: seed of initialisation, shuffling, augmentation and dropout, in [0, 2³²).
     """
 
     may_change_on_resume: ClassVar[tuple[str, ...]] = MAY_CHANGE_ON_RESUME
@@ -299,7 +302,8 @@ def override(config: AnyConfig, changes: Mapping[str, Any]) -> AnyConfig:
     """Return a config of the same application with other values under some dotted keys.
 
     Raises:
-      ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
+      ValueError: a key is unknown, or its value has the wrong type or is out of range; the message
+        gives the full key.
 
     Examples:
       >>> override(RunConfig(), {"solver.forward.max_steps": 6}).solver.forward.max_steps

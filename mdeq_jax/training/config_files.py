@@ -1,4 +1,4 @@
-"""Config files: those that come with the package by name, and anyone's by path."""
+"""Config files: by name if they come with the package, otherwise by path."""
 
 import runpy
 import traceback
@@ -15,7 +15,7 @@ def config_file(name: str) -> Path:
     """Return the file of a config.
 
     Args:
-      name: of a config that comes with the package, as "digits", or the path of a file.
+      name: name of a config that comes with the package, such as "digits", or path of a file.
 
     Raises:
       ValueError: there is no such file.
@@ -33,7 +33,7 @@ def config_file(name: str) -> Path:
 
 
 def load_config(name: str) -> ConfigDict:
-    """Return what a config file's `get_config` does, for another config to start from.
+    """Return the ConfigDict of a config file's `get_config`, for another config to start from.
 
     Args:
       name: name of a config that comes with the package, such as "digits", or path of a file.
@@ -50,7 +50,7 @@ def load_config(name: str) -> ConfigDict:
     try:
         definitions = runpy.run_path(str(path))
         config = definitions["get_config"]() if "get_config" in definitions else None
-    except Exception as error:  # whatever its author has written
+    except Exception as error:  # a config file may raise anything
         said = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"{_place(error, path)}: {said}") from error
     if "get_config" not in definitions:
@@ -64,15 +64,15 @@ def load_config(name: str) -> ConfigDict:
 
 
 def _place(error: Exception, path: Path) -> str:
-    """Where in a config file an error was raised."""
+    """Return where in a config file an error was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    lines = lines or [getattr(error, "lineno", None)]  # of a SyntaxError
+    lines = lines or [getattr(error, "lineno", None)]  # the line of a SyntaxError
     return str(path) if lines[-1] is None else f"{path}, line {lines[-1]}"
 
 
 def _shipped() -> dict[str, Path]:
-    """The configs that come with the package: in it once installed, beside it in a checkout."""
+    """Return the configs of the package: in it if installed, beside it in a checkout."""
     installed = _PACKAGE / "configs"
     folder = installed if installed.is_dir() else _PACKAGE.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}

@@ -29,7 +29,7 @@ from mdeq_jax.training.mesh import AXIS, shard
 from mdeq_jax.training.objective import loss_gradient, starting_from
 
 OnRecords = Callable[[Shaped[np.ndarray, "n ..."]], None]
-# (variables, batch, carry) -> (sums, what is recorded of each row, new carry)
+# (variables, batch, carry) -> (sums, records of the rows, new carry)
 EvalStep = Callable[[Variables, Batch, PyTree], tuple[PyTree, Array, PyTree]]
 
 
@@ -64,12 +64,13 @@ class Evaluator:
         Args:
           variables: the model's variables, replicated over the mesh.
           unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
-          on_records: returns, for the name of an evaluation, what is called in every process with
-            the records of each batch's samples, those of all processes, without padding.
+          on_records: returns a function for the name of an evaluation. Every process calls that
+            function once per batch, with the records of the samples of all processes, without
+            padding.
 
         Returns:
-          Of each evaluation NAME the experiment's metrics and the means of its statistics, such as
-          NAME/solver_steps and NAME/converged, and NAME/examples, the number of samples.
+          For each evaluation NAME: the experiment's metrics; the means of its statistics, such as
+          NAME/solver_steps and NAME/converged; and NAME/examples, the number of samples.
         """
         metrics = {}
         for name, evaluation in self._evaluations.items():
@@ -107,14 +108,14 @@ def make_eval_step(
 ) -> EvalStep:
     """Return the compiled ``eval_step(variables, batch, carry) -> (sums, records, carry)``.
 
-    The sums, over the rows where the batch's "mask" is True, are those of `Experiment.sums`,
-    "count", the number of rows, and "statistics", the sums of the experiment's statistics. The
-    records, one for each row, are sharded as the batch is.
+    The sums run over the rows where the batch's "mask" is True. They are the sums of
+    `Experiment.sums`, "count", the number of rows, and "statistics", the sums of the experiment's
+    statistics. There is one record per row, and the records are sharded like the batch.
 
     Args:
       experiment: the experiment.
       mesh: the mesh, as `create_mesh` returns it.
-      evaluation: which evaluation.
+      evaluation: the evaluation to compile.
       unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
     """
     deq = evaluation_layer(experiment.config, unrolled, evaluation)
@@ -143,9 +144,10 @@ def evaluation_layer(
     """Return the equilibrium layer of an evaluation.
 
     Args:
-      config: for the forward solver.
+      config: the config of the run, with the forward solver.
       unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
-      evaluation: may name another solver or limit of steps; None keeps those of the config.
+      evaluation: the evaluation, which may replace the solver or its max_steps; None keeps the
+        solver of the config.
     """
     solver = config.solver.forward.build()
     if evaluation is not None:
@@ -158,7 +160,7 @@ def evaluation_layer(
 def solver_statistics(
     config: RunConfig, solution: Solution | None
 ) -> dict[str, Float[Array, " B"]]:
-    """Return what evaluation reports of a solve, a number for each sample.
+    """Return the statistics of a solve that evaluation reports, one number per sample.
 
     These are solver_steps, residual and converged, and spectral_radius (the Jacobian's at the
     equilibrium) where config.train.spectral_radius_iterations asks for it. A model without an
@@ -183,12 +185,12 @@ def masked_sums(
     values: Mapping[str, Float[Array, " B"]], mask: Bool[Array, " B"]
 ) -> dict[str, Float[Array, ""]]:
     """Return the sum of each array over the rows where the mask is True."""
-    # Not a product: the residual of a row that is padding may be other than finite.
+    # Not a product with the mask, because the residual of a padding row may be infinite or NaN.
     return {name: jnp.where(mask, value, 0).sum() for name, value in values.items()}
 
 
 def _widen(sums: np.ndarray) -> np.ndarray:
-    """Return the sums of a batch in a type in which those of a data set lose nothing."""
+    """Return the sums of a batch in a dtype that is wide enough for a data set."""
     return sums.astype(np.int64 if np.issubdtype(sums.dtype, np.integer) else np.float64)
 
 

@@ -27,7 +27,7 @@ from mdeq_jax.training.mesh import AXIS, shard
 if TYPE_CHECKING:  # the compiled steps do not need it
     import grain
 
-# Arrays by name, the batch first.
+# Arrays by name; their first axis is the batch.
 Batch = Mapping[str, Shaped[Any, "B ..."]]
 HostBatch = dict[str, np.ndarray]
 Metrics = dict[str, Float[Array, ""]]
@@ -63,7 +63,7 @@ class Prediction(NamedTuple):
 
     Attributes:
       outputs: what `Experiment.sums` and `Experiment.record` are computed from.
-      statistics: arrays (B,) by name, such as those of `solver_statistics`.
+      statistics: arrays (B,) by name, such as the ones that `solver_statistics` returns.
       carry: the new carry, each leaf (B, ...); () if the experiment has none.
     """
 
@@ -84,7 +84,7 @@ class Score(NamedTuple):
     higher_is_better: bool = True
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Return whether a value is better than the best one so far; None is no value yet.
+        """Return whether a value is better than the best one so far, which is None at first.
 
         A value that is not a number is never better.
         """
@@ -100,10 +100,11 @@ class Evaluation:
     Attributes:
       batches: starts one ordered pass over this process's share of the data. Each batch has a
         boolean array "mask" (B,), which is False where a row is padding.
-      solver: finds the equilibrium in this evaluation; None is the solver of config.solver.forward.
+      solver: finds the equilibrium in this evaluation; None takes the solver of
+        config.solver.forward.
       max_steps: replaces the solver's own max_steps, unless None.
-      initial_state: kind of the initial state: "zeros" keeps the application's own; "normal",
-        "mixed" and "mixed_samples" are those of `mdeq_jax.initial_state`.
+      initial_state: kind of the initial state: "zeros" keeps the application's own initial state;
+        "normal", "mixed" and "mixed_samples" draw it by `mdeq_jax.initial_state`.
     """
 
     batches: Callable[[], Iterator[HostBatch]]
@@ -150,7 +151,7 @@ class Experiment(Protocol):
         ...
 
     def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
-        """Return variables with the weights of `source`, and the names of those it lacks.
+        """Return variables with the weights of `source`, and the names of the arrays it lacks.
 
         Raises:
           ValueError: the source cannot be read, or does not fit.
@@ -188,18 +189,18 @@ class Experiment(Protocol):
           variables: the model's variables.
           batch: the batch, each array this device's rows.
           layer: finds the equilibrium; a model hands its problem to it and relays no option.
-          train: whether the pass is one of training, with dropout and batch statistics. Only then
-            may it reduce over the mesh axis `AXIS`.
+          train: whether this is a training pass, with dropout and batch statistics. Only then may
+            it reduce over the mesh axis `AXIS`.
           key: the step's random key, the same on all devices; None in evaluation.
-          carry: what the same rows returned for the batch before.
+          carry: the carry that the pass over the previous batch returned.
         """
         ...
 
     def decode(self, variables: Variables, z: State, batch: Batch, *, train: bool) -> PyTree:
         """Return the outputs of a state z. It changes no collection.
 
-        The loss of states on the way (fixed-point correction) and the loss's gradient by the state
-        come from here.
+        Fixed-point correction computes the losses of sampled states from these outputs. SHINE's
+        secant updates need the gradient of the loss with respect to the state.
         """
         ...
 
@@ -213,14 +214,14 @@ class Experiment(Protocol):
           outputs: what `forward` or `decode` returned.
           batch: the batch, each array this device's rows.
           axis_name: mesh axis that the batch is split over; the means of the values over the axis
-            are the values of the whole batch. None: the rows are all there is.
+            are the values of the whole batch. None if the batch is not split.
         """
         ...
 
     def predict(
         self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
     ) -> Prediction:
-        """Return the evaluation pass of a batch. It has no collective."""
+        """Return the evaluation pass of a batch. It must not use a collective operation."""
         ...
 
     def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:

@@ -20,7 +20,7 @@ _ADJOINTS = {
 
 
 def _given(section: Any, owner: type) -> dict[str, Any]:
-    """The options of a class that a section sets."""
+    """Return the options of a class that a section sets."""
     values = {option: getattr(section, option, None) for option in _options(owner)}
     return {option: value for option, value in values.items() if value is not None}
 
@@ -31,7 +31,7 @@ def _options(owner: type) -> list[str]:
 
 def _require_own_options(section: Any, key: str, owner: type, *others: type) -> None:
     own = [option for named in (owner, *others) for option in _options(named)]
-    own = [option for option in own if hasattr(section, option)]  # an adjoint's solver is no key
+    own = [option for option in own if hasattr(section, option)]  # an adjoint's solver is not a key
     for option in _options(type(section)):
         value = getattr(section, option)
         if option not in ("name", *own) and value is not None:
@@ -49,14 +49,15 @@ class SolverConfig:
       name: "broyden", "anderson" or "picard".
       max_steps: most steps of one solve, at least 1.
       tol: residual at which a sample has converged, at least 0.
-      stop_mode: "rel" or "abs" residual.
-      stop_scope: "sample", or "batch" as the originals stop.
+      stop_mode: residual that is compared with `tol`: "rel" (relative) or "abs" (absolute).
+      stop_scope: "sample" stops each sample by itself; "batch" stops all together, as the original
+        code does.
       memory: "broyden": rows of history, at least 1; None keeps all steps.
-      when_full: "broyden": what happens when its rows are full; "restart" forgets them all,
-        "overwrite" the oldest one.
+      when_full: "broyden": what happens when all rows are full: "restart" forgets all rows,
+        "overwrite" replaces the oldest one.
       window: "anderson": number of past iterates, at least 1.
       ridge: "anderson": regularisation, at least 0.
-      ridge_mode: "anderson": "relative" to the Gram matrix, or "absolute" as in the originals.
+      ridge_mode: "anderson": "relative" to the Gram matrix, or "absolute" as in the original code.
       mixing: "anderson": β in (0, 1].
       damping: "picard": damping in (0, 1].
     """
@@ -100,7 +101,7 @@ class SolversConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AdjointConfig:
-    """Where the gradient of the equilibrium comes from.
+    """How the gradient of the equilibrium is computed.
 
     An option that is None has the named adjoint's own default.
 
@@ -110,10 +111,10 @@ class AdjointConfig:
         `correction` have; at least 1.
       damping: λ of "neumann", τ of "phantom" and of the sampled states of `correction`; in (0, 1].
       refine: "shine": number of backward steps, at least 0.
-      fallback: "shine": it gives way to "jacobian_free" where ‖u‖ is above this many times ‖g‖;
-        inf never gives way.
+      fallback: "shine": the gradient is replaced by "jacobian_free" where ‖u‖ is above this many
+        times ‖g‖; inf never replaces it.
       opa_every: "shine": number of forward steps between secant updates in the direction of the
-        loss, at least 1; None has no such updates.
+        loss, at least 1; None makes no such updates.
     """
 
     name: Literal["exact", "neumann", "jacobian_free", "phantom", "shine"] = "exact"
@@ -172,7 +173,7 @@ def without_unused_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class CorrectionConfig:
-    """Fixed-point correction: losses on states of the solve as well as on where it ends.
+    """Fixed-point correction: losses on sampled states of the solve as well as on the equilibrium.
 
     State i of n weighs gamma^(n − 1 − i); all but the last, the equilibrium, have the phantom
     gradient of `adjoint.steps` and `adjoint.damping`. Source: Bai et al., "Deep Equilibrium Optical
@@ -206,13 +207,14 @@ class JacobianConfig:
     """Jacobian regularisation (Bai, Koltun, Kolter, ICML 2021): γ·`jacobian_loss` on some steps.
 
     Attributes:
-      probability: that a step adds the term, in [0, 1].
+      probability: probability that a step adds the term, in [0, 1].
       weight: γ when the solver takes over.
       pretrain_weight: γ while the cell is unrolled.
-      increment_steps: γ grows by 0.1 each time this many solved steps are over; None leaves it.
+      increment_steps: γ grows by 0.1 each time this many solved steps are over; None keeps it
+        constant.
       stop_epoch: the epoch from which on γ is 0; None is never.
       step_jitter: on steps with the term the forward solve's limit is solver.forward.max_steps plus
-        a whole number drawn from −step_jitter to 1; 0 leaves it.
+        a whole number drawn from −step_jitter to 1; 0 always takes max_steps.
     """
 
     probability: float = 0.0

@@ -1,8 +1,8 @@
 """Checkpointable iterators over batches of a data set: shuffled, as streams in order, or one pass.
 
 A record is raw, as the data set stores it. A transform makes an example of it: a dict of arrays and
-numbers whose keys and shapes are the same for every record. A batch stacks examples: its arrays are
-those of the examples with a leading axis of rows.
+numbers whose keys and shapes are the same for every record. A batch stacks examples: each of its
+arrays has a leading axis of rows.
 
 With b = batch size / `process_count`, each process yields b rows of every batch. The rows of
 processes 0, 1, ..., in that order, are the batch that a single process yields.
@@ -25,7 +25,7 @@ class LoaderOptions(Protocol):
       batch_size: rows of a training batch, over all processes.
       eval_batch_size: rows of an evaluation batch, over all processes.
       workers: number of processes that make batches; 0 does so in the training process.
-      threads: number of threads of each of those processes.
+      threads: number of threads of each process that makes batches.
       max_bad_records: number of records that may be unreadable, in each process that reads.
     """
 
@@ -68,7 +68,7 @@ def shuffled_batches(
         instance to limit the threads of a library.
 
     Raises:
-      ValueError: the batch size is no multiple of `process_count`, or is above the number of
+      ValueError: the batch size is not a multiple of `process_count`, or is above the number of
         records. From the iterator: more records are bad than allowed.
     """
     reader, share = _open_for_training(records, options, process_count)
@@ -112,7 +112,7 @@ def ordered_batches(
       epoch, and where the example says so. A carry must not be taken over there.
 
     Raises:
-      ValueError: the batch size is no multiple of `process_count`, or is above the number of
+      ValueError: the batch size is not a multiple of `process_count`, or is above the number of
         records. From the iterator: more records are bad than allowed.
     """
     reader, share = _open_for_training(records, options, process_count)
@@ -154,11 +154,11 @@ def eval_batches(
 
     Returns:
       The batches. "mask", bool (b,), is True exactly once per readable record over all batches of
-      all processes; it is False for padding and for what stands in for a bad record.
+      all processes; it is False for padding and for an example that replaces a bad record.
 
     Raises:
-      ValueError: the batch size is no multiple of `process_count`. From the iterator: more records
-        are bad than allowed.
+      ValueError: the batch size is not a multiple of `process_count`. From the iterator: more
+        records are bad than allowed.
     """
     share = _share("eval_batch_size", options.eval_batch_size, process_count)
     reader = Reader(records, options.max_bad_records)

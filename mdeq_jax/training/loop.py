@@ -42,8 +42,8 @@ class Trained(NamedTuple):
 
     Attributes:
       metrics: the final evaluation, with ``steps``, ``wall_s``, ``resumed_from_step``,
-        ``params_sha256`` and ``interrupted``: whether SIGTERM ended training early. Then everything
-        is saved, and there is no evaluation.
+        ``params_sha256`` and ``interrupted``: whether SIGTERM ended training early. In this case
+        the state is saved and not evaluated.
       state: the last state, on the devices.
     """
 
@@ -55,7 +55,7 @@ def train(experiment: Experiment, workdir: Path, *, profile: bool = False) -> Tr
     """Train, or continue to train, in a workdir, and evaluate at the end.
 
     Args:
-      experiment: what is trained, on what, and how.
+      experiment: the experiment to train.
       workdir: folder for checkpoints, metrics and pictures. If it holds a checkpoint of the same
         config, up to the keys that may change on resuming, training continues exactly where it
         stopped.
@@ -141,12 +141,12 @@ class Run:
         state: TrainState,
         step: int,
     ):
-        """Keep what the loop works on, all of it built.
+        """Store the parts that the loop works with.
 
         Args:
           options: the section ``train`` of the config.
           total_steps: the step to stop at.
-          batches: the training data, at the position that belongs to `step`.
+          batches: the training data, at the position after `step` steps.
           put: moves a host batch to the devices and prepares it.
           train_step: returns the compiled step for a number of unrolled applications, or None.
           evaluator: returns the metrics of variables.
@@ -198,7 +198,7 @@ class Run:
         try:
             yield
         except (ValueError, OSError, jax.errors.JaxRuntimeError):
-            if jax.process_count() == 1:  # several could not agree to save
+            if jax.process_count() == 1:  # several processes could not agree to save
                 self.save()
             raise
 
@@ -260,7 +260,7 @@ def _resume_or_start(
         print("\n".join(f"  {name}" for name in left or ["nothing"]), file=sys.stderr)
     collections = dict(replicate(variables, mesh))
     params = collections.pop("params")
-    # A copy: a step consumes both.
+    # A copy, because a step consumes both the parameters and their average.
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     return dataclasses.replace(state, params=params, collections=collections, ema=ema), 0
 
@@ -269,7 +269,7 @@ def _resume_or_start(
 def _recording(
     experiment: Experiment, workdir: Path, step: int, total_steps: int
 ) -> Iterator[Recorder | None]:
-    """Give the recorder of the main process, and None to all others."""
+    """Yield the recorder in the main process and None in all other processes."""
     if not is_main():
         yield None
         return
@@ -288,7 +288,7 @@ def _recording(
 
 
 def _opening(state: TrainState, devices: int, step: int, total_steps: int) -> str:
-    """Return what to say before the first step, which says nothing until it is compiled."""
+    """Return the line that is printed while the first step is compiled."""
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     return (
         f"{parameters:,} parameters, {devices} × {jax.devices()[0].device_kind}, step {step} of "

@@ -13,7 +13,7 @@ def masked_mean(
     """Return the mean of the valid values, Σ w v / Σ w with the mask w, or 0 if w is 0 everywhere.
 
     Args:
-      values: v, of any floating dtype. An invalid value must be finite too.
+      values: v, an array of any floating dtype. An invalid value must be finite too.
       mask: w, whose shape broadcasts to that of `values`: True where a value is valid, or a weight
         of at least 0.
       axis_name: name of the mesh axis over whose devices `values` and `mask` are split. Each device
@@ -35,12 +35,12 @@ def l1_loss(
     """Return the mean absolute error, mean |prediction − target|, at least in float32.
 
     Args:
-      prediction: of any floating dtype.
-      target: of any floating dtype; may be NaN where the mask is False.
+      prediction: array of any floating dtype.
+      target: array of any floating dtype; may be NaN where the mask is False.
       mask: True where the target is valid; its shape broadcasts to that of `target`. None means
         everywhere. The loss is 0 if the mask is False everywhere.
-      axis_name: name of the mesh axis over which the arrays are split, as in `masked_mean`: each
-        device returns its part.
+      axis_name: name of the mesh axis over which the arrays are split: each device then returns its
+        part, and the mean of the parts is the loss.
     """
     return _mean_of(jnp.abs, prediction, target, mask, axis_name)
 
@@ -54,12 +54,12 @@ def l2_loss(
     """Return the mean squared error, mean (prediction − target)², at least in float32.
 
     Args:
-      prediction: of any floating dtype.
-      target: of any floating dtype; may be NaN where the mask is False.
+      prediction: array of any floating dtype.
+      target: array of any floating dtype; may be NaN where the mask is False.
       mask: True where the target is valid; its shape broadcasts to that of `target`. None means
         everywhere. The loss is 0 if the mask is False everywhere.
-      axis_name: name of the mesh axis over which the arrays are split, as in `masked_mean`: each
-        device returns its part.
+      axis_name: name of the mesh axis over which the arrays are split: each device then returns its
+        part, and the mean of the parts is the loss.
     """
     return _mean_of(jnp.square, prediction, target, mask, axis_name)
 

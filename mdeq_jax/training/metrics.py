@@ -37,15 +37,15 @@ class MetricBuffer:
         """Start empty.
 
         Args:
-          max_skipped: most steps in a row whose loss or gradient may be other than finite, because
-            the training step does not change the parameters then. They count in no mean.
+          max_skipped: most steps in a row whose loss or gradient may be infinite or NaN, because
+            the training step then leaves the parameters unchanged. Such steps count in no mean.
         """
         self._max_skipped, self._skipped = max_skipped, 0
         self._steps: list[Mapping[str, Any]] = []
         self._unchecked: list[tuple[int, Mapping[str, Any]]] = []
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Add the metrics of a step, arrays or numbers; `check` those of the step before."""
+        """Add the metrics of a step, arrays or numbers, after a `check` of the previous step."""
         self.check()
         self._unchecked.append((step, metrics))
 
@@ -65,7 +65,7 @@ class MetricBuffer:
         self._unchecked.clear()
 
     def mean(self) -> dict[str, float]:
-        """Return the mean of each metric and forget the steps; nothing if all were skipped."""
+        """Return the mean of each metric and forget the steps; {} if all steps were skipped."""
         self.check()
         steps = jax.device_get(self._steps)
         self._steps = []
@@ -76,7 +76,7 @@ class MetricBuffer:
 class Recorder:
     """Writes metrics to `metrics.jsonl` and TensorBoard in a folder, and a progress line to stderr.
 
-    A run that is resumed forgets what it had recorded past the checkpoint it resumes from.
+    A resumed run deletes the records after the checkpoint that it resumes from.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Recorder:
           workdir: the folder, which exists.
           resumed_from: step of the checkpoint that the run goes on from, 0 for a fresh start.
           total_steps: number of steps of the run, for the progress line.
-          batch_size: samples of a step.
+          batch_size: number of samples of a step.
           sample: what a sample is called, such as "token".
           progress: metrics that the progress line shows beside the loss, each with its format.
           adjoint_advice: remedies for adjoint solves that do not converge; `train` shows them once.
@@ -142,12 +142,12 @@ class Recorder:
     def evaluation(self, step: int, metrics: Mapping[str, float], seconds: float = 0.0) -> None:
         """Record an evaluation, and show the metrics whose names are NAME/METRIC.
 
-        Longer names, such as those of single classes, are recorded and not shown.
+        Longer names, such as the metrics of single classes, are recorded and not shown.
 
         Args:
           step: number of steps taken.
           metrics: the metrics, by their full names.
-          seconds: how long the evaluation took; this time is not the training steps'.
+          seconds: how long the evaluation took; it is left out of the time of the training steps.
         """
         last_step, last_time = self._mark
         self._mark = (last_step, last_time + seconds)
@@ -190,7 +190,7 @@ def to_json(values: Mapping[str, Any]) -> str:
 
 
 def _reopen(path: Path, resumed_from: int) -> TextIO:
-    """Open a JSON-lines file to append to, without the lines past a step."""
+    """Open a JSON-lines file to append to, and delete the lines after a step."""
     if path.exists():
         kept = [line for line in path.read_text().splitlines() if _step(line) <= resumed_from]
         partial = path.with_suffix(".partial")

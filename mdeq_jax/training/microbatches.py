@@ -30,7 +30,8 @@ class Outcome(NamedTuple):
     """What a forward pass returns beside the value that is minimised.
 
     Attributes:
-      metrics: metrics of the device's rows; their means over devices are those of the batch.
+      metrics: metrics of the device's rows; their means over the devices are the metrics of the
+        batch.
       collections: the new values of the Flax collections other than "params".
       carry: the new carry.
       solution: what the layer returned; None for a model without an equilibrium.
@@ -65,9 +66,10 @@ GradientFunction = Callable[[PyTree, Mapping[str, PyTree], Batch, PyTree, Draw],
 def accumulated(gradient: GradientFunction, parts: int) -> GradientFunction:
     """Return a gradient that takes a batch in microbatches, one after the other.
 
-    Gradient and metrics are means over the microbatches, each of which has a key of its own. Batch
-    statistics are those of a microbatch; running statistics pass from one to the next. Memory is
-    that of one microbatch; on CPU, where the loop is unrolled, XLA may hold parts of two.
+    Gradient and metrics are means over the microbatches, each of which has a key of its own. Each
+    microbatch has its own batch statistics; running statistics pass from one microbatch to the
+    next. Memory is needed for one microbatch at a time. On CPU, where the loop is unrolled, XLA may
+    hold parts of two.
 
     Microbatch i has the rows i, i + parts, i + 2·parts, ...: split over any number of devices, a
     batch falls into the same microbatches.

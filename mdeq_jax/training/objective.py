@@ -21,7 +21,7 @@ def training_layer(config: RunConfig, unrolled: int | None) -> DEQ:
     """Return the equilibrium layer of training steps.
 
     Args:
-      config: for the solvers, the adjoint and the correction.
+      config: the config of the run, with the solvers, the adjoint and the correction.
       unrolled: number of applications of the cell in place of the solve; None solves.
     """
     adjoint = config.adjoint.build(config.solver.backward.build())
@@ -77,7 +77,7 @@ def added_terms(
 def correction_term(gamma: float, losses: Float[Array, " n"]) -> Float[Array, ""]:
     """Return Σ_i γ^(n − i) · ℓ_i, with ℓ_i the loss of the i-th of n sampled states, i from 0.
 
-    The state after them, the equilibrium, has weight 1 and is not among them.
+    The last state, the equilibrium, has weight 1; its loss is not among `losses`.
     """
     n = len(losses)
     return (gamma ** (n - jnp.arange(n)) * losses).sum()
@@ -86,9 +86,9 @@ def correction_term(gamma: float, losses: Float[Array, " n"]) -> Float[Array, ""
 def loss_gradient(
     experiment: Experiment, variables: Variables, batch: Batch
 ) -> Callable[[State], State]:
-    """Return z ↦ ∂ℓ/∂z, the gradient of the loss by the state.
+    """Return z ↦ ∂ℓ/∂z, the gradient of the loss with respect to the state.
 
-    Batch statistics are not used, and the loss is that of the device's rows: otherwise devices
+    Batch statistics are not used, and the loss covers this device's rows only: otherwise devices
     would have to exchange values within a solve.
 
     Args:

@@ -34,8 +34,8 @@ def learning_rate(optim: OptimConfig, steps: int, steps_per_epoch: int) -> optax
     A warm-up multiplies any of them by min(1, (t + 1) / `warmup_steps`).
 
     Args:
-      optim: the section of the config.
-      steps: number of steps of the whole training.
+      optim: the section ``optim`` of the config.
+      steps: number of steps of the training.
       steps_per_epoch: number of steps of an epoch.
     """
     schedule = _schedule(optim, steps, steps_per_epoch)
@@ -76,8 +76,8 @@ def create_optimizer(
     group's weight decay.
 
     Args:
-      optim: the section of the config.
-      steps: number of steps of the whole training, for the schedule.
+      optim: the section ``optim`` of the config.
+      steps: number of steps of the training, for the schedule.
       steps_per_epoch: number of steps of an epoch, for the schedule.
 
     Raises:
@@ -103,8 +103,9 @@ def create_optimizer(
 def update_ema(ema: PyTree, params: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
     """Return the exponential moving average of the parameters after one more step.
 
-    ema ← d · ema + (1 − d) · params with d = min(decay, (1 + step) / (10 + step)), so that early
-    steps do not hold on to the initial parameters (TensorFlow's `ExponentialMovingAverage`).
+    ema ← d · ema + (1 − d) · params with d = min(decay, (1 + step) / (10 + step)), so that the
+    initial parameters lose their weight in the first steps (TensorFlow's
+    `ExponentialMovingAverage`).
 
     Args:
       ema: the average so far, initially the parameters themselves.

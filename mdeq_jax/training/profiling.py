@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 from jaxtyping import PyTree
 
-# Steps after the start that are left out, for the first ones compile; and how many are recorded.
+# The number of first steps that are left out because they compile, and of steps that are recorded.
 LEFT_OUT, RECORDED = 10, 5
 
 

@@ -16,7 +16,7 @@ class BadRecordError(ValueError):
     """
 
     def __init__(self, name: str, problem: str):
-        """Say what is wrong with a record.
+        """Store what is wrong with a record.
 
         Args:
           name: name of the record.
@@ -46,7 +46,7 @@ class Reader:
     """Reads records and counts the bad ones."""
 
     def __init__(self, records: Sequence[Any], max_bad_records: int):
-        """Read a data set.
+        """Start with no bad records.
 
         Args:
           records: raw records, by position.

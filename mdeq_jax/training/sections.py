@@ -21,7 +21,7 @@ _NAMES = {types.NoneType: "None", bool: "True or False"}
 
 
 def to_config_dict(section: Any) -> ConfigDict:
-    """Return a section as a ConfigDict in which what is None still has a type to be set to."""
+    """Return a section as a ConfigDict, in which a value of None is a typed placeholder."""
     hints = typing.get_type_hints(type(section))
     result = ConfigDict()
     for field in dataclasses.fields(section):
@@ -40,10 +40,11 @@ def from_mapping(default: Section, values: ConfigDict | Mapping[str, Any]) -> Se
 
     Args:
       default: a dataclass, whose fields may be dataclasses.
-      values: nested mapping from keys to new values, any of them left out.
+      values: nested mapping from keys to new values; a field without a new value keeps its own.
 
     Raises:
-      ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
+      ValueError: a key is unknown, or its value has the wrong type or is out of range; the message
+        gives the full key.
     """
     nested = values.to_dict() if isinstance(values, ConfigDict) else values
     if isinstance(nested, Mapping):
@@ -70,7 +71,7 @@ def with_values(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
 
 
 def keys(section: Any) -> Iterator[str]:
-    """Yield the keys of a section, those of its own sections after each of them."""
+    """Yield the dotted keys of a section; the keys of a nested section follow its own key."""
     for field in dataclasses.fields(section):
         yield field.name
         value = getattr(section, field.name)
@@ -82,8 +83,8 @@ def require_key(root: Any, key: str) -> None:
     """Raise ValueError, with the nearest key, unless a section has a key.
 
     Args:
-      root: the section, with all below it.
-      key: of a value or of a section.
+      root: the section, whose fields may be sections.
+      key: dotted key of a value or of a section.
     """
     known = list(keys(root))
     if key in known:
@@ -104,7 +105,7 @@ def require_key(root: Any, key: str) -> None:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean X?" of the nearest known word, or nothing where none is near."""
+    """Return " Did you mean X?" with the nearest known word, or "" if none is near."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" Did you mean {close[0]}?" if close else ""
 
@@ -129,7 +130,7 @@ def _replace(default: Any, values: Any, path: str) -> Any:
     try:
         return dataclasses.replace(default, **changes)
     except ValueError as error:
-        # What checks a section names its class, or says all of which keys it speaks.
+        # The check of a section names the section's class, or gives full keys.
         said = re.sub(r"^[A-Z]\w*\.(?=\w+ is )", f"{path}.", str(error))
         within = path == "config" or said.startswith(f"{path}.")
         raise ValueError(said if within else f"{path}: {said}") from None
@@ -149,7 +150,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The types of which a value may be."""
+    """Return the types that a value may have."""
     is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     return typing.get_args(hint) if is_union else (hint,)
 
@@ -159,7 +160,7 @@ def _class_of(hint: Any) -> type:
 
 
 def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
-    """Whether a value is of a type without alternatives, and the value as that type."""
+    """Return whether a value has a type, which is no union, and the value as that type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
         return value in arguments, value
@@ -176,7 +177,7 @@ def _fit(value: Any, hint: Any) -> tuple[bool, Any]:
 
 
 def _words(hint: Any) -> tuple[str, ...]:
-    """The words that a type allows, alone."""
+    """Return the words that a Literal type allows; () for any other type."""
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 

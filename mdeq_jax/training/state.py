@@ -24,8 +24,9 @@ class TrainState:
       collections: the other Flax collections by name, such as "batch_stats"; possibly none.
       opt_state: the optimizer's state.
       key: (2,) uint32, from which each step folds its own random numbers.
-      carry: what each row of a batch passes on to the next batch, leaves (B, ...); () without one.
-      ema: moving average of the parameters; None without one.
+      carry: values that each row of a batch passes on to the next batch, leaves (B, ...); () if
+        there are none.
+      ema: moving average of the parameters; None if the run keeps no average.
     """
 
     step: Int[Array, ""]
@@ -38,12 +39,12 @@ class TrainState:
 
     @property
     def variables(self) -> Variables:
-        """What training applies the model with."""
+        """The variables that training applies the model with."""
         return {"params": self.params, **self.collections}
 
     @property
     def eval_variables(self) -> Variables:
-        """What evaluation applies the model with: the averaged parameters, if there are any."""
+        """The variables for evaluation, with the averaged parameters if there is an average."""
         return {**self.variables, "params": self.params if self.ema is None else self.ema}
 
 

@@ -2,9 +2,9 @@
 
     step → gradient → objective → forward pass of the experiment → equilibrium layer
 
-A device solves for its rows of the batch and exchanges nothing with the others meanwhile: there is
-no collective in a solver loop. Batch statistics reduce over the axis by name; gradients are
-averaged here.
+Each device solves for its own rows of the batch. Devices exchange no data during a solve: there is
+no collective operation in a solver loop. Batch statistics reduce over the axis by name; gradients
+are averaged here.
 """
 
 import dataclasses
@@ -43,8 +43,8 @@ def make_train_step(
 ) -> TrainStep:
     """Return the compiled ``train_step(state, batch) -> (state, metrics)``; it consumes `state`.
 
-    The metrics are means over the batch: those of `make_gradient`, and grad_norm, the global norm
-    of the gradient before clipping. Random numbers do not depend on the number of devices.
+    The metrics are means over the batch: the metrics of `make_gradient`, and grad_norm, the global
+    norm of the gradient before clipping. Random numbers do not depend on the number of devices.
 
     Args:
       experiment: the experiment.
@@ -64,7 +64,7 @@ def make_train_step(
         step_key = jax.random.fold_in(state.key, state.step)
         key, term_key = (jax.random.fold_in(step_key, i) for i in range(2))
         drawn = Draw(key, *(draw_term(term_key, state.step) if regularized else ()))
-        # Marked as varying, each device keeps its own gradient until the one mean below.
+        # Marked as varying, so that each device keeps its own gradient until the one mean below.
         params = lax.pcast(state.params, AXIS, to="varying")
         carry = reset_carry(experiment, state.carry, batch.get("reset"))
         own = gradient(params, state.collections, batch, carry, drawn)
@@ -94,12 +94,12 @@ def make_train_step(
 def make_gradient(experiment: Experiment, *, unrolled: int | None) -> GradientFunction:
     """Return ``gradient(params, collections, batch, carry, draw)``, the gradient of the objective.
 
-    The metrics are those of `make_objective`, and for a model with an equilibrium adjoint_steps and
-    adjoint_residual. The exact gradient of a solved equilibrium adds adjoint_converged, the share
-    of samples whose adjoint residual is at most config.solver.backward.tol. If both solvers stop
-    each sample by itself, it also adds gradient_error, an estimate of the gradient's relative
-    error. With config.train.accumulate_steps above 1, gradient and metrics are means over
-    microbatches (`accumulated`).
+    The metrics include the metrics of `make_objective`. A model with an equilibrium adds
+    adjoint_steps and adjoint_residual. The exact gradient of a solved equilibrium adds
+    adjoint_converged, the share of samples whose adjoint residual is at most
+    config.solver.backward.tol. If both solvers stop each sample by itself, it also adds
+    gradient_error, an estimate of the gradient's relative error. With config.train.accumulate_steps
+    above 1, gradient and metrics are means over microbatches (`accumulated`).
 
     Args:
       experiment: the experiment.
@@ -138,9 +138,9 @@ def make_objective(experiment: Experiment, *, unrolled: int | None) -> Objective
     """Return ``objective(params, probe, collections, batch, carry, draw) -> (value, Outcome)``.
 
     It runs on each device under `shard_map` over the mesh axis "data". The metrics are the
-    experiment's loss ("loss") and its other metrics; of the forward solve, solver_steps and
-    residual; with fixed-point correction correction_term, and with Jacobian regularisation
-    jacobian_term: what each adds to the value.
+    experiment's loss ("loss") and its other metrics. A forward solve adds solver_steps and
+    residual. Fixed-point correction adds correction_term, and Jacobian regularisation adds
+    jacobian_term; each is the term that is added to the value.
 
     Args:
       experiment: the experiment, with solvers, adjoint, correction and Jacobian regularisation in

@@ -15,7 +15,7 @@ from mdeq_jax.training.experiment import Variables
 def load_matching(
     variables: Variables, source: str, allow_missing: Iterable[str] = ()
 ) -> tuple[Variables, list[str]]:
-    """Return variables with the arrays of a checkpoint, and the names of those it lacks.
+    """Return variables with the arrays of a checkpoint, and the names of the arrays it lacks.
 
     An array is taken where its name and its shape agree. Its name is its path, such as
     "params/cell/kernel".

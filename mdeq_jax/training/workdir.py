@@ -1,4 +1,4 @@
-"""What a workdir must satisfy before a run may go on in it, and folders that appear whole."""
+"""Checks of a workdir before a run may continue in it, and folders that are created atomically."""
 
 import contextlib
 import os
@@ -13,10 +13,10 @@ from jax.experimental import multihost_utils
 
 
 def require_writable(folder: epath.Path) -> None:
-    """Makes a folder if need be, and raises a ValueError if it cannot be written.
+    """Make a folder if it does not exist; raise ValueError if it cannot be written.
 
     Args:
-      folder: made with its parents.
+      folder: the folder, which is made with its parents.
     """
     probe = folder / ".writable"
     try:
@@ -29,10 +29,10 @@ def require_writable(folder: epath.Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
-    """Gives a folder to be filled, which gets the name `path` if nothing is raised.
+    """Yield a folder to fill, which is renamed to `path` if no error is raised.
 
     Raises:
-      ValueError: `path` exists, and not as an empty folder.
+      ValueError: `path` exists and is not an empty folder.
     """
     target = epath.Path(path).absolute()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
@@ -46,7 +46,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[epath.Path]:
 
 
 def set_aside(folders: Iterable[epath.Path]) -> None:
-    """Renames folders that cannot be read, N to N.damaged, with a warning; in all processes.
+    """Rename folders that cannot be read, N to N.damaged, with a warning; all processes call this.
 
     Renamed, not deleted: the read may have failed although the checkpoint is intact.
     """
@@ -64,15 +64,15 @@ def set_aside(folders: Iterable[epath.Path]) -> None:
 def config_differences(
     stored: Mapping[str, Any], current: Mapping[str, Any], may_differ: Iterable[str]
 ) -> list[str]:
-    """Lists where two configs differ, as "key: value there, value here".
+    """Return where two configs differ, as lines "key: value there, value here".
 
     Args:
       stored: nested config of the run in the workdir, of JSON types.
       current: nested config of this run, of JSON types.
-      may_differ: dotted keys, each standing for all below it, that are left out.
+      may_differ: dotted keys that are left out, each with all keys below it.
 
     Returns:
-      One line per differing key, sorted; a key that one of them lacks is "absent" there.
+      One line per differing key, sorted. The value of a key that one config lacks is "absent".
     """
     there, here = flatten(stored), flatten(current)
     allowed = tuple(f"{key}." for key in may_differ)

@@ -1,7 +1,7 @@
 """The configuration of a run of MDEQ on images: classification and segmentation.
 
-A config file returns a `ml_collections.ConfigDict` that starts from `default_config()` and states
-what differs; the command line overrides it; `finalize` turns the outcome into a `Config`.
+A config file returns a `ml_collections.ConfigDict` that starts from `default_config()` and changes
+some keys. The command line overrides it. `finalize` turns the result into a `Config`.
 """
 
 import dataclasses
@@ -59,28 +59,28 @@ MAY_CHANGE_ON_RESUME = (
 """Keys, and sections of keys, that may have other values when a run is resumed.
 
 They say where files lie, how data are read, what is logged and saved, how the model is evaluated,
-what a fresh run starts from, and what becomes of a step whose loss is not finite. None of them
+what a fresh run starts from, and what happens in a step whose loss is not finite. None of them
 changes any other training step.
 """
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig(run_config.DataConfig):
-    """The data set and how it is fed.
+    """The data set, and how it is read and augmented.
 
     Attributes:
       name: name of the data set.
       dir: folder of TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
       root: folder of your own files for "folder" and "seg_folder", and of the extracted archives
         for "cityscapes"; None reads "cityscapes" through TFDS.
-      image_size: (height, width) of the images, or crops of them, that are trained on.
+      image_size: (height, width) of training images, or of the crops of them.
       eval_image_size: (height, width) in evaluation. For "imagenet2012" and "folder" it is the size
         of the crop from the middle of an image; None is `image_size`. For segmentation it is the
-        size that images are padded to; None is the size of the data set's own images, and of the
-        largest image where they differ.
+        size that images are padded to; None is the size of the data set's own images, or of the
+        largest image if sizes differ.
       augment: whether training images are augmented.
-      colour_jitter: most by which brightness, contrast and saturation are changed, each by a factor
-        of up to 1 ± this, in the augmentation of "imagenet2012" and "folder"; at least 0.
+      colour_jitter: strength s of the colour augmentation of "imagenet2012" and "folder", at least
+        0: brightness, contrast and saturation are each changed by a factor in 1 ± s.
     """
 
     name: str = "digits"
@@ -103,16 +103,16 @@ class DataConfig(run_config.DataConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """The loss of segmentation: the class-weighted mean over all pixels, or over the hard ones.
+    """The loss of segmentation: the class-weighted mean over all pixels, or over the hard pixels.
 
     Attributes:
-      class_weights: one weight per class, at least 0 and not all 0; None weighs all alike.
+      class_weights: one weight per class, at least 0 and not all 0; None weighs all classes alike.
       ohem: whether to mine hard examples online: the loss is then the mean over the hard pixels of
         each device's share of the batch. A pixel is hard if the probability of its label is below
         `ohem_threshold`.
-      ohem_threshold: that probability, in (0, 1].
-      ohem_min_kept: number of pixels, at least 1. The threshold is raised where fewer pixels than
-        this would be hard.
+      ohem_threshold: probability of its label below which a pixel is hard, in (0, 1].
+      ohem_min_kept: number of pixels, at least 1. If fewer pixels would be hard, the threshold is
+        raised.
       classification_weight: weight of the loss of the head "classification" of
         `model.extra_heads`, at least 0.
       scale_weight: weight of the loss of each branch of the head "scales" of `model.extra_heads`,
@@ -140,13 +140,13 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InferenceConfig:
-    """Test-time augmentation of segmentation; the defaults are one pass over the whole image.
+    """Test-time augmentation of segmentation; by default one pass over the image.
 
     Attributes:
       flip: whether the logits are averaged with those of the mirrored image.
       scales: factors of both sides of the image, each above 0; exp(logits) is summed over them.
-      window: (height, width) of the pieces in which the image is seen at scales above 1; None sees
-        the whole image at once.
+      window: (height, width) of the windows that the image is cut into at scales above 1; None
+        takes the image at once.
     """
 
     flip: bool = False
@@ -162,20 +162,20 @@ class InferenceConfig:
 
     @property
     def is_plain(self) -> bool:
-        """Whether an image is seen once, whole and as it is."""
+        """Whether evaluation takes one pass over each image at its own size, without mirroring."""
         return not self.flip and self.scales == (1.0,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig):
-    """What a run of MDEQ on images is made of: the keys of `RunConfig`, and these.
+    """The config of a run of MDEQ on images: the keys of `RunConfig`, and these.
 
     Attributes:
       app: "vision".
       model: the architecture.
-      data: the data set and how it is fed.
+      data: the data set, and how it is read and augmented.
       loss: the loss of segmentation.
-      inference: how evaluation and prediction see an image, for segmentation.
+      inference: test-time augmentation in evaluation and prediction, for segmentation.
     """
 
     may_change_on_resume: ClassVar[tuple[str, ...]] = MAY_CHANGE_ON_RESUME
@@ -224,10 +224,11 @@ def finalize(config: ConfigDict | Mapping[str, Any]) -> Config:
     `mdeq_jax.applications.finalize` does the same for a config of any application.
 
     Args:
-      config: nested mapping with the keys of `Config`, any of them left out.
+      config: nested mapping with keys of `Config`; a key that it lacks has its default.
 
     Raises:
-      ValueError: an unknown key, a value of the wrong type, or one out of range; by its full name.
+      ValueError: a key is unknown, or its value has the wrong type or is out of range; the message
+        gives the full key.
 
     Examples:
       >>> finalize({"solver": {"forward": {"max_steps": 6}}}).solver.forward.max_steps

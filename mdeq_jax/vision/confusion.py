@@ -1,4 +1,4 @@
-"""The confusion matrix of label maps, and what is read off it."""
+"""The confusion matrix of label maps, and the metrics that follow from it."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ def confusion_matrix(
 ) -> Int[Array, "num_classes num_classes"]:
     """Return the number of pixels of each label (row) and prediction (column).
 
-    Counts are whole numbers, for sums in float32 lose single pixels above 2²⁴: half an image of
-    Cityscapes' size has more. Sum them in 64 bits over many batches.
+    Counts are integers, because sums in float32 lose single pixels above 2²⁴, the number of pixels
+    in eight images of Cityscapes. Sum them in 64 bits over many batches.
 
     Args:
-      labels: in [0, num_classes), or IGNORE, which is not counted.
-      predictions: in [0, num_classes).
+      labels: class of each pixel, in [0, num_classes), or IGNORE, which is not counted.
+      predictions: predicted class of each pixel, in [0, num_classes).
       num_classes: number of classes.
     """
     cells = num_classes * num_classes
@@ -32,19 +32,19 @@ def confusion_matrix(
 def segmentation_metrics(
     confusion: Int[np.ndarray, "num_classes num_classes"], class_names: Sequence[str]
 ) -> dict[str, float]:
-    """Return what a confusion matrix says.
+    """Return the metrics that follow from a confusion matrix.
 
     Intersection over union of class k is n_kk / (Σ_j n_kj + Σ_i n_ik − n_kk). A class that is
-    neither in the labels nor predicted has none (NaN), and is left out of the mean; one without
+    neither in the labels nor predicted has none (NaN), and is left out of the mean; a class without
     labels is left out of the mean accuracy.
 
     Args:
       confusion: labels by row, predictions by column.
-      class_names: of the rows.
+      class_names: name of each class, in the order of the rows.
 
     Returns:
-      ``miou``, ``pixel_accuracy``, ``mean_accuracy``, all NaN where no pixel counts, and
-      ``iou/NAME`` of each class.
+      ``miou``, ``pixel_accuracy``, ``mean_accuracy``, all NaN if no pixel counts, and ``iou/NAME``
+      for each class.
     """
     right = np.diag(confusion).astype(np.float64)
     labelled, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
@@ -58,11 +58,11 @@ def segmentation_metrics(
 
 
 def _ratio(part: np.ndarray | np.number, whole: np.ndarray | np.number) -> np.ndarray:
-    """The ratio, NaN where there is nothing to be part of."""
+    """Return part / whole, NaN where whole is 0."""
     return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of what is a number."""
+    """Return the mean of the values that are not NaN."""
     numbers = values[~np.isnan(values)]
     return float(numbers.mean()) if len(numbers) else float("nan")

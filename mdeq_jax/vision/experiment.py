@@ -39,7 +39,7 @@ class VisionExperiment:
 
     Attributes:
       config: the config of the run.
-      dataset: the data set, of which each split is opened once.
+      dataset: the data set; each of its splits is opened once.
       task: loss and metrics.
       model: the model; it uses no mesh axis.
     """
@@ -53,7 +53,7 @@ class VisionExperiment:
           config: the config of the run.
 
         Raises:
-          ValueError: there is no such data set, or the model is not one for it.
+          ValueError: there is no such data set, or the model does not fit it.
         """
         self.config = config
         dataset = find_dataset(config.data)
@@ -66,7 +66,7 @@ class VisionExperiment:
         )
         self.task: Task = make_task(config, self.dataset.class_names)
         self.model: MDEQ = create_model(config.model, dtype=config.compute_dtype)
-        # In training, batch statistics are those of all devices.
+        # In training, batch statistics are taken over all devices.
         self._in_training: MDEQ = self.model.clone(axis_name=AXIS)
         self.score = Score(f"eval/{self.task.score}")
         self.progress = {self.task.train_score: ".2%"}
@@ -74,7 +74,7 @@ class VisionExperiment:
 
     @property
     def train_size(self) -> int:
-        """The number of images of an epoch."""
+        """Return the number of images of an epoch."""
         return len(self.dataset.open_train())
 
     def init(self, key: PRNGKeyArray) -> Variables:
@@ -86,7 +86,7 @@ class VisionExperiment:
         return ()
 
     def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
-        """Return variables with the weights of a checkpoint or PyTorch file, as `start_from`."""
+        """Return variables with the weights of a checkpoint or PyTorch file, by `start_from`."""
         allowed = self.config.init_from_allow_missing
         return start_from(variables, source, self.config.model, allow_missing=allowed)
 
@@ -127,7 +127,7 @@ class VisionExperiment:
         key: PRNGKeyArray | None = None,
         carry: PyTree = (),
     ) -> Forward:
-        """Return logits, solution and running statistics of images of any size."""
+        """Return logits, solution and running statistics for images of any size."""
         collections = {name: tree for name, tree in variables.items() if name != "params"}
         if not train:
             pads = padding(batch["image"].shape, self.config.model.size_divisor)
@@ -149,7 +149,7 @@ class VisionExperiment:
         """Return the logits of a state."""
         if not train:
             return self.model.apply(variables, z, method="predict")
-        # What the running statistics would become is dropped.
+        # The new running statistics are dropped.
         output: Any = self._in_training.apply(
             variables, z, train=True, method="predict", mutable=["batch_stats"]
         )
@@ -165,7 +165,7 @@ class VisionExperiment:
     def predict(
         self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
     ) -> Prediction:
-        """Return the logits of images as config.inference asks for them, and solver statistics."""
+        """Return the logits of images under config.inference, and solver statistics."""
 
         def forward(images: Float[Array, "B H W 3"]) -> tuple[PyTree, PyTree]:
             output: Any = self.model.apply(variables, images, deq=layer)
@@ -193,7 +193,7 @@ def create_experiment(config: Config) -> VisionExperiment:
 
 
 def require_fit(config: Config, dataset: Dataset) -> None:
-    """Raise ValueError unless the configured model is one for the data set.
+    """Raise ValueError unless the configured model fits the data set.
 
     Args:
       config: the config of the run.

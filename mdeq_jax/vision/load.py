@@ -36,7 +36,7 @@ def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
       What ``model.apply(variables, images)`` needs, and the config.
 
     Raises:
-      ValueError: the folder does not exist, or holds no whole checkpoint.
+      ValueError: the folder does not exist, or holds no intact checkpoint.
 
     Examples:
       >>> import mdeq_jax as mx
@@ -53,7 +53,16 @@ def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
 def load_trained(
     checkpoint_dir: str | os.PathLike[str], expected: ModelConfig | None = None
 ) -> Trained[Config]:
-    """Read a checkpoint of an MDEQ; see `mdeq_jax.training.checkpoints.load_trained`."""
+    """Read a trained MDEQ, and check that it has an expected architecture.
+
+    Args:
+      checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
+      expected: architecture that the checkpoint must have, up to dropout; None accepts any.
+
+    Raises:
+      ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
+        differ.
+    """
     return checkpoints.load_trained(checkpoint_dir, finalize, expected)
 
 
@@ -66,21 +75,22 @@ def start_from(
 ) -> tuple[PyTree, list[str]]:
     """Put the weights of another model into a new one, wherever name and shape agree.
 
-    Weight norm is converted between g and v and a folded kernel as the new model has it. The source
-    need not be a whole model: a file without its head will do. A segmentation model starts from a
-    classifier's cell in this way, as by `MODEL.PRETRAINED` of the originals.
+    Weight norm is converted, from g and v to a kernel or back, into the form of the new model. The
+    source may lack parts of the model, such as the head. In this way a segmentation model starts
+    from a classifier's cell, as with `MODEL.PRETRAINED` of the originals.
 
     Args:
-      variables: of the new model.
-      source: a checkpoint folder (a workdir, its ``best/``, or one step's folder), or a file by
-        `torch.save`, of a state dict or of a training checkpoint.
+      variables: variables of the new model.
+      source: a checkpoint folder (a workdir, its ``best/``, or one step's folder), or a file that
+        `torch.save` wrote, with a state dict or a training checkpoint.
       config: architecture of the new model.
       allow_missing: list of names of arrays, with ``*`` for any part, that may keep their initial
-        values although they are the cell's. A name is the array's path, such as
+        values although they belong to the cell. A name is the array's path, such as
         params/cell/branches_0_blocks_0/conv1/v, or its PyTorch name.
 
     Returns:
-      The variables, and the paths of those that kept their initial values, each with the reason.
+      The variables, and the paths of the arrays that kept their initial values, each with the
+      reason.
 
     Raises:
       ValueError: the source cannot be read, nothing in it fits, an array of the cell would keep its
@@ -105,7 +115,7 @@ def start_from(
 
 
 def _arrays_in(source: str | os.PathLike[str]) -> dict[str, LazyArray]:
-    """Return the arrays of a PyTorch file or of a checkpoint of ours, by PyTorch name."""
+    """Return the arrays of a PyTorch file or of one of our checkpoints, by PyTorch name."""
     if os.path.isfile(source):
         return read_arrays(source)
     trained = load_trained(source)
@@ -125,11 +135,11 @@ def _misfit(found: LazyArray | None, wanted: Wanted) -> str | None:
 def _require_cell(
     left: Mapping[str, tuple[str, str]], source: str, allow_missing: Iterable[str]
 ) -> None:
-    """Raise ValueError where arrays of the cell keep initial values that nobody has allowed.
+    """Raise ValueError if arrays of the cell keep initial values without permission.
 
     Args:
-      left: PyTorch name, and reason, of what keeps its initial value, by path.
-      source: where the weights come from.
+      left: PyTorch name and reason for each array that keeps its initial value, by path.
+      source: the checkpoint or file that the weights come from.
       allow_missing: patterns of paths or PyTorch names.
     """
     names = [name for path, (name, _) in left.items() for name in (path, name)]

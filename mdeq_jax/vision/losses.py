@@ -15,11 +15,11 @@ from mdeq_jax.vision.model.resize import resize_bilinear
 def cross_entropy(
     logits: Float[Array, "*B num_classes"], labels: Int[Array, "*B"]
 ) -> Float[Array, "*B"]:
-    """Return −log softmax(logits)[label] of each image, or pixel.
+    """Return −log softmax(logits)[label] of each image or pixel.
 
     Args:
-      logits: of any floating dtype.
-      labels: in [0, num_classes).
+      logits: logits of any floating dtype.
+      labels: class of each image or pixel, in [0, num_classes).
     """
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
@@ -30,8 +30,8 @@ def pixel_cross_entropy(
     """Return the cross-entropy of each pixel, 0 where it is ignored, at least in float32.
 
     Args:
-      logits: of any floating dtype; resized as by `resize_bilinear` to the labels' size.
-      labels: in [0, num_classes), or IGNORE.
+      logits: logits of any floating dtype, which `resize_bilinear` brings to the labels' size.
+      labels: class of each pixel, in [0, num_classes), or IGNORE.
     """
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     known = labels != IGNORE
@@ -42,7 +42,7 @@ def pixel_cross_entropy(
 def pixel_weights(
     labels: Int[Array, "B H W"], class_weights: Sequence[float] | None
 ) -> Float[Array, "B H W"]:
-    """Return the weight of each pixel's class, 1 without class weights; 0 where it is ignored."""
+    """Return the weight of each pixel's class, or 1 without class weights; 0 for ignored pixels."""
     known = labels != IGNORE
     if class_weights is None:
         return known.astype(jnp.float32)
@@ -55,17 +55,18 @@ def segmentation_loss(
     options: LossConfig,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Return the loss of a batch of label maps, 0 where none of its pixels counts.
+    """Return the loss of a batch of label maps, 0 if all its pixels are ignored.
 
-    It is Σ w ℓ / Σ w over all pixels, with the weights w of their classes; or with OHEM the plain
-    mean of w ℓ over the hard ones. Source: `lib/core/seg_criterion.py`, locuslab/deq.
+    The loss is Σ w ℓ / Σ w over all pixels, with the weights w of their classes. With OHEM it is
+    the plain mean of w ℓ over the hard pixels. Source: `lib/core/seg_criterion.py`, locuslab/deq.
 
     Args:
-      logits: as of `pixel_cross_entropy`.
-      labels: likewise.
-      options: the section of the config.
-      axis_name: of the mesh axis over whose devices the batch is split. The mean over them is then
-        the loss of the whole batch, but with OHEM, which each device does on its own share.
+      logits: logits of any floating dtype, which `resize_bilinear` brings to the labels' size.
+      labels: class of each pixel, in [0, num_classes), or IGNORE.
+      options: the section ``loss`` of the config.
+      axis_name: name of the mesh axis over whose devices the batch is split. The mean of the
+        devices' losses is then the loss of the whole batch. With OHEM, each device instead chooses
+        the hard pixels of its own share, and the mean is over these losses.
     """
     losses = pixel_cross_entropy(logits, labels)
     weights = pixel_weights(labels, options.class_weights)
@@ -82,15 +83,15 @@ def hard_pixels(
     threshold: float,
     min_kept: int,
 ) -> Bool[Array, "B H W"]:
-    """Return where a label's probability is below max(threshold, that of the min_kept-th hardest).
+    """Return where a label's probability is below max(`threshold`, p[min(`min_kept`, n − 1)]).
 
-    The hardest counts as the 0-th, and the easiest takes the place of one beyond it.
+    p holds the probabilities of the labels of all n pixels that are not ignored, in rising order.
 
     Args:
-      probabilities: of the labels, in [0, 1].
-      labels: only where they are IGNORE matters.
-      threshold: in (0, 1].
-      min_kept: at least 1.
+      probabilities: probability of each pixel's label, in [0, 1].
+      labels: class of each pixel; IGNORE marks pixels that are never hard.
+      threshold: lowest bound on the probability, in (0, 1].
+      min_kept: number of pixels, at least 1; if fewer would be hard, the threshold is raised.
     """
     known = labels != IGNORE
     rising = jnp.sort(jnp.where(known, probabilities, jnp.inf), axis=None)

@@ -1,9 +1,9 @@
-"""Segmentation of images of any size: whole or in windows, mirrored, at several scales.
+"""Segmentation of images of any size: at once or in windows, mirrored, at several scales.
 
 Source: `multi_scale_inference` in `lib/datasets/cityscapes.py` and `inference` in
-`lib/datasets/base_dataset.py`, locuslab/deq. Two things differ from there. The mirrored image goes
-through the solver too. Sums of exponentials are kept as logarithms: in float32, exp of a logit of
-100 overflows, and that of a pixel far below the largest is 0 for every class.
+`lib/datasets/base_dataset.py`, locuslab/deq. Two things differ from the source. The mirrored image
+goes through the solver too. Sums of exponentials are stored as logarithms: in float32, exp(100)
+overflows, and exp(ℓ) is 0 for a very negative ℓ.
 """
 
 import functools
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from mdeq_jax.vision.config import InferenceConfig
 from mdeq_jax.vision.model.resize import resize_bilinear, scaled_size
 
-# From images of a size that the model takes to logits of any resolution and a pytree of statistics.
+# A function from images, whose size the model accepts, to logits of any resolution and statistics.
 DenseForward = Callable[[Float[Array, "B H W 3"]], tuple[Float[Array, "B h w num_classes"], PyTree]]
 Resize = Callable[[Array, tuple[int, ...]], Array]
 
@@ -31,9 +31,9 @@ def segment(
 
     One plain pass gives the model's logits, resized with aligned corners, as in training. Otherwise
     the result is log Σ exp(ℓ) over the scales. At one scale, ℓ are the model's logits, resized
-    without aligned corners and, with `options.flip`, averaged with those of the mirrored image.
-    exp(ℓ) is averaged where windows overlap, and resized to the image's size. The originals sum
-    exp(ℓ) itself; the argmax is the same where their sum neither over- nor underflows.
+    without aligned corners and, with `options.flip`, averaged with the logits of the mirrored
+    image. exp(ℓ) is averaged where windows overlap, and resized to the image's size. The originals
+    sum exp(ℓ) itself; the argmax is the same where their sum neither over- nor underflows.
 
     Args:
       forward: the model. The pytree beside its logits holds statistics, arrays (B, ...); in one
@@ -60,7 +60,7 @@ def forward_padded(
     divisor: int,
     resize: Resize = resize_bilinear,
 ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
-    """Return the logits of every pixel of images of any size, and what else `forward` returns.
+    """Return the logits of every pixel of images of any size, and the pytree of `forward`.
 
     Images are padded with zeros at the bottom and at the right, as in training, until `divisor`
     divides their sides. The logits of the padding are dropped.
@@ -69,7 +69,7 @@ def forward_padded(
       forward: the model.
       images: normalised images.
       divisor: the model takes images whose sides this number divides.
-      resize: from the logits' resolution to the padded images'.
+      resize: resizes the logits to the size of the padded images.
     """
     height, width = images.shape[1:3]
     padded = jnp.pad(images, padding(images.shape, divisor))
@@ -78,11 +78,11 @@ def forward_padded(
 
 
 def padding(shape: tuple[int, ...], divisor: int) -> list[tuple[int, int]]:
-    """Return by how much to pad each axis, so that height and width are divisible.
+    """Return the padding of each axis that makes height and width divisible.
 
     Args:
       shape: (B, H, W, ...).
-      divisor: number that is to divide the sides.
+      divisor: number by which the padded sides are divisible.
 
     Examples:
       >>> padding((1, 30, 65, 3), 32)
@@ -120,8 +120,8 @@ def window_starts(side: int, window: int) -> list[int]:
     The last window ends with the side, and may therefore overlap the one before.
 
     Args:
-      side: at least 1.
-      window: in [1, side].
+      side: length of the side, at least 1.
+      window: length of a window, in [1, side].
 
     Examples:
       >>> window_starts(100, 40)
@@ -163,7 +163,7 @@ def _cut(images: Array, corner: tuple[int, ...], size: tuple[int, ...]) -> Array
 def _assemble(
     windows: Float[Array, "n B h w C"], corners: list[tuple[int, ...]], size: tuple[int, ...]
 ) -> Float[Array, "B H W C"]:
-    """Put windows where they belong; where they overlap, log of the mean of exp."""
+    """Put windows in their places; where they overlap, take the log of the mean of exp."""
     _, batch, height, width, channels = windows.shape
     whole = jnp.full((batch, *size, channels), -jnp.inf, windows.dtype)
     count = np.zeros((*size, 1))

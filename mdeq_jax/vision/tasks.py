@@ -22,7 +22,7 @@ from mdeq_jax.vision.losses import (
 from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.segment import padding, segment
 
-# From images to logits, an array or a dict of them, and a pytree beside them.
+# A function from images to logits, an array or a dict of arrays, and any other pytree.
 Forward = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
 
 
@@ -35,7 +35,7 @@ class Task(Protocol):
     and the mean of the devices' values is the value of the whole batch.
 
     Attributes:
-      score: name of the evaluation's metric by which models are compared; higher is better.
+      score: name of the evaluation metric that ranks models; higher is better.
       train_score: name of the metric that the progress line shows.
       output_name: name of the array that evaluation writes for the images.
     """
@@ -57,21 +57,21 @@ class Task(Protocol):
         ...
 
     def sums(self, logits: PyTree, batch: Batch) -> dict[str, PyTree]:
-        """Return sums over the images that ``batch["mask"]`` has, which add up over batches."""
+        """Return sums over the images where ``batch["mask"]`` is True; they add up over batches."""
         ...
 
     def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
-        """Return the metrics of a data set, from the sums over it and its number ``count``."""
+        """Return the metrics of a data set from its sums and ``count``, its number of images."""
         ...
 
     def output(self, logits: PyTree) -> Array:
-        """Return what evaluation writes of each image."""
+        """Return what evaluation writes for each image."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """One label per image: "image_label" where the batch has it, otherwise "label"."""
+    """One label per image: "image_label" if the batch has it, otherwise "label"."""
 
     score: ClassVar[str] = "accuracy"
     train_score: ClassVar[str] = "accuracy"
@@ -92,7 +92,7 @@ class Classification:
     def predict(
         self, forward: Forward, images: Float[Array, "B H W 3"]
     ) -> tuple[Float[Array, "B num_classes"], PyTree]:
-        """Return the logits of the images as they are."""
+        """Return the logits of the images at their own size."""
         return forward(images)
 
     def sums(self, logits: Float[Array, "B num_classes"], batch: Batch) -> dict[str, Array]:
@@ -122,7 +122,7 @@ class Segmentation:
       options: options of the loss.
       inference: scales, windows and mirroring in evaluation.
       divisor: the number by which the sides of the model's images must be divisible.
-      class_names: one per class.
+      class_names: name of each class.
     """
 
     options: LossConfig
@@ -138,14 +138,14 @@ class Segmentation:
     ) -> Float[Array, ""]:
         """Return the loss of `segmentation_loss`."""
         labels = batch["label"]
-        # Where `VisionExperiment.forward` padded the images, no pixel counts.
+        # Pixels that `VisionExperiment.forward` padded do not count.
         labels = jnp.pad(labels, padding(labels.shape, self.divisor), constant_values=IGNORE)
         return segmentation_loss(logits, labels, self.options, axis_name)
 
     def train_metrics(
         self, logits: Float[Array, "B h w num_classes"], batch: Batch, axis_name: str | None = None
     ) -> Metrics:
-        """Return the share of pixels that are right."""
+        """Return the share of pixels that are predicted correctly."""
         labels = batch["label"]
         right = resize_bilinear(logits, labels.shape[1:]).argmax(-1) == labels
         return {"pixel_accuracy": masked_mean(right, labels != IGNORE, axis_name)}
@@ -181,7 +181,7 @@ class Part(NamedTuple):
 
     Attributes:
       task: the head's task.
-      weight: weight of its loss in the sum.
+      weight: weight of the part's loss in the sum.
     """
 
     task: Task
@@ -192,11 +192,11 @@ class Part(NamedTuple):
 class MultiTask:
     """The tasks of a segmentation model with extra heads; the loss is Σ weight · loss of a part.
 
-    Each part's metrics have its name in front. The heads of single branches serve training only:
-    evaluation leaves them out.
+    The names of metrics begin with the part's name. The heads of single branches serve training
+    only: evaluation leaves them out.
 
     Attributes:
-      parts: the parts by the names of their heads' logits, "segmentation" among them.
+      parts: the parts by the names of their heads' logits; "segmentation" is one of them.
     """
 
     parts: Mapping[str, Part]
@@ -228,7 +228,7 @@ class MultiTask:
     def predict(
         self, forward: Forward, images: Float[Array, "B H W 3"]
     ) -> tuple[dict[str, Array], PyTree]:
-        """Return the logits of every pixel, as `Segmentation.predict` does, and of each image.
+        """Return the logits of every pixel, by `segment`, and the logits of each image.
 
         The logits of an image, like the statistics, are means over the passes.
         """
@@ -243,7 +243,7 @@ class MultiTask:
         return {"segmentation": logits, **of_image}, statistics
 
     def sums(self, logits: Mapping[str, Array], batch: Batch) -> dict[str, PyTree]:
-        """Return the sums of each part of which `predict` returns logits, by its name."""
+        """Return the sums of each part for which `predict` returns logits, by part name."""
         return {name: self.parts[name].task.sums(x, batch) for name, x in logits.items()}
 
     def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
@@ -267,7 +267,7 @@ def make_task(config: Config, class_names: Sequence[str] = ()) -> Task:
     """Return the task of a config.
 
     Args:
-      config: for the model's task, and the sections loss and inference.
+      config: the config of the run, with the model's task and the sections loss and inference.
       class_names: names of the classes in the metrics of single classes; their numbers by default.
     """
     if config.model.task == "classification":

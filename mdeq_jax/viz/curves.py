@@ -1,4 +1,4 @@
-"""The course of a training run, from what it wrote to metrics.jsonl."""
+"""The curves of a training run, from its metrics.jsonl."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics.jsonl.
 
     Raises:
-      ValueError: there is no such file, or nothing in it yet.
+      ValueError: there is no such file, or it is empty.
     """
     if not path.is_file():
         raise ValueError(f"there is no {path}; name the --workdir of a training run.")
@@ -74,7 +74,7 @@ def _draw(axes: Axes, lines: Lines, names: Mapping[str, str], title: str, unit: 
     for colour, (key, label) in zip(COLOURS, names.items(), strict=False):
         steps, values = _series(lines, key)
         if len(steps):
-            # Evaluations are few: markers show where they are.
+            # Evaluations are few, so markers show where they are.
             marker = "o" if key.startswith("eval/") else None
             axes.plot(steps, values, color=colour, marker=marker, markersize=4, label=label)
     unrolled = [line["step"] for line in lines if line.get("train/phase") == "unrolled"]
@@ -85,7 +85,7 @@ def _draw(axes: Axes, lines: Lines, names: Mapping[str, str], title: str, unit: 
 
 
 def _series(lines: Lines, key: str) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Steps and values of a metric, without the zeros of a solve that does not take place."""
+    """Return the steps and values of a metric, without the zeros of unrolled steps."""
     points = [(line["step"], line[key]) for line in lines if line.get(key)]
     steps, values = np.array(points, float).reshape(-1, 2).T
     return steps, values

@@ -28,9 +28,10 @@ class Formation(NamedTuple):
     """The solve of one image, step by step.
 
     Attributes:
-      image: the image, scaled to [0, 1].
-      states: per resolution (steps + 1, H, W, C), the best iterate after 0, 1, ... steps.
-      residuals: ‖f(z)_i − z_i‖ / ‖f(z)_i‖ of these states, by resolution i.
+      image: the solved image, scaled to [0, 1].
+      states: for each resolution an array (steps + 1, H, W, C), the best iterate after 0, 1, ...
+        steps.
+      residuals: ‖f(z)_i − z_i‖ / ‖f(z)_i‖ of each state z and resolution i.
     """
 
     image: Float[np.ndarray, "H W 3"]
@@ -64,7 +65,7 @@ def observe_formation(
         states = jax.tree.map(lambda z, rows: jnp.concatenate([z[None], rows]), z0, result.states)
 
         def residuals(z: PyTree) -> Array:
-            # By resolution: how far f still moves each of them.
+            # How far f still moves each resolution.
             pairs = zip(f(z, args), z, strict=True)
             return jnp.stack([relative_residual(fz - z, z)[0] for fz, z in pairs])
 
@@ -80,7 +81,7 @@ def observe_formation(
 
 
 def plot_formation(formation: Formation, path: Path) -> None:
-    """Draw the state of each resolution after some steps, and below the residual of each.
+    """Draw the state of each resolution after some steps, and the residuals below.
 
     Args:
       formation: the solve to draw.
@@ -120,17 +121,17 @@ def animate_formation(formation: Formation, path: Path) -> None:
 def principal_component(
     states: Float[np.ndarray, "steps+1 h w c"],
 ) -> Float[np.ndarray, "steps+1 h w"]:
-    """Return the states along the direction in which the last one's channels vary most."""
+    """Return the states along the direction in which the channels of the last state vary most."""
     last = states[-1].reshape(-1, states.shape[-1])
     mean = last.mean(axis=0)
     direction = np.linalg.svd(last - mean, full_matrices=False)[2][0]
-    # The sign of a singular vector means nothing; this one makes pictures of one run comparable.
+    # The sign of a singular vector is arbitrary; this choice makes pictures of one run comparable.
     direction = direction * np.sign(direction[np.abs(direction).argmax()])
     return (states - mean) @ direction
 
 
 def _spread(steps: int) -> list[int]:
-    """Step numbers up to the last, dense at the start, where most happens."""
+    """Return step numbers up to the last one, dense at the start, where the state changes most."""
     return sorted({round(step) for step in np.geomspace(1, steps, _COLUMNS)}) if steps else [0]
 
 
@@ -165,7 +166,7 @@ def _show(axes: Axes, pixels: np.ndarray, title: str, scale: np.ndarray | None =
 
 
 def _draw_residuals(axes: Axes, formation: Formation, until: int) -> None:
-    """Draw the residuals up to a step on axes that have room for all."""
+    """Draw the residuals up to a step, on axes with room for all steps."""
     everything = formation.residuals[formation.residuals > 0]
     steps = np.arange(until + 1)
     for colour, states, residuals in zip(

@@ -62,7 +62,8 @@ def observe_images(
       config: config with the model and the forward solver.
       variables: variables of the model.
       batches: batches from `first_images`.
-      radius_iterations: products with the Jacobian for the spectral radius; 0 leaves it 0.
+      radius_iterations: number of products with the Jacobian for the spectral radius; with 0, the
+        radius is 0.
     """
     model = create_model(config.model, dtype=config.compute_dtype)
     solver = config.solver.forward.build()
@@ -88,7 +89,7 @@ def observe_images(
 def agreement(
     logits: Float[Array, "B *hw num_classes"], labels: Int[Array, "B *HW"]
 ) -> tuple[Float[Array, " B"], Bool[Array, " B"]]:
-    """Return each image's confidence and whether it is right, as `ImageStatistics` says."""
+    """Return `ImageStatistics.confidence` and `ImageStatistics.right` of each image."""
     if labels.ndim > 1:
         logits = resize_bilinear(logits, labels.shape[1:])
     counts = labels != IGNORE
@@ -98,7 +99,7 @@ def agreement(
 
 
 def plot_steps_against_confidence(images: ImageStatistics, path: Path) -> None:
-    """Draw a point per image; colour and shape tell right predictions from wrong ones.
+    """Draw a point per image; colour and shape show whether its prediction is right.
 
     Args:
       images: statistics from `observe_images`.
@@ -106,7 +107,7 @@ def plot_steps_against_confidence(images: ImageStatistics, path: Path) -> None:
     """
     figure = new_figure(7, 4.2)
     axes = figure.subplots()
-    # Steps are whole numbers; moved a little, points that coincide are seen.
+    # Steps are integers; points that coincide are moved a little, so that all are visible.
     jitter = np.random.default_rng(0).uniform(-_JITTER, _JITTER, len(images.steps))
     confidence = np.minimum(images.confidence, _MOST_CONFIDENT)
     for right, colour, marker, label in ((True, BLUE, "o", "right"), (False, ORANGE, "X", "wrong")):

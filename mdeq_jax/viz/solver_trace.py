@@ -20,7 +20,7 @@ def plot_solver_traces(
       forward: residuals of the equilibrium; row k is after step k+1.
       backward: residuals of the adjoint equation relative to the incoming gradient; row k is after
         step k+1.
-      path: path of the PNG to write.
+      path: path of the picture to write.
     """
     figure = new_figure(6.8, 4.2)
     axes = figure.subplots()

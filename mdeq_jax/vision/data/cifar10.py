@@ -1,7 +1,7 @@
 """CIFAR-10: 50,000 training and 10,000 test images of 32×32, in 10 classes.
 
-`python -m mdeq_jax.commands.prepare --name=cifar10` has TFDS prepare it. Preprocessing as in
-`tools/cls_train.py`, locuslab/deq.
+`python -m mdeq_jax.commands.prepare --name=cifar10` prepares it through TFDS. Source of the
+preprocessing: `tools/cls_train.py`, locuslab/deq.
 """
 
 import functools
@@ -32,13 +32,13 @@ _PADDING = 4
 
 
 def cifar10(data: DataConfig) -> Dataset:
-    """Return the data set; augmented, its images are shifted by up to 4 pixels and mirrored.
+    """Return the data set, whose augmentation shifts by up to 4 pixels and mirrors.
 
     Args:
       data: the data section of the config.
 
     Raises:
-      ValueError: another size of images is configured; where it is opened: it is not prepared.
+      ValueError: another image size is configured. When the data set is opened: it is not prepared.
     """
     require_image_size(data, SIZE)
     split = functools.partial(open_prepared, "cifar10", data.dir, images=("image",))

@@ -1,14 +1,14 @@
 """Cityscapes, 2,975 training and 500 validation images of 2048×1024, 19 classes.
 
-Read through TFDS (`cityscapes/semantic_segmentation`), or where `data.root` is set from the
-extracted archives by the originals' lists:
+It is read through TFDS (`cityscapes/semantic_segmentation`). If `data.root` is set, it is read from
+the extracted archives by the originals' lists:
 
     ROOT/list/cityscapes/{train,val}.lst   lines "IMAGE LABEL", paths below ROOT/cityscapes
     ROOT/cityscapes/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png
     ROOT/cityscapes/gtFine/{train,val}/CITY/*_gtFine_labelIds.png
 
-From the official archives, `mdeq_jax.commands.prepare` makes the one and
-`mdeq_jax.commands.cityscapes_archives` the other.
+From the official archives, `mdeq_jax.commands.prepare` prepares it for TFDS, and
+`mdeq_jax.commands.cityscapes_archives` extracts it and writes the lists.
 """
 
 import functools
@@ -40,13 +40,13 @@ _COMMAND = "python -m mdeq_jax.commands.cityscapes_archives"
 
 
 def cityscapes(data: DataConfig) -> Dataset:
-    """Return the data set, from the files in `data.root` or else from TFDS in `data.dir`.
+    """Return the data set, from the files in `data.root` if it is set, otherwise from TFDS.
 
     Args:
       data: the data section of the config.
 
     Raises:
-      ValueError: when the data set is opened: it is not prepared, or a list or a file that a list
+      ValueError: When the data set is opened: it is not prepared, or a list or a file that a list
         names is missing.
     """
     if data.root is None:
@@ -59,7 +59,7 @@ def cityscapes(data: DataConfig) -> Dataset:
 
 
 def class_table() -> ClassTable:
-    """Return the class of each id in the label files; ids of no class become `IGNORE`."""
+    """Return the class of each id in the label files; `IGNORE` for ids without a class."""
     table = np.full(256, UNKNOWN, np.uint8)
     table[[label.id for label in LABELS]] = [label.train_id for label in LABELS]
     table[IGNORE] = IGNORE
@@ -67,7 +67,7 @@ def class_table() -> ClassTable:
 
 
 def list_path(root: Path, split: str) -> Path:
-    """Return where the list of a split is.
+    """Return the path of the list of a split.
 
     Args:
       root: value of `data.root`.
@@ -85,7 +85,7 @@ def open_list(root: Path, split: str) -> Pairs:
 
     Raises:
       ValueError: the list, or a file it names, is missing; the list is not in UTF-8, or a line of
-        it is no pair of paths.
+        it is not a pair of paths.
     """
     path = list_path(root, split)
     if not path.is_file():
@@ -107,7 +107,7 @@ def open_list(root: Path, split: str) -> Pairs:
 
 
 def _labelled(record: Example) -> Example:
-    """Return a record of TFDS, decoded, as `Pairs` has its examples."""
+    """Return a record of TFDS, decoded, in the form of the examples of `Pairs`."""
     name = record["image_id"].decode()
     label_name = f"{name}{LABEL_SUFFIX}"
     image = decode(record["image_left"], name)

@@ -1,4 +1,4 @@
-"""The official Cityscapes archives: checked, extracted, and listed as the originals list them."""
+"""The official Cityscapes archives: check and extract them, and write the originals' lists."""
 
 import zipfile
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ def check_archives(folder: Path, counts: Mapping[str, int] | None = COUNTS) -> d
     """Return the number of images of each split, after a check that the archives are complete.
 
     Args:
-      folder: holds both archives.
-      counts: how many images each split must have; None for any number.
+      folder: folder with both archives.
+      counts: number of images that each split must have; None allows any number.
 
     Raises:
       ValueError: an archive is missing, broken off, or incomplete, or an image has no label file.
@@ -46,8 +46,8 @@ def extract(folder: Path, root: Path) -> None:
     """Extract images and label files below ROOT/cityscapes.
 
     Args:
-      folder: holds both archives.
-      root: as `data.root`.
+      folder: folder with both archives.
+      root: folder to extract into, for `data.root`.
 
     Raises:
       ValueError: a file in an archive is damaged.
@@ -65,13 +65,13 @@ def extract(folder: Path, root: Path) -> None:
 
 
 def write_lists(root: Path) -> list[str]:
-    """Write the originals' lists, train.lst and val.lst, where there are none.
+    """Write the originals' lists, train.lst and val.lst, unless they exist.
 
     Args:
-      root: as `data.root`, holding the extracted archives.
+      root: folder with the extracted archives, for `data.root`.
 
     Returns:
-      What to say of lists that were there and lack images.
+      A message for each list that existed and lacks images.
 
     Raises:
       ValueError: there are no images, or one has no label file.
@@ -106,13 +106,13 @@ def write_lists(root: Path) -> list[str]:
 
 
 def _members(contents: zipfile.ZipFile, end: str) -> list[str]:
-    """Return the names in an archive that end so, without hidden files."""
+    """Return the names in an archive that have this end, without hidden files."""
     names = [name for name in contents.namelist() if name.endswith(end)]
     return [name for name in names if visible(name.split("/")) == name.split("/")]
 
 
 def _stems(archive: Path, top: str, end: str) -> set[PurePosixPath]:
-    """What the names TOP/SPLIT/CITY/STEM + end in an archive have between top and end."""
+    """Return SPLIT/CITY/STEM for each name TOP/SPLIT/CITY/STEM + end in an archive."""
     if not archive.is_file():
         raise ValueError(f"{archive} does not exist; download it from {SITE} and put it there.")
     try:

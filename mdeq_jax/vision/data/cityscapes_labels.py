@@ -67,6 +67,6 @@ LABELS = (
 CLASSES = tuple(label for label in LABELS if label.train_id != IGNORE)
 CLASS_NAMES = tuple(label.name for label in CLASSES)
 
-# Of each class its id and its colour, to write predictions with: LABEL_IDS[prediction].
+# The id and the colour of each class, to write predictions: LABEL_IDS[prediction].
 LABEL_IDS = np.array([label.id for label in CLASSES], np.uint8)
 PALETTE = np.array([label.colour for label in CLASSES], np.uint8)

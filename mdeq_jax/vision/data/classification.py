@@ -24,7 +24,7 @@ def labelled_images(
 ) -> Dataset:
     """Return a data set whose training images are random resized crops, randomly mirrored.
 
-    Evaluation takes the middle of an image, and so does training without augmentation.
+    Evaluation and training without augmentation take the middle of an image.
 
     Args:
       data: the data section of the config.
@@ -33,7 +33,7 @@ def labelled_images(
       open_eval: returns the evaluation examples, with the same keys.
 
     Raises:
-      ValueError: the configured image size is no square.
+      ValueError: the configured image size is not square.
     """
     eval_size = data.eval_image_size or data.image_size
     for field, size in (("image_size", data.image_size), ("eval_image_size", eval_size)):
@@ -68,7 +68,7 @@ def evaluated(example: Example, size: Size) -> Example:
       size: (n, n).
 
     Raises:
-      BadRecordError: the file is no image, or breaks off.
+      BadRecordError: the file is not an image, or is truncated.
     """
     image = decode(example["image"], example["name"])
     return {"image": centre(image, size), "label": np.int32(example["label"])}

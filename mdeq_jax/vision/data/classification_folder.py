@@ -1,7 +1,7 @@
-"""Your own folder of images, a subfolder for each class, laid out as `tfds.ImageFolder` wants it.
+"""Your own folder of images, a subfolder for each class, in the layout of `tfds.ImageFolder`.
 
 ROOT/train/CLASS/NAME.*   .jpg, .jpeg, .png, .webp, .bmp, .tif or .tiff
-ROOT/val/CLASS/NAME.*     or ROOT/validation, or ROOT/test: the first of them that is there
+ROOT/val/CLASS/NAME.*     or ROOT/validation, or ROOT/test: the first one that exists
 """
 
 import dataclasses
@@ -51,9 +51,9 @@ def folder(data: DataConfig) -> Dataset:
       data: the data section of the config.
 
     Raises:
-      ValueError: the image size is no square, `data.root` is not set, or it has no folder of
-        classes. When the data set is opened: there are no images, or a class that is not in
-        ROOT/train.
+      ValueError: the image size is not square, `data.root` is not set, or it has no folder of
+        classes. When the data set is opened: there are no images, or there is a class that is not
+        in ROOT/train.
     """
     root = require_root(data, _LAYOUT)
     classes = class_names(root / "train")

@@ -1,4 +1,4 @@
-"""Crops, flips and colours for classification, as torchvision has them.
+"""Crops, flips and colours for classification, equal to torchvision's.
 
 Source: `tools/cls_train.py`, locuslab/deq, which takes them from torchvision's transforms.
 """
@@ -13,22 +13,22 @@ from mdeq_jax.vision.data.decoding import decode, size_of
 _AREA_SHARE = (0.08, 1.0)
 _ASPECT_RATIO = (3 / 4, 4 / 3)
 _TRIES = 10
-# Of the image's shorter side, what the central crop of an evaluation leaves.
+# The share of the image's shorter side that the central crop of an evaluation leaves.
 _CENTRE_SHARE = 0.875
-# Of red, green and blue in grey.
+# Weights of red, green and blue in grey.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def random_box(size: Size, generator: np.random.Generator) -> tuple[int, int, int, int]:
     """Draw the top, left, height and width of a part of an image.
 
-    Its area is a share of the image's, uniform in [0.08, 1], its width over its height
-    log-uniform in [3/4, 4/3]. Where ten draws do not fit into the image, it is the largest part
-    about the middle of such a shape.
+    The share of the image's area is uniform in [0.08, 1]; width / height is log-uniform in [3/4,
+    4/3]. If ten draws do not fit into the image, the part is the largest one about the middle whose
+    width / height is in [3/4, 4/3].
 
     Args:
       size: (H, W) of the image.
-      generator: source of what is random.
+      generator: source of the random numbers.
     """
     height, width = size
     for _ in range(_TRIES):
@@ -49,19 +49,19 @@ def random_box(size: Size, generator: np.random.Generator) -> tuple[int, int, in
 def random_resized_crop(
     encoded: bytes, name: str, size: Size, generator: np.random.Generator
 ) -> Pixels:
-    """Return a random part of an encoded image, as `random_box` draws it, at a size.
+    """Return a random part of an encoded image, drawn by `random_box`, at a size.
 
-    Bilinear between pixels. A part at least twice as large is decoded at half its size, and so on,
-    in place of a filter against aliasing.
+    Interpolation is bilinear. In place of a filter against aliasing, a part at least twice as large
+    is decoded at 1/2 of its size, one at least four times as large at 1/4, and so on.
 
     Args:
-      encoded: the file.
+      encoded: bytes of the file.
       name: name of the image, for messages.
-      size: (h, w).
-      generator: source of what is random.
+      size: (h, w), the size of the result.
+      generator: source of the random numbers.
 
     Raises:
-      BadRecordError: it is no image, or broken off.
+      BadRecordError: the file is not an image, or is truncated.
     """
     full = size_of(encoded, name)
     top, left, *box = random_box(full, generator)
@@ -81,7 +81,7 @@ def random_flip(image: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def random_shift(image: Pixels, padding: int, generator: np.random.Generator) -> Pixels:
-    """Cut an image of its size out of itself, framed with black.
+    """Frame an image with black, and cut out an image of its size.
 
     Args:
       image: uint8 (H, W, 3).
@@ -98,13 +98,13 @@ def random_shift(image: Pixels, padding: int, generator: np.random.Generator) ->
 def colour_jitter(image: Pixels, strength: float, generator: np.random.Generator) -> Pixels:
     """Change brightness, contrast and saturation at random, in random order.
 
-    Each mixes the image with black, with its mean grey, or with itself in grey: image · a + other ·
-    (1 − a), a uniform in [max(0, 1 − strength), 1 + strength].
+    Each mixes the image with another: black, its mean grey, or itself in grey. The result is image
+    · a + other · (1 − a), with a uniform in [max(0, 1 − strength), 1 + strength].
 
     Args:
       image: uint8 (H, W, 3), RGB.
-      strength: at least 0.
-      generator: source of what is random.
+      strength: largest change of each factor, at least 0.
+      generator: source of the random numbers.
     """
     pixels = image.astype(np.float32)
     for kind in generator.permutation(3):
@@ -118,12 +118,12 @@ def colour_jitter(image: Pixels, strength: float, generator: np.random.Generator
 def centre(image: Pixels, size: Size) -> Pixels:
     """Return the middle of an image whose shorter side is scaled to 8/7 of the size.
 
-    That is torchvision's Resize(int(size / 0.875)) and CenterCrop(size): bilinear, and averaged
-    where the image shrinks, as Pillow does it.
+    This equals torchvision's Resize(int(size / 0.875)) and CenterCrop(size). Interpolation is
+    bilinear, and pixels are averaged where the image shrinks, as in Pillow.
 
     Args:
       image: uint8 (H, W, 3).
-      size: (n, n).
+      size: (n, n), the size of the result.
     """
     side, sides = int(size[0] / _CENTRE_SHARE), image.shape[:2]
     scaled = [side * n // min(sides) for n in sides]
@@ -137,7 +137,7 @@ def scaled_middle(image: Pixels, size: Size) -> Pixels:
 
     Args:
       image: uint8 (H, W, 3).
-      size: (h, w).
+      size: (h, w), the size of the result.
     """
     shape = image.shape[:2]
     zoom = min(have / want for have, want in zip(shape, size, strict=True))

@@ -1,4 +1,4 @@
-"""What the pipeline has to know of a data set; each data set is one file beside this one."""
+"""What the pipeline must know about a data set; each data set is one file beside this one."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ Pixels = UInt8[np.ndarray, "H W 3"]
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """From pixels to what a model sees: (pixel / white − mean) / deviation of each colour.
+    """From pixels to model inputs: (pixel / white − mean) / deviation for each colour.
 
     Attributes:
       mean: means of red, green and blue, in [0, 1].
@@ -35,7 +35,7 @@ class Normalisation:
         return pixels * (1 / (self.white * deviation)) - mean / deviation
 
 
-# Of the images of ImageNet.
+# Mean and deviation of the images of ImageNet.
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -44,21 +44,21 @@ class Dataset:
     """A data set: where its raw examples come from and how they become model inputs.
 
     A transform takes a raw example to {"image": uint8 (H, W, 3), "label": int32 () or (H, W)}, and
-    if `image_labels` is set also "image_label" int32 (). Keys and shapes are the same for every
-    example. The training transform may draw from its generator, whose seed is the example's
+    to "image_label" int32 () as well if `image_labels` is set. Keys and shapes are the same for
+    every example. The training transform may draw from its generator, whose seed is the example's
     position. Opening or transforming a raw example that cannot be read raises BadRecordError.
 
     Attributes:
       task: "classification", one label for each image, or "segmentation", one label for each pixel.
         Pixels with the label `IGNORE` do not count.
-      class_names: what the labels 0, 1, ... mean.
+      class_names: names of the labels 0, 1, ...
       image_size: (H, W) of a training example.
       eval_image_size: returns (H, W) of an evaluation example; it may open files.
       open_train: returns the raw training examples, in a fixed order.
       open_eval: returns the raw evaluation examples, in a fixed order.
       train_transform: (raw example, generator) to example.
       eval_transform: (raw example, `eval_image_size`) to example.
-      normalise: from the pixels of examples to what a model sees, on the device of the pixels.
+      normalise: from the pixels of examples to model inputs, on the device of the pixels.
       fit: from any RGB image to one like those that a classifier is evaluated on.
       image_labels: whether a data set for segmentation has a label for each image as well.
     """

@@ -28,28 +28,28 @@ _TOO_LARGE = (
 def decode(encoded: bytes, name: str, at_least: Size | None = None) -> Pixels:
     """Return the pixels of an encoded image, RGB.
 
-    Grey is repeated and CMYK converted. A note in the file to rotate it is not followed, as it is
-    neither by TFDS nor by torchvision.
+    Grey is repeated and CMYK converted. A rotation in the file's EXIF data is ignored, as TFDS and
+    torchvision ignore it.
 
     Args:
-      encoded: the file, JPEG, PNG or of another format that OpenCV reads.
+      encoded: bytes of the file: JPEG, PNG or another format that OpenCV reads.
       name: name of the image, for messages.
       at_least: (H, W). If given, a JPEG may come at 1/8 to 4/8 of its size, as long as no side is
         shorter than this.
 
     Raises:
-      BadRecordError: it is no image, broken off, or too large.
+      BadRecordError: the file is not an image, is truncated, or is too large.
     """
     height, width = at_least or (0, 0)
     try:
         if header_size(encoded):
-            # A quarter faster than OpenCV, and the same pixels.
+            # A quarter faster than OpenCV, with the same pixels.
             return simplejpeg.decode_jpeg(
                 encoded, min_height=height, min_width=width, min_factor=2 if at_least else 1
             )
     except ValueError:
         pass  # another format, other colours, or broken
-    # Not cv2.imread, which fills up a JPEG that breaks off with grey.
+    # Not cv2.imread, which fills up a truncated JPEG with grey.
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     plain = np.frombuffer(_without_annotations(encoded), np.uint8)
     try:
@@ -65,11 +65,12 @@ def size_of(encoded: bytes, name: str) -> Size:
     """Return the height and the width of an encoded image, which is decoded if `header_size` fails.
 
     Args:
-      encoded: the file.
+      encoded: bytes of the file.
       name: name of the image, for messages.
 
     Raises:
-      BadRecordError: it is no image, breaks off in its header, or is too large to be decoded.
+      BadRecordError: the file is not an image, its header is truncated, or it is too large to be
+        decoded.
     """
     return header_size(encoded) or decode(encoded, name).shape[:2]
 
@@ -78,10 +79,10 @@ def header_size(encoded: bytes) -> Size | None:
     """Return the height and the width in the header of a JPEG or PNG file.
 
     Args:
-      encoded: the file, or its first bytes.
+      encoded: bytes of the file, or the first of them.
 
     Returns:
-      None if there is no such header, or if OpenCV decodes no image of that size.
+      (H, W), or None if there is no such header or OpenCV decodes no image of that size.
     """
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
@@ -98,15 +99,15 @@ def _is_decodable(height: int, width: int) -> bool:
 
 
 def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
-    """Return the ids in a label image of one 8-bit channel; of a palette image the indices.
+    """Return the ids in a label image of one 8-bit channel, or the indices of a palette image.
 
     Args:
-      encoded: a PNG file.
+      encoded: bytes of a PNG file.
       name: name of the file, for messages.
 
     Raises:
-      BadRecordError: it is no PNG image, or breaks off.
-      ValueError: it has other channels.
+      BadRecordError: the file is not a PNG image, or is truncated.
+      ValueError: the image has other channels.
     """
     try:
         # OpenCV would replace the indices of a palette by its colours. Image.open refuses images
@@ -115,7 +116,7 @@ def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
             if not _is_decodable(image.height, image.width):
                 raise ValueError(f"{image.width}×{image.height} pixels")
             mode, ids = image.mode, np.array(image)
-    except (OSError, SyntaxError, ValueError) as error:  # all are raised by Pillow
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all of them
         raise BadRecordError(
             name, f"is not an image, or breaks off ({error}); copy or save it again, as PNG."
         ) from error
@@ -130,8 +131,8 @@ def decode_label(encoded: bytes, name: str) -> UInt8[np.ndarray, "H W"]:
 def _without_annotations(encoded: bytes) -> bytes:
     """Return a PNG file without texts and colour profiles, and other files as they are.
 
-    OpenCV and Pillow refuse large ones. A chunk that decoders need has a type that begins with a
-    capital letter.
+    OpenCV and Pillow refuse large texts and profiles. A chunk that decoders need has a type that
+    begins with a capital letter.
     """
     if not encoded.startswith(_PNG_SIGNATURE):
         return encoded

@@ -1,9 +1,9 @@
 """Street-scene stand-ins: real handwritten digits in front of real photographs, labelled by pixel.
 
-Every scene is a random crop of one of scikit-learn's two photographs, darkened, before which stand
-two or three of its digits, bright, smoothly enlarged to several scales; like cars and pedestrians
-the near ones are larger and may hide parts of those behind. A scene is determined by its split and
-its number.
+Every scene is a random crop of one of scikit-learn's two photographs, darkened. In front of it
+stand two or three of scikit-learn's digits, bright, smoothly enlarged to several scales. Like cars
+and pedestrians, near digits are larger and may hide parts of the digits behind them. A scene is
+determined by its split and its number.
 """
 
 import functools
@@ -37,14 +37,14 @@ SCENES = {"train": 3000, "test": 200}
 Photo = UInt8[np.ndarray, "H W 3"]
 Label = UInt8[np.ndarray, "64 64"]
 
-# Columns of the photographs, 640 wide, that each split sees.
+# Columns of the photographs, 640 wide, that each split uses.
 _COLUMNS = {"train": slice(0, 448), "test": slice(448, 640)}
 _SEEDS = {"train": 0, "test": 1}
 _DIGITS_PER_SCENE = (2, 3)
 _DIGIT_SIDES = (20, 32)
-# Most of a digit's ink that may cover digits behind it, and the places tried for that.
+# Most of a digit's ink that may cover digits behind it, and the number of places that are tried.
 _COVERING, _PLACES = 0.05, 20
-# So that a digit stands out from all that is behind it, and always as the brighter.
+# A digit is always brighter than everything behind it.
 _DUSK = 2  # divides the photographs' brightness
 _SHADE = 0.35  # most that a digit's colour is darker than white
 
@@ -96,15 +96,15 @@ def compose(
     """Draw one scene.
 
     Args:
-      photo: photograph that the background is cropped from.
+      photo: photograph from which the background is cropped.
       digits: grey values 0 to 16, from the farthest to the nearest.
-      labels: their digits, 0 to 9.
+      labels: class of each digit, 0 to 9.
       generator: source of crop, sizes, places and colours.
 
     Returns:
       image: uint8 (64, 64, 3).
-      label: uint8 (64, 64): 0 background, d + 1 where digit d is seen, `IGNORE` where its
-        antialiased border is as much itself as what is behind.
+      label: uint8 (64, 64): 0 for background, d + 1 where digit d is visible, `IGNORE` on the
+        digit's antialiased border.
     """
     image, label = _background(photo, generator), np.zeros((SIDE, SIDE), np.uint8)
     sides = np.sort(generator.integers(*_DIGIT_SIDES, len(digits), endpoint=True))
@@ -127,7 +127,7 @@ def _background(photo: Photo, generator: np.random.Generator) -> Photo:
 
 
 def _ink(digit: UInt8[np.ndarray, "8 8 1"], side: int) -> Float[np.ndarray, "side side"]:
-    """Opacity in [0, 1]: the digit enlarged, its soft border steepened to a pixel or two."""
+    """Return the opacity in [0, 1] of the digit, enlarged, with a border of 1 or 2 pixels."""
     smooth = cv2.resize(digit / 16, (side, side), interpolation=cv2.INTER_CUBIC)
     return np.clip((smooth - 0.5) * (side / 16) + 0.5, 0, 1)
 
@@ -135,7 +135,7 @@ def _ink(digit: UInt8[np.ndarray, "8 8 1"], side: int) -> Float[np.ndarray, "sid
 def _place(
     label: Label, ink: Float[np.ndarray, "side side"], generator: np.random.Generator
 ) -> tuple[slice, slice]:
-    """The first of several random windows that hides little, or else the last."""
+    """Return the first of several random windows that hides little, otherwise the last one."""
     side, solid = len(ink), ink > 0.5
     window = (slice(0, 0), slice(0, 0))
     for _ in range(_PLACES):
@@ -154,19 +154,19 @@ def _png(pixels: np.ndarray) -> io.BytesIO:
 
 
 def _with_image_label(example: Example) -> Example:
-    """Add "image_label": the digit of the most pixels, or background where none is seen."""
+    """Add "image_label": the digit with the most pixels, or background if there is none."""
     counts = np.bincount(example["label"].ravel(), minlength=IGNORE + 1)[: len(CLASS_NAMES)]
     counts[BACKGROUND] = 0
     return {**example, "image_label": np.int32(counts.argmax())}
 
 
 def _plain(example: Example, _: Any) -> Example:
-    """Nothing is random, and all images are of one size."""
+    """Return the example: no augmentation, and all images have one size."""
     return _with_image_label(as_example(example["image"], example["label"][..., 0]))
 
 
 def _augmented(example: Example, generator: np.random.Generator) -> Example:
-    """Random scale 0.9 to 1.1, crop, and order of the colours; digits are not to be mirrored."""
+    """Return a random scale 0.9 to 1.1, crop and colour order; digits must not be mirrored."""
     colours = generator.permutation(3)
     image, label = np.ascontiguousarray(example["image"][..., colours]), example["label"][..., 0]
     image, label = random_scale(image, label, generator, tenths=(9, 11))
@@ -176,13 +176,13 @@ def _augmented(example: Example, generator: np.random.Generator) -> Example:
 
 
 def digit_scenes(data: DataConfig) -> Dataset:
-    """Return the data set, in which an image's label is the class of the digit most seen.
+    """Return the data set; an image's own label is the digit with the most pixels.
 
     Args:
       data: the data section of the config.
 
     Raises:
-      ValueError: another size of images is configured.
+      ValueError: another image size is configured.
     """
     require_image_size(data, (SIDE, SIDE))
     # 25 MB, held in memory.

@@ -21,7 +21,7 @@ NORMALISATION = Normalisation((0.3, 0.3, 0.3), (0.38, 0.38, 0.38), WHITE)
 
 
 class RawDigits(NamedTuple):
-    """All digits in scikit-learn's order, and which of them are trained and tested on.
+    """All digits in scikit-learn's order, and which of them are for training and for testing.
 
     Attributes:
       images: uint8, 0 (background) to 16.
@@ -79,7 +79,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def fit(image: Pixels) -> Pixels:
-    """Return any image as one of the digits: its middle in 17 greys.
+    """Return any image in the form of the digits: its middle in 17 greys.
 
     Args:
       image: RGB, white on black.
@@ -95,7 +95,7 @@ def _three_colours(grey: UInt8[np.ndarray, "H W 1"]) -> Pixels:
 def _shift(
     image: UInt8[np.ndarray, "8 8 1"], generator: np.random.Generator
 ) -> UInt8[np.ndarray, "8 8 1"]:
-    """Shifts by -1, 0 or 1 pixel along each axis, uniformly, over background."""
+    """Shift by -1, 0 or 1 pixel along each axis, uniformly, over background."""
     framed = np.zeros((10, 10, 1), np.uint8)  # np.pad takes eight times as long
     framed[1:9, 1:9] = image
     top, left = generator.integers(0, 3, size=2)
@@ -103,7 +103,7 @@ def _shift(
 
 
 def _plain(example: Example, _: Any) -> Example:
-    """Nothing is random, and all images are of one size."""
+    """Return the example: no augmentation, and all images have one size."""
     return {"image": _three_colours(example["image"]), "label": np.int32(example["label"])}
 
 
@@ -112,7 +112,7 @@ def _augmented(example: Example, generator: np.random.Generator) -> Example:
 
 
 def digits(data: DataConfig) -> Dataset:
-    """Return the data set; raises ValueError for another size of images.
+    """Return the data set; raises ValueError if another image size is configured.
 
     Args:
       data: the data section of the config.

@@ -14,7 +14,7 @@ from mdeq_jax.vision.data.dataset import Example
 def open_split(
     builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None, split: str
 ) -> Sequence[Example]:
-    """Opens a split of a builder that generates its own data, preparing it if need be.
+    """Open a split of a builder that generates its own data, and prepare it if necessary.
 
     Args:
       builder_class: the TFDS builder.
@@ -31,13 +31,13 @@ def open_split(
     if not builder.data_path.exists():
         _prepare(builder)
     source = tfds.data_source(builder.name, split=split, data_dir=builder.data_dir_root)
-    return cast(Sequence[Example], source)  # of one split named, the data source itself
+    return cast(Sequence[Example], source)  # TFDS returns one source for one split
 
 
 def load_split(
     builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None, split: str
 ) -> Sequence[Example]:
-    """Return what `open_split` opens as a list, for a data set that is small enough to hold."""
+    """Return the examples of `open_split` as a list, for a data set that fits in memory."""
     return list(open_split(builder_class, data_dir, split))
 
 
@@ -52,8 +52,8 @@ def _prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
             with _silence():
                 staged.download_and_prepare(file_format="array_record")
             staged.data_path.rename(target)
-    except (OSError, RuntimeError) as error:  # TFDS reports a failed write as the latter
-        # Another process may have been first, and its copy is as good.
+    except (OSError, RuntimeError) as error:  # TFDS reports a failed write as RuntimeError
+        # Another process may have been first; its copy is equal.
         if not target.exists():
             raise ValueError(
                 f"cannot prepare the data set {builder.name!r} in {root}: {error}. Set"
@@ -63,6 +63,6 @@ def _prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keeps TFDS's notices and progress bars off the console for a preparation of a second."""
+    """Keep TFDS's notices and progress bars off the console: preparation takes a second."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield

@@ -1,4 +1,4 @@
-"""Files that users give: which ones in a folder are images, and what is in a file."""
+"""Files of users: find the images in a folder, and read a file."""
 
 import os
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 def visible(names: Iterable[str]) -> list[str]:
     """Return the names of files and folders that a user put there, in order.
 
-    Systems and viewers add others, as `.thumbs`, `._photo.jpg` and `__MACOSX`.
+    Systems and viewers add other files, such as `.thumbs`, `._photo.jpg` and `__MACOSX`.
     """
     return [name for name in names if not name.startswith(".") and name != "__MACOSX"]
 
@@ -26,10 +26,10 @@ def list_folders(folder: Path) -> list[str]:
 
 
 def list_images(folder: Path, *, below: bool = False) -> list[str]:
-    """Return the paths of the visible image files in a folder, from there, sorted part by part.
+    """Return the paths of the visible image files relative to a folder, sorted part by part.
 
-    The list is empty if the folder does not exist. It holds strings, because a million Paths take
-    long.
+    The list is empty if the folder does not exist. Its entries are strings, because a million Paths
+    take long.
 
     Args:
       folder: folder to search.
@@ -62,10 +62,10 @@ def read_file(path: str | Path, length: int = -1) -> bytes:
 
 
 def read_image(path: Path) -> Pixels:
-    """Return the pixels of an image file, RGB. A note in the file to rotate it is not followed.
+    """Return the pixels of an image file, RGB. A rotation in its EXIF data is ignored.
 
     Raises:
-      BadRecordError: the file cannot be read, is no image that OpenCV reads, or breaks off.
+      BadRecordError: the file cannot be read, is not an image that OpenCV reads, or is truncated.
       OSError: its folder has vanished.
     """
     return decode(read_file(path), str(path))
@@ -80,7 +80,7 @@ def unreadable(name: str, folder: Path, error: Exception) -> BadRecordError | OS
       error: error that reading it raised.
 
     Returns:
-      An `OSError` if the folder has vanished, and with it all examples.
+      An `OSError` if the folder with all examples has vanished, otherwise a `BadRecordError`.
     """
     if not folder.is_dir():
         return OSError(f"the data folder {folder} has vanished.")
@@ -91,7 +91,7 @@ def read_text(path: Path) -> str:
     """Return the text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
-      ValueError: it is in another encoding.
+      ValueError: the text is in another encoding.
     """
     try:
         return path.read_text(encoding="utf-8-sig")

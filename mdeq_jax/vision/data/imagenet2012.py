@@ -1,6 +1,6 @@
 """ImageNet (ILSVRC 2012): 1,281,167 training and 50,000 validation images in 1,000 classes.
 
-`python -m mdeq_jax.commands.prepare --name=imagenet2012` has TFDS prepare it.
+`python -m mdeq_jax.commands.prepare --name=imagenet2012` prepares it through TFDS.
 """
 
 import functools
@@ -21,7 +21,8 @@ def imagenet2012(data: DataConfig) -> Dataset:
       data: the data section of the config.
 
     Raises:
-      ValueError: images are to be no squares. When it is opened: it is not prepared.
+      ValueError: the configured image size is not square. When the data set is opened: it is not
+        prepared.
     """
     open_split = functools.partial(
         open_prepared, "imagenet2012", data.dir, images=("image",), convert=_named
@@ -35,13 +36,13 @@ def imagenet2012(data: DataConfig) -> Dataset:
 
 
 def class_names() -> tuple[str, ...]:
-    """Return the WordNet ids of the 1,000 classes, in the order of TFDS, which is the usual one."""
+    """Return the WordNet ids of the 1,000 classes, in the usual order, which TFDS has."""
     path = Path(tfds.core.tfds_path("datasets/imagenet2012/labels.txt"))
     return tuple(path.read_text().split())
 
 
 def _named(record: Example) -> Example:
-    """Return a record of TFDS under the names of `labelled_images`."""
+    """Return a record of TFDS under the keys that `labelled_images` takes."""
     return {
         "image": record["image"],
         "label": record["label"],

@@ -1,4 +1,4 @@
-"""Grain pipelines: batches for training and for evaluation, each process its share."""
+"""Grain pipelines: each process's share of the batches for training and evaluation."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class DatasetInfo(NamedTuple):
     Attributes:
       train_examples: number of examples in the training split.
       eval_examples: number of examples in the evaluation split.
-      image_shape: (H, W, C) of an image trained on.
+      image_shape: (H, W, C) of a training image.
     """
 
     train_examples: int
@@ -44,14 +44,14 @@ class DatasetInfo(NamedTuple):
 
 
 def find_dataset(data: DataConfig) -> Dataset:
-    """Return the configured data set, whose examples need not be there.
+    """Return the configured data set; its examples need not exist.
 
     Args:
       data: the data section of the config.
 
     Raises:
-      ValueError: unknown name, a size of images that the data set has not, or for "folder" and
-        "seg_folder" no classes.
+      ValueError: the name is unknown, the data set has another image size, or "folder" or
+        "seg_folder" has no classes.
     """
     if data.name not in DATASETS:
         known, near = ", ".join(DATASETS), suggestion(data.name, DATASETS)
@@ -60,7 +60,7 @@ def find_dataset(data: DataConfig) -> Dataset:
 
 
 def dataset_info(data: DataConfig) -> DatasetInfo:
-    """Sizes of the configured data set, which is prepared if it is not yet.
+    """Return the sizes of the configured data set, which is prepared if necessary.
 
     Args:
       data: the data section of the config.
@@ -69,13 +69,13 @@ def dataset_info(data: DataConfig) -> DatasetInfo:
       The sizes.
 
     Raises:
-      ValueError: unknown name, another image size, a folder that cannot be written, or files that
-        are missing.
+      ValueError: the name is unknown, the data set has another image size, a folder cannot be
+        written, or files are missing.
     """
     dataset = find_dataset(data)
     return DatasetInfo(
         train_examples=len(dataset.open_train()),
-        eval_examples=len(dataset.open_eval()),  # if it is missing, said before training
+        eval_examples=len(dataset.open_eval()),  # missing files raise here
         image_shape=(*dataset.image_size, 3),
     )
 
@@ -88,17 +88,17 @@ def train_iterator(
     process_count: int = 1,
     dataset: Dataset | None = None,
 ) -> BatchIterator:
-    """Endless training batches: "image" uint8 (b, H, W, 3) and "label".
+    """Return endless training batches: "image" uint8 (b, H, W, 3) and "label".
 
-    A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored; beside the
-    latter there may be "image_label" int32 (b,). Each epoch is shuffled anew and drops its last
-    len % batch_size examples. With b = batch_size / process_count, the batches of processes 0, 1,
-    ... in that order are the batch of one process.
+    A label is int32 (b,), or (b, H, W) for segmentation, where 255 is ignored. A segmentation batch
+    may have "image_label" int32 (b,) as well. Each epoch is shuffled anew and drops its last len %
+    batch_size examples. With b = batch_size / process_count, the rows of processes 0, 1, ..., in
+    that order, are the batch that a single process yields.
 
     Args:
-      data: the data section of the config; batch_size is that of all processes together.
-      seed: of shuffling and augmentation, in [0, 2**32); the same in all processes.
-      process_index: which share to yield, in [0, process_count).
+      data: the data section of the config; batch_size is the total over all processes.
+      seed: seed of shuffling and augmentation, in [0, 2**32); the same in all processes.
+      process_index: index of this process, in [0, process_count).
       process_count: number of processes.
       dataset: the data set; None finds the configured one.
 
@@ -106,8 +106,8 @@ def train_iterator(
       An iterator whose position get_state and set_state save and restore exactly.
 
     Raises:
-      ValueError: unknown name, another image size, a batch size that does not fit, a folder that
-        cannot be written, or files that are missing; from the iterator, too many examples that
+      ValueError: the name is unknown, the data set has another image size, the batch size does not
+        fit, a folder cannot be written, or files are missing. From the iterator: too many examples
         cannot be read.
     """
     dataset = dataset or find_dataset(data)
@@ -129,16 +129,15 @@ def eval_batches(
     process_count: int = 1,
     dataset: Dataset | None = None,
 ) -> BatchIterator:
-    """One ordered pass: "image" uint8 (b, H, W, 3), "label", and "mask" bool (b,).
+    """Return one ordered pass: "image" uint8 (b, H, W, 3), "label", and "mask" bool (b,).
 
-    A label is int32 (b,), or (b, H, W) for segmentation, where 255 is to be ignored: what is void,
-    and where an image is padded. Over all batches of all processes the mask is true exactly once
-    per example. Every process yields the same number of batches; padding repeats the last example
-    under a false mask.
+    A label is int32 (b,), or (b, H, W) for segmentation, where 255 is ignored: it marks void pixels
+    and padding. Over all batches of all processes the mask is True exactly once per example. Every
+    process yields the same number of batches; padding repeats the last example with mask False.
 
     Args:
-      data: the data section of the config; eval_batch_size is that of all processes together.
-      process_index: which share to yield, in [0, process_count).
+      data: the data section of the config; eval_batch_size is the total over all processes.
+      process_index: index of this process, in [0, process_count).
       process_count: number of processes.
       dataset: the data set; None finds the configured one.
 
@@ -146,8 +145,8 @@ def eval_batches(
       The batches, b = eval_batch_size / process_count.
 
     Raises:
-      ValueError: unknown name, another image size, a batch size that does not fit, a folder that
-        cannot be written, or files that are missing; from the iterator, too many examples that
+      ValueError: the name is unknown, the data set has another image size, the batch size does not
+        fit, a folder cannot be written, or files are missing. From the iterator: too many examples
         cannot be read.
     """
     dataset = dataset or find_dataset(data)

@@ -1,4 +1,4 @@
-"""Data sets as TFDS prepares them, in ArrayRecord, from their official archives."""
+"""Data sets that TFDS prepares in ArrayRecord from their official archives."""
 
 import dataclasses
 import tarfile
@@ -12,7 +12,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from mdeq_jax.vision.data import cityscapes, cityscapes_archives
 from mdeq_jax.vision.data.prepared import ARCHIVES
 
-# Of the members of each archive of ImageNet: synsets, and images.
+# Number of members in each archive of ImageNet: synsets, and images.
 _IMAGENET_COUNTS = (1000, 50_000)
 
 
@@ -21,9 +21,9 @@ class Source:
     """How a data set is prepared.
 
     Attributes:
-      builder: of TFDS.
-      check: takes the folder, and whether it may hold a part of the images, and raises ValueError
-        where archives are incomplete.
+      builder: the builder of TFDS.
+      check: function of the folder and of whether archives may hold a part of the images. It raises
+        ValueError if archives are incomplete.
     """
 
     builder: str
@@ -70,12 +70,12 @@ SOURCES = {
 
 
 def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = False) -> Path:
-    """Have TFDS prepare a data set, and return the folder that it is in.
+    """Prepare a data set through TFDS, and return its folder.
 
     Args:
       name: a key of `SOURCES`.
-      folder: holds the official archives.
-      data_dir: folder of all TFDS data sets, as `data.dir`; None for TFDS's default.
+      folder: folder with the official archives.
+      data_dir: folder of all TFDS data sets, for `data.dir`; None for TFDS's default.
       partial: whether archives may hold a part of the images.
 
     Raises:

@@ -12,7 +12,7 @@ from mdeq_jax.vision.data.files import unreadable
 
 
 class Archives(NamedTuple):
-    """What a data set is prepared from.
+    """The archives that a data set is prepared from.
 
     Attributes:
       names: names of the files.
@@ -23,7 +23,7 @@ class Archives(NamedTuple):
     site: str
 
     def into(self, folder: str | Path) -> str:
-        """Return the words by which a message asks for them in a folder."""
+        """Return the part of a message that asks for the archives in a folder."""
         return f"put {' and '.join(self.names)}, from {self.site}, into {folder}"
 
 
@@ -49,7 +49,7 @@ class Prepared(Sequence[Example]):
     Attributes:
       source: the data source of TFDS.
       folder: the folder that it reads.
-      convert: from a record of TFDS to an example.
+      convert: function from a record of TFDS to an example.
     """
 
     source: Any
@@ -64,7 +64,7 @@ class Prepared(Sequence[Example]):
         """Return the example of a record."""
         try:
             record = self.source[index]
-        except RuntimeError as error:  # whatever is wrong with the file
+        except RuntimeError as error:  # raised whatever is wrong with the file
             name = f"record {index} of {self.source.split} in {self.folder}"
             raise unreadable(name, self.folder, error) from error
         return self.convert(record)
@@ -85,8 +85,8 @@ def open_prepared(
       name: the builder's name, followed by "/" and the name of its config if it has several.
       data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
       split: name of the split.
-      images: features to leave encoded.
-      convert: from a record of TFDS to an example.
+      images: names of features that stay encoded.
+      convert: function from a record of TFDS to an example.
       otherwise: another remedy to name if the data set is not prepared.
 
     Raises:
@@ -112,7 +112,7 @@ def open_prepared(
     decoders: Any = {image: tfds.decode.SkipDecoding() for image in images}
     try:
         source = tfds.data_source(name, split=split, data_dir=data_dir, decoders=decoders)
-    except NotImplementedError as error:  # TFDS's word for a format without random access
+    except NotImplementedError as error:  # TFDS raises it for a format without random access
         raise ValueError(
             f"{folder} is in a format that cannot be read without TensorFlow; remove it and prepare"
             f" it by {command}, as ArrayRecord."

@@ -1,4 +1,4 @@
-"""Segmentation data sets: images with their label files, read, checked, and made a data set."""
+"""Segmentation data sets: images with their label files, read and checked."""
 
 import dataclasses
 import functools
@@ -19,13 +19,13 @@ from mdeq_jax.vision.data.decoding import decode_label, header_size, size_of
 from mdeq_jax.vision.data.files import read_file, read_image
 from mdeq_jax.vision.data.segmentation_transforms import augmented, centred, whole
 
-# What a class table holds for ids that have no meaning.
+# The entry of a class table for an unknown id.
 UNKNOWN = 254
 
 # Every published model takes sides divisible by 32.
 _SIDE_MULTIPLE = 32
 
-# Warnings about label files that hold black and white.
+# The largest number of warnings about label files that hold black and white.
 _MAX_WARNINGS = 10
 
 # These first bytes hold the header of nearly every JPEG and PNG file.
@@ -41,7 +41,8 @@ class Pairs(Sequence[Example]):
     Attributes:
       paths: the path of each image and of its label file.
       classes: for each id in a label file the class, `IGNORE` or `UNKNOWN`.
-      doubtful: names of the label files that a warning named, see `holds_black_and_white`.
+      doubtful: names of the label files for which `holds_black_and_white` is true, with a warning
+        each.
     """
 
     paths: tuple[tuple[Path, Path], ...]
@@ -147,7 +148,7 @@ def largest_size(images: Iterable[Path]) -> tuple[int, int]:
     """Return the height and the width that hold every image, as multiples of 32.
 
     Args:
-      images: image files. Of JPEG and PNG files only the headers are read. Files that are no
+      images: image files. Only the headers of JPEG and PNG files are read. Files that are not
         images are left out here; the reader counts them.
 
     Raises:
@@ -179,7 +180,7 @@ def pixel_labelled(
     open_eval: Callable[[], Sequence[Example]],
     own_size: Callable[[], tuple[int, int]],
 ) -> Dataset:
-    """Return a segmentation data set of large images: trained on crops, evaluated on whole images.
+    """Return a segmentation data set: crops of images for training, full images for evaluation.
 
     Args:
       data: the data section of the config.

@@ -31,7 +31,7 @@ def seg_folder(data: DataConfig) -> Dataset:
       data: the data section of the config.
 
     Raises:
-      ValueError: `data.root` is not set, or names no folder with classes. When the data set is
+      ValueError: `data.root` is not set, or is not a folder with classes. When the data set is
         opened: the folder has another layout.
     """
     root = require_root(data, _LAYOUT)

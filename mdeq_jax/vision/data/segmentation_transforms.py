@@ -1,7 +1,8 @@
 """Augmentation for segmentation: scale, crop and flip an image and its labels as one.
 
-Source: `lib/datasets/base_dataset.py`, locuslab/deq. Differs in what an image smaller than the crop
-is padded with: the mean colour, which normalisation takes to less than 0.01, in place of black.
+Source: `lib/datasets/base_dataset.py`, locuslab/deq. One thing differs: an image smaller than the
+crop is padded with the mean colour, which normalisation takes to less than 0.01, and not with
+black.
 """
 
 import functools
@@ -35,8 +36,8 @@ def pad(example: Example, size: Size) -> Example:
       size: (H, W), h ≤ H and w ≤ W.
 
     Returns:
-      The example with "image" (H, W, 3), of the mean colour where padded, and "label" (H, W), there
-      `IGNORE`.
+      The example with "image" (H, W, 3), of the mean colour where padded, and "label" (H, W),
+      `IGNORE` where padded.
     """
     height, width = example["label"].shape
     if (height, width) == tuple(size):
@@ -72,12 +73,12 @@ def random_scale(
 def random_crop(
     image: Pixels, label: Label, size: Size, generator: np.random.Generator
 ) -> tuple[Pixels, Label]:
-    """Cut out a window of at most `size`, each place as likely.
+    """Cut out a window of at most `size`; every place is equally likely.
 
     Args:
       image: uint8 (H, W, 3).
       label: uint8 (H, W).
-      size: (h, w); a side that is shorter than this stays whole.
+      size: (h, w); a side that is shorter than this is not cut.
       generator: source of the place.
     """
     spare = [max(0, have - want) for have, want in zip(label.shape, size, strict=True)]
@@ -95,7 +96,7 @@ def augmented(example: Example, generator: np.random.Generator, size: Size) -> E
 
     Args:
       example: "image" uint8 (H, W, 3), "label" uint8 (H, W).
-      generator: source of what is random.
+      generator: source of the random numbers.
       size: (h, w) of the crop, which is padded where the scaled image is smaller.
 
     Returns:
@@ -123,11 +124,11 @@ def centred(example: Example, generator: np.random.Generator, size: Size) -> Exa
 
 
 def whole(example: Example, size: Size) -> Example:
-    """Return an evaluation example: the whole image, padded to a size that all have in common.
+    """Return an evaluation example: the image, padded to a size that all images share.
 
     Args:
       example: "image" uint8 (H, W, 3), "label" uint8 (H, W), and "name" for messages.
-      size: (h, w).
+      size: (h, w), the size of all evaluation images.
 
     Raises:
       ValueError: the image is larger.

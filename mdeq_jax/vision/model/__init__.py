@@ -1,4 +1,4 @@
-"""Flax Linen models: MDEQ and what it is made of."""
+"""Flax Linen models: MDEQ and its parts."""
 
 from mdeq_jax.vision.model.cell import MDEQCell
 from mdeq_jax.vision.model.config import ModelConfig

@@ -1,4 +1,4 @@
-"""The cell f(z, x): a residual block per resolution, then every resolution fused into every other.
+"""The cell f(z, x): a residual block per resolution, then a fusion of all resolutions.
 
 Source: Bai, Koltun, Kolter, "Multiscale Deep Equilibrium Models", NeurIPS 2020, section 3.2, and
 `MDEQModule` in `lib/models/mdeq_core.py`, locuslab/deq, whose names the parameters keep.
@@ -20,7 +20,7 @@ from mdeq_jax.vision.model.layers import Conv, ConvGN, GroupNorm, normal_init
 State = tuple[Float[Array, "B H W C"], ...]
 Masks = tuple[tuple[Float[Array, "B 1 1 C"], ...], ...]
 
-# PyTorch's default, uniform in ±1/√fan_in: the originals leave weight-normed kernels at it.
+# PyTorch's default, uniform in ±1/√fan_in, with which the originals start weight-normed kernels.
 _torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -44,7 +44,7 @@ class ResidualBlock(nn.Module):
         x: Float[Array, "B H W C"] | None,
         mask: Float[Array, "B 1 1 C"] | None,
     ) -> Float[Array, "B H W C"]:
-        """Return the block's output for z, with injection x and dropout mask where given."""
+        """Return the block's output for z, with injection x and dropout mask if given."""
         channels = z.shape[-1]
         groups, affine = self.config.num_groups, self.config.block_gn_affine
         size1, size2 = (5 if self.config.big_kernels[self.branch] > k else 3 for k in range(2))
@@ -65,7 +65,7 @@ class Downsample(nn.Module):
 
     Attributes:
       config: the architecture.
-      source: index of the branch that is read.
+      source: index of the branch that is the input.
       target: index of the branch that it is fused into, above `source`.
     """
 
@@ -91,7 +91,7 @@ class Upsample(nn.Module):
 
     Attributes:
       config: the architecture.
-      source: index of the branch that is read.
+      source: index of the branch that is the input.
       target: index of the branch that it is fused into, below `source`.
     """
 
@@ -128,9 +128,9 @@ class MDEQCell(nn.Module):
         """Return f(z, x).
 
         Args:
-          z: per branch an array of half the height and width of the one before.
+          z: one array per branch, with half the height and width of the previous branch.
           x: injected into the first block of branch 0.
-          masks: from `dropout_masks`; None is without dropout.
+          masks: masks of `dropout_masks`; None applies no dropout.
           lower: injections into the first blocks of branches 1, 2, ...; none by default.
         """
         injected = dict(enumerate((x, *lower)))
@@ -175,7 +175,7 @@ def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:
     z = tuple(
         jax.ShapeDtypeStruct((1, n, n, c), jnp.float32) for n, c in zip(sides, widths, strict=True)
     )
-    # Flax needs only shapes. Where it runs the cell nevertheless, the state has few pixels.
+    # Flax needs only shapes. If it runs the cell nevertheless, the state has few pixels.
     params: Any = MDEQCell(config, parent=None).lazy_init(key, z, z[0])["params"]
     if not config.weight_norm:
         return params
@@ -191,10 +191,10 @@ def dropout_masks(
 ) -> Masks:
     """Draw the masks of variational dropout, one (batch, 1, 1, C) for each residual block.
 
-    An entry is 1 / (1 − p) with probability 1 − p and otherwise 0, where p = config.dropout.
+    An entry is 1 / (1 − p) with probability 1 − p and otherwise 0, with p = config.dropout.
 
     Args:
-      key: the same on all devices.
+      key: the random key, the same on all devices.
       config: the architecture.
       batch: number of images, on one device.
       dtype: dtype of the masks.

@@ -1,4 +1,4 @@
-"""The architecture of a multiscale deep equilibrium model, checked where it is written down."""
+"""The architecture of a multiscale deep equilibrium model, checked when it is created."""
 
 import dataclasses
 from typing import Literal
@@ -35,13 +35,15 @@ class ModelConfig:
     Attributes:
       task: "classification" or "segmentation". It chooses the head, and the momentum of BatchNorm
         in head and stem.
-      num_classes: entries of the logits.
-      branch_channels: per branch, channels of the state; the first is also the width of the stem.
-      blocks_per_branch: per branch, residual blocks.
+      num_classes: number of classes.
+      branch_channels: per branch, number of channels of the state. The first entry is also the
+        width of the stem.
+      blocks_per_branch: per branch, number of residual blocks.
       big_kernels: per branch, how many of a block's two convolutions are 5×5 rather than 3×3.
       expansion: inner width of a block, as a multiple of its branch's channels.
-      num_groups: groups of every GroupNorm; after the fusion there are half as many.
-      downsample_times: times that the stem halves the sides of the image.
+      num_groups: number of groups of every GroupNorm; the GroupNorms after the fusion have half as
+        many.
+      downsample_times: how often the stem halves the sides of the image.
       injection: "highest" injects the stem's output into the highest resolution only. "all" injects
         it into every resolution, pooled and through a 1×1 convolution.
       weight_norm: whether the blocks and the convolutions after the fusion are weight-normed.
@@ -49,7 +51,7 @@ class ModelConfig:
       fuse_gn_affine: whether GroupNorm has scale and bias in the fusion.
       post_gn_affine: whether GroupNorm has scale and bias after the fusion.
       head_channels: per branch, inner width of the classification head's bottleneck.
-      final_channels: features that the classification head averages over the image.
+      final_channels: number of features that the classification head averages over the image.
       final_conv_kernel: 1 or 3, kernel of the segmentation head's last convolution.
       extra_heads: further heads of a segmentation model, for the same classes. "classification"
         classifies the whole image; "scales" classifies the pixels from each branch separately.
@@ -98,7 +100,7 @@ class ModelConfig:
 
     @property
     def size_divisor(self) -> int:
-        """What the height and the width of an image must be divisible by."""
+        """The number by which the height and the width of an image must be divisible."""
         return 2 ** (self.downsample_times + self.num_branches - 1)
 
     @property
@@ -146,7 +148,7 @@ class ModelConfig:
             require(self, field, len(getattr(self, field)) == self.num_branches, allowed)
 
     def _check_groups(self) -> None:
-        # Widths inside the blocks and the fusion are multiples of some branch's, or equal to one.
+        # Widths inside the blocks and the fusion are multiples of a branch's width, or equal to it.
         widths = self.branch_channels
         if any(width % self.num_groups for width in widths):
             raise ValueError(

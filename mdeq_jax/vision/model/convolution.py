@@ -17,18 +17,19 @@ def conv2d(
     if `jax.vjp` is taken outside of it. Forward-mode derivatives are not defined on CPU.
 
     Args:
-      x: images, height and width of any size.
-      kernel: as high as wide, k odd.
-      stride: at least 1, for height and width.
+      x: images of any height and width.
+      kernel: square kernel with odd side k.
+      stride: stride along height and width, at least 1.
 
     Returns:
-      Images of (H − 1) // stride + 1 by (W − 1) // stride + 1, in the promoted dtype of both.
+      Images of (H − 1) // stride + 1 by (W − 1) // stride + 1 pixels, in the promoted dtype of x
+      and kernel.
     """
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     if kernel.shape[:2] == (1, 1):
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    # Libraries of other devices have fast derivatives of their own.
+    # The libraries of other devices have their own fast derivatives.
     convolve = _convolve if jax.default_backend() == "cpu" else _lax_convolve
     return convolve(x, kernel, stride)
 
@@ -49,7 +50,7 @@ _convolve = jax.custom_vjp(_lax_convolve, nondiff_argnums=(2,))
 
 def _convolve_fwd(x: Array, kernel: Array, stride: int):
     # XLA's own transpose swaps the kernel's channels by dimension numbers, for which XLA on CPU has
-    # no fast path in a loop. Swapped here, once, it is a kernel that the loop need not touch again.
+    # no fast path in a loop. Here the kernel is swapped once, outside of the loop.
     if stride == 1:
         # Fused with the flip into one loop, the swap would be slow.
         swapped = jnp.flip(lax.optimization_barrier(kernel.swapaxes(2, 3)), (0, 1))
@@ -64,7 +65,7 @@ def _convolve_bwd(stride: int, residuals: tuple[Array, ...], y_bar: Array):
         x_bar = _convolve(y_bar, swapped, 1)
     else:
         x_bar = _transposed_by_products(y_bar, swapped, stride, x.shape[1:3])
-    # By transposition, which under shard_map sums a shared kernel's gradient over devices.
+    # By transposition, because under shard_map it sums a shared kernel's gradient over devices.
     _, pullback = jax.vjp(lambda kernel: _lax_convolve(x, kernel, stride), kernel)
     return x_bar, *pullback(y_bar)
 
@@ -80,9 +81,9 @@ def _transposed_by_products(
 ) -> Float[Array, "B H W I"]:
     """Return Σ_q y_bar[p] swapped[:, q] at pixel stride·p + q − margin, images of the given sides.
 
-    One matrix product for all q. The pixels of each remainder by the stride are then sums of their
-    own, and a reshape puts them in between each other. A convolution over y_bar with zeros in
-    between is stride² times the work.
+    One matrix product for all q. The pixels of each remainder by the stride are then separate sums,
+    and a reshape interleaves them. A convolution over y_bar with interleaved zeros would be stride²
+    times the work.
     """
     outputs, k, _, width = swapped.shape
     products = y_bar @ swapped.reshape(outputs, k * k * width)
@@ -96,7 +97,7 @@ def _transposed_by_products(
             for i, top in _taps(row, k, stride)
             for j, left in _taps(column, k, stride)
         )
-        return sum(terms, zeros)  # none, where the stride is above k
+        return sum(terms, zeros)  # no terms if the stride is above k
 
     columns = range(stride)
     rows = [jnp.stack([pixels(r, c) for c in columns], axis=3) for r in range(stride)]
@@ -116,7 +117,7 @@ def _taps(remainder: int, k: int, stride: int) -> Iterator[tuple[int, int]]:
 def _window(
     x: Float[Array, "B H W C"], start: Sequence[int], size: Sequence[int]
 ) -> Float[Array, "B h w C"]:
-    """Return the part of x from a corner on, which may lie outside; zeros where it does."""
+    """Return the part of x from a corner on, with zeros where it lies outside of x."""
     sides = zip(x.shape[1:3], start, size, strict=True)
     edges = ((-first, first + length - side, 0) for side, first, length in sides)
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))

@@ -17,8 +17,8 @@ _EXPANSION = 4
 class Bottleneck(nn.Module):
     """relu(BN(1×1 conv(relu(BN(3×3 conv(relu(BN(1×1 conv z))))))) + shortcut z).
 
-    The BatchNorms have no scale and no bias. The shortcut is the identity; where widths differ, it
-    is a 1×1 convolution with a BatchNorm that has both.
+    The BatchNorms have no scale and no bias. The shortcut is the identity. If widths differ, it is
+    a 1×1 convolution with a BatchNorm that has both.
 
     Attributes:
       width: inner channels; the output has 4 times as many.
@@ -85,7 +85,7 @@ class ClassificationHead(nn.Module):
 
 
 def _uniform_init(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform in ±1/√fan_in, PyTorch's default for a linear layer's weight and bias alike."""
+    """Return PyTorch's initialiser of a linear layer's weight and bias: uniform in ±1/√fan_in."""
     bound = fan_in**-0.5
 
     def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> Array:
@@ -121,7 +121,8 @@ class SegmentationHead(nn.Module):
             name="last_layer",
         )
         size = self.config.final_conv_kernel
-        # Its own name: init_from would otherwise take the classification head's last layer for it.
+        # A name of its own, because init_from would otherwise load the classification head's last
+        # layer.
         last_conv = Conv(self.config.num_classes, size, use_bias=True, name="pixel_classifier")
         return last_conv(to_working_dtype(nn.relu(last(y, train))))
 
@@ -140,7 +141,7 @@ class ScaleHead(nn.Module):
     @nn.compact
     def __call__(self, z: State, train: bool) -> Float[Array, "B h w num_classes"]:
         """Return the logits of each pixel of the branch."""
-        del train  # it is the same in both modes
+        del train  # the layer is the same in both modes
         last_conv = Conv(self.config.num_classes, 1, use_bias=True, name="pixel_classifier")
         return last_conv(to_working_dtype(z[self.branch]))
 

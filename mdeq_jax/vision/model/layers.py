@@ -1,4 +1,4 @@
-"""Layers of stem, cell and head: convolution, GroupNorm, and a convolution with either norm."""
+"""Layers of stem, cell and head: convolution, GroupNorm, and convolution with a norm."""
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,9 @@ class Conv(nn.Module):
     """`conv2d` with its parameters: kernel, and a bias if asked for.
 
     Attributes:
-      features: output channels.
+      features: number of output channels.
       size: 1, 3 or 5, the kernel's height and width.
-      stride: as in `conv2d`.
+      stride: stride along height and width, at least 1.
       use_bias: whether there is a bias, initialised as N(0, 0.01²).
       kernel_init: initialiser of the kernel.
     """
@@ -77,7 +77,7 @@ class GroupNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
             dtype = compute_dtype(x, gain, bias)
             scale = scale * gain
-        # Multiplied out: one pass over x is left, and backward one over x and y's cotangent.
+        # Multiplied out, it takes one pass over x, and backward one pass over x and y's cotangent.
         y = wide * scale[:, None, None] + (bias - mean * scale)[:, None, None]
         return y.astype(dtype)
 
@@ -124,9 +124,9 @@ class ConvGN(nn.Module):
     """A convolution without bias and a GroupNorm.
 
     Attributes:
-      features: output channels.
+      features: number of output channels.
       size: the kernel's height and width.
-      stride: as in `conv2d`.
+      stride: stride along height and width, at least 1.
       groups: groups of the GroupNorm.
       affine: whether the GroupNorm has scale and bias.
       kernel_init: initialiser of the kernel.
@@ -150,9 +150,9 @@ class ConvBN(nn.Module):
     """A convolution and a BatchNorm, whose statistics are at least in float32.
 
     Attributes:
-      features: output channels.
+      features: number of output channels.
       size: the kernel's height and width.
-      stride: as in `conv2d`.
+      stride: stride along height and width, at least 1.
       use_bias: whether the convolution has a bias.
       affine: whether the BatchNorm has scale and bias.
       momentum: share of the running statistics kept at a training step.

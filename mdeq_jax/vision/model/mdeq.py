@@ -25,13 +25,13 @@ Logits = Float[Array, "B *pixels num_classes"] | dict[str, Float[Array, "B *pixe
 
 
 class CellArgs(NamedTuple):
-    """What the cell is differentiated by.
+    """The arguments of the cell that gradients are taken with respect to.
 
     Attributes:
       params: the cell's parameters with plain kernels.
       x: the injection into the highest resolution.
-      masks: of dropout, or None.
-      lower: the injections into the others, none unless config.injection is "all".
+      masks: masks of dropout, or None.
+      lower: the injections into the other resolutions; () unless config.injection is "all".
     """
 
     params: PyTree
@@ -49,7 +49,8 @@ class FixedPointProblem(NamedTuple):
     Attributes:
       f: the cell, pure.
       z0: one array (B, H, W, C) per branch.
-      args: normalised weights, injection and dropout masks, which f is differentiated by.
+      args: weights with plain kernels, injections and dropout masks; gradients are taken with
+        respect to them.
     """
 
     f: Callable[[State, CellArgs], State]
@@ -60,7 +61,7 @@ class FixedPointProblem(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What a model reports beside its logits.
+    """What a model returns beside its logits.
 
     Attributes:
       solution: what the equilibrium layer returned.
@@ -75,12 +76,12 @@ class ModelInfo:
 
     @property
     def z(self) -> State:
-        """The equilibrium that the head saw, one array per branch."""
+        """The equilibrium, from which the logits are computed; one array per branch."""
         return self.solution.z
 
     @property
     def sampled(self) -> tuple[State, ...]:
-        """The states that were sampled on the way, each like z, with a phantom gradient."""
+        """The states that were sampled during the solve, each like z, with a phantom gradient."""
         return self.solution.sampled
 
 
@@ -91,7 +92,7 @@ class MDEQ(nn.Module):
       config: the architecture.
       axis_name: mesh axis over which a training step under `shard_map` averages BatchNorm's
         statistics.
-      dtype: the dtype that stem, cell and head compute in; None is that of images and parameters.
+      dtype: dtype in which stem, cell and head compute; None is the dtype of images and parameters.
     """
 
     config: ModelConfig
@@ -119,14 +120,14 @@ class MDEQ(nn.Module):
         step_limit: Int[Array, ""] | int | None = None,
         train: bool = False,
     ) -> tuple[Logits, ModelInfo]:
-        """Return the logits of `predict`, and how they came about.
+        """Return the logits, and the equilibrium that they are computed from.
 
         Args:
           images: floating point, normalised; sides divisible by config.size_divisor.
-          deq: how the equilibrium is found and differentiated, and which states on the way are
-            sampled for losses there: a `DEQ`, or one with options bound by `functools.partial`.
-          solver: in place of `deq`, its solver; `Broyden()` by default.
-          adjoint: in place of `deq`, its adjoint; `Exact(solver)` by default.
+          deq: the equilibrium layer: a `DEQ`, or a `DEQ` with options bound by `functools.partial`.
+            It finds and differentiates the equilibrium, and samples states for further losses.
+          solver: the solver of the layer, if `deq` is not given; `Broyden()` by default.
+          adjoint: the adjoint of the layer, if `deq` is not given; `Exact(solver)` by default.
           z0: where the solve starts, one array per branch like `ModelInfo.z`; zeros by default.
           tol: replaces the tolerance of the solver; may be traced.
           step_limit: bounds the solve below the solver's max_steps; may be traced.
@@ -139,7 +140,7 @@ class MDEQ(nn.Module):
         """
         layer = _layer(deq, solver, adjoint, tol, step_limit)
         f, start, args = self.problem(images, z0=z0, train=train)
-        if self.is_initializing():  # the cell's parameters need no application of it
+        if self.is_initializing():  # the cell's parameters are created without an application
             solution = Solution(start, unroll(f, start, args, 0), (), args, f)
         else:
             solution = layer(f, start, args)
@@ -175,8 +176,8 @@ class MDEQ(nn.Module):
     def predict(self, z: State, *, train: bool = False) -> Logits:
         """Return the logits of an equilibrium.
 
-        With config.extra_heads they are a dict: the logits of the main head under the name of the
-        task, "segmentation", and those of each extra head under its own name.
+        With config.extra_heads they are a dict: the logits of the main head under the task's name,
+        "segmentation", and the logits of each extra head under the head's name.
 
         Args:
           z: the equilibrium, one array per branch.
@@ -198,19 +199,19 @@ def create_model(
     Args:
       config: the architecture.
       axis_name: mesh axis over which BatchNorm averages, for training under `shard_map`.
-      dtype: "bfloat16" makes stem, cell and head compute in it. Parameters, the statistics of all
-        norms, the states of the solve and the layers that return the logits stay in float32. None
-        computes in the dtype of images and parameters.
+      dtype: dtype in which stem, cell and head compute, "bfloat16" or None. Parameters, the
+        statistics of all norms, the states of the solve and the layers that return the logits stay
+        in float32. None is the dtype of images and parameters.
 
     Raises:
-      ValueError: config is no `ModelConfig`.
+      ValueError: config is not a `ModelConfig`.
 
     Examples:
       >>> import jax, mdeq_jax as mx
       >>> model = mx.create_model(mx.ModelConfig(num_classes=7))
       >>> images = jax.numpy.zeros((2, 16, 16, 3))  # floating point, normalised
       >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
-      >>> logits, info = jax.eval_shape(model.apply, variables, images)  # shapes alone
+      >>> logits, info = jax.eval_shape(model.apply, variables, images)  # only shapes
       >>> logits.shape, info.solver.steps.shape, [z.shape for z in info.z]
       ((2, 7), (2,), [(2, 16, 16, 24), (2, 8, 8, 24)])
     """
@@ -219,7 +220,7 @@ def create_model(
     return MDEQ(config, axis_name, dtype)
 
 
-@functools.cache  # one function for one cell: it is part of a `Solution`'s structure
+@functools.cache  # one function per cell, as it is part of a `Solution`'s structure
 def cell_function(
     config: ModelConfig, dtype: str | None = None
 ) -> Callable[[State, CellArgs], State]:
@@ -227,7 +228,7 @@ def cell_function(
 
     Args:
       config: the architecture.
-      dtype: the dtype that the cell computes in; None is that of state and parameters.
+      dtype: dtype in which the cell computes; None is the dtype of state and parameters.
     """
     cell = MDEQCell(config, parent=None)
 

@@ -1,4 +1,4 @@
-"""Bilinear resizing that maps corner pixels onto corner pixels, as segmentation needs it."""
+"""Bilinear resizing that maps corner pixels onto corner pixels, for segmentation."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,14 +9,14 @@ from jaxtyping import Array, Float
 def resize_bilinear(x: Float[Array, "B h w C"], size: tuple[int, ...]) -> Float[Array, "B H W C"]:
     """Resize images bilinearly, sample i of n at position i (m − 1) / (n − 1) among m pixels.
 
-    That is PyTorch's ``align_corners=True``, which `jax.image.resize` does not offer.
+    This is PyTorch's ``align_corners=True``, which `jax.image.resize` does not offer.
 
     Args:
       x: images, of floating dtype.
       size: (H, W) of the result, each at least 1.
 
     Returns:
-      Images in the dtype of x; computed at least in float32.
+      Images in the dtype of x, computed at least in float32.
     """
     if x.shape[1:3] == size:
         return x
@@ -24,7 +24,7 @@ def resize_bilinear(x: Float[Array, "B h w C"], size: tuple[int, ...]) -> Float[
     down, across = (
         jnp.asarray(_interpolation(m, n), dtype) for m, n in zip(x.shape[1:3], size, strict=True)
     )
-    # Matrix products, for the gradient of a gather would be a slow, unordered scatter.
+    # Matrix products, because the gradient of a gather would be a slow, unordered scatter.
     precision = lax.Precision.HIGHEST
     y = jnp.einsum("Hh,bhwc,Ww->bHWc", down, x.astype(dtype), across, precision=precision)
     return y.astype(x.dtype)
@@ -36,8 +36,8 @@ def scaled_size(size: tuple[int, ...], scale: float) -> tuple[int, int]:
     Source: `image_resize` in `lib/datasets/base_dataset.py`, locuslab/deq.
 
     Args:
-      size: (H, W).
-      scale: above 0.
+      size: (H, W) of the image.
+      scale: factor of both sides, above 0.
     """
     longest = max(size)
     scaled = int(longest * scale + 0.5)

@@ -45,7 +45,7 @@ class Stem(nn.Module):
 
 
 class LowerInjections(nn.Module):
-    """What is injected into the resolutions below the highest: the mean of each square, projected.
+    """The injections into the lower resolutions: means over squares, then a 1×1 convolution.
 
     Attributes:
       config: the architecture.
@@ -55,7 +55,7 @@ class LowerInjections(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> tuple[Float[Array, "B _h _w _C"], ...]:
-        """Return one injection for each branch from the second on, given the first's."""
+        """Return the injections into all branches after the first, given the first one's."""
         injections = []
         for i, width in enumerate(self.config.branch_channels[1:], start=1):
             pooled = nn.avg_pool(x, (2**i, 2**i), (2**i, 2**i))

@@ -1,7 +1,7 @@
 """Weight normalisation (Salimans and Kingma, arXiv 1602.07868) as a transform of parameter trees.
 
 A network is written with plain kernels; `split` turns some of them into direction and length, which
-is what is trained and stored, and `merge` turns them back, once per solve.
+are trained and stored. `merge` turns them back, once per solve.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,11 +18,11 @@ def split(params: Params, where: Callable[[str], bool]) -> dict[str, Any]:
 
     Args:
       params: nested parameters; a kernel's last axis is its output channel.
-      where: tells from the name of a top-level entry whether the kernels in it are normalised.
+      where: returns, for the name of a top-level entry, whether the kernels in it are normalised.
 
     Returns:
       The same tree with ``{"g": (O,), "v": (..., O)}`` in place of each chosen ``kernel``; `merge`
-      gives the kernels back.
+      restores the kernels.
     """
     return {name: _split_all(child) if where(name) else child for name, child in params.items()}
 
@@ -40,7 +40,7 @@ def _split_all(params: Params) -> dict[str, Any]:
 
 
 def merge(params: Params) -> dict[str, Any]:
-    """Replace each pair of g and v by ``kernel`` = g v / ‖v‖, norms per output channel.
+    """Replace each pair of g and v by ``kernel`` = g v / ‖v‖, with one norm per output channel.
 
     Args:
       params: nested parameters, as `split` returns them.

@@ -1,1 +1,1 @@
-"""A trained model on images of one's own: `python -m mdeq_jax.commands.predict`."""
+"""A trained model applied to your own images: `python -m mdeq_jax.commands.predict`."""

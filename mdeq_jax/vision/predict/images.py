@@ -1,4 +1,4 @@
-"""Which images are predicted, and how their pixels become a model's input."""
+"""Find the images to predict, and turn their pixels into a model's input."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,16 +11,16 @@ from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_images
 
 
 def find_images(inputs: Iterable[str], output: Path) -> dict[str, Path]:
-    """Return the images by the names of their predictions, a folder's in the order of their paths.
+    """Return the images by the names of their predictions, each folder sorted by path.
 
     The name of an image is its stem; in a folder it is the path from there, without suffix.
 
     Args:
-      inputs: images, and folders that are searched with all visible ones below.
+      inputs: images, and folders that are searched with all visible folders below them.
       output: folder that predictions are written to.
 
     Raises:
-      ValueError: an input does not exist, a folder holds no image or holds the output, or two
+      ValueError: an input does not exist, a folder holds no image or contains the output, or two
         images would have predictions of the same name.
     """
     found: dict[str, Path] = {}
@@ -60,13 +60,13 @@ def _images_of(source: Path, output: Path) -> dict[str, Path]:
 def model_input(
     image: UInt8[np.ndarray, "H W 3"], task: str, dataset: Dataset
 ) -> Float[np.ndarray, "height width 3"]:
-    """Return an image as a model of the data set sees images.
+    """Return an image as input of a model that was trained on a data set.
 
-    For segmentation at its own size; for classification as images are evaluated.
+    A segmentation model takes the image at its own size. A classifier takes it as in evaluation.
 
     Args:
-      image: RGB.
-      task: of the model, "classification" or "segmentation".
-      dataset: what the model was trained on.
+      image: the image, RGB.
+      task: task of the model, "classification" or "segmentation".
+      dataset: data set that the model was trained on.
     """
     return dataset.normalise(dataset.fit(image) if task == "classification" else image)

@@ -5,7 +5,7 @@ import colorsys
 import numpy as np
 from jaxtyping import Int, UInt8
 
-# Neighbouring hues are told apart by brightness.
+# Neighbouring hues differ in brightness.
 _BRIGHTNESS = (1.0, 0.65)
 _SATURATION = 0.8
 
@@ -14,7 +14,7 @@ def palette(num_classes: int) -> UInt8[np.ndarray, "num_classes 3"]:
     """Return a colour for each class, all distinct: black, by custom the background, and hues.
 
     Args:
-      num_classes: in [1, 254].
+      num_classes: number of classes, in [1, 254].
     """
     hues = [
         colorsys.hsv_to_rgb(k / (num_classes - 1), _SATURATION, _BRIGHTNESS[k % 2])
@@ -32,10 +32,10 @@ def overlay(
     """Return an image under the colours of its labels.
 
     Args:
-      image: RGB.
-      labels: in [0, num_classes).
-      colours: of the classes, as `palette` returns them.
-      opacity: of the colours, in [0, 1].
+      image: the image, RGB.
+      labels: class of each pixel, in [0, num_classes).
+      colours: colour of each class, as `palette` returns them.
+      opacity: opacity of the colours, in [0, 1].
     """
     mixed = (1 - opacity) * image + opacity * colours[labels]
     return np.round(mixed).astype(np.uint8)

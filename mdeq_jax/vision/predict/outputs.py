@@ -1,4 +1,4 @@
-"""Predictions as files, each written when its image is done."""
+"""Predictions as files, each written as soon as its image is predicted."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ _TOP = 5
 
 
 class Table:
-    """A CSV file that has every row as soon as it is known."""
+    """A CSV file to which every row is written at once."""
 
     def __init__(self, path: Path, columns: Sequence[str]):
         """Write the header.
 
         Args:
-          path: of the file, which is replaced.
-          columns: of the table.
+          path: path of the file, which is replaced.
+          columns: names of the columns.
         """
         self._path, self._columns = path, columns
         with path.open("w", newline="") as file:
@@ -44,12 +44,12 @@ def write_label_map(
     """Write NAME.png into ``ids``, ``colour`` and ``overlay`` of a folder.
 
     Args:
-      folder: of all predictions.
-      name: of the image, which may have folders of its own.
-      image: RGB.
-      labels: of its pixels.
-      ids: the number that stands for each label in ``ids``.
-      colours: of each label, RGB.
+      folder: folder of all predictions.
+      name: name of the image, which may contain folders.
+      image: the image, RGB.
+      labels: class of each pixel.
+      ids: number written into ``ids`` for each class.
+      colours: colour of each class, RGB.
     """
     pictures = {
         "ids": ids[labels],
@@ -75,9 +75,9 @@ def top_row(
     """Return a row of a classifier's table: the likeliest classes and their probabilities.
 
     Args:
-      name: of the image.
-      logits: of the image.
-      class_names: one per class.
+      name: name of the image.
+      logits: logits of the image.
+      class_names: name of each class.
     """
     weights = np.exp(logits - logits.max())
     order = map(int, np.argsort(-logits, kind="stable")[:_TOP])

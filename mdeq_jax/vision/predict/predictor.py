@@ -20,8 +20,8 @@ class Prediction(NamedTuple):
 
     Attributes:
       output: (H, W) uint8 labels, or (num_classes,) logits.
-      statistics: solver_steps, residual and converged; cold_solver_steps, if a frame was solved
-        from a cold start, too.
+      statistics: solver_steps, residual and converged; cold_solver_steps as well, if the frame was
+        also solved from a cold start.
     """
 
     output: np.ndarray
@@ -35,8 +35,8 @@ class Predictor:
         """Prepare the model.
 
         Args:
-          trained: the checkpoint.
-          experiment: for model, solver and inference.
+          trained: the trained model.
+          experiment: the experiment, with model, solver and inference options.
         """
         config = experiment.config
         self._variables = trained.variables
@@ -54,7 +54,7 @@ class Predictor:
         self._run = run
 
     def __call__(self, image: Float[np.ndarray, "H W 3"]) -> Prediction:
-        """Return the prediction of an image, normalised."""
+        """Return the prediction of a normalised image."""
         images, (height, width, _) = image[None], image.shape
         if self._pads:
             images = np.pad(images, padding(images.shape, self._divisor))
@@ -64,18 +64,19 @@ class Predictor:
 
 
 class FramePredictor:
-    """Predicts frames of a film in order, each solved from the last one's equilibrium."""
+    """Predicts frames of a film in order, each from the equilibrium of the previous frame."""
 
     def __init__(self, trained: Trained, experiment: VisionExperiment, *, compare: bool):
         """Prepare the model.
 
         Args:
-          trained: the checkpoint.
-          experiment: for model and solver.
+          trained: the trained model.
+          experiment: the experiment, with model and solver.
           compare: whether each frame is also solved from a cold start, to count the steps saved.
 
         Raises:
-          ValueError: there is no single solve of an image that could start anywhere.
+          ValueError: config.inference takes several passes over an image, or the checkpoint's cell
+            is still unrolled.
         """
         config = experiment.config
         if not config.inference.is_plain:
@@ -111,10 +112,10 @@ class FramePredictor:
         self._cold_start = cold_start
 
     def __call__(self, image: Float[np.ndarray, "H W 3"]) -> Prediction:
-        """Return the prediction of the next frame, normalised."""
+        """Return the prediction of the next normalised frame."""
         images = image[None]
         cold = self._cold_start(images.shape)
-        # A frame of another size begins another film.
+        # A frame of another size begins a new film.
         warm = self._last if _shapes(self._last) == _shapes(cold) else cold
         output, statistics, self._last = self._run(self._variables, images, warm)
         numbers = _numbers(statistics)

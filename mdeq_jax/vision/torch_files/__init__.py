@@ -1,1 +1,1 @@
-"""PyTorch checkpoints: read without PyTorch, and converted to variables of ours."""
+"""PyTorch checkpoints: read without PyTorch, and converted to our variables."""

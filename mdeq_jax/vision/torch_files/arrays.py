@@ -1,4 +1,4 @@
-"""Arrays by their PyTorch names: those of a file, those of our variables, those a model needs."""
+"""Arrays by their PyTorch names: the arrays of a file, of our variables, and of a model."""
 
 import fnmatch
 import os
@@ -18,21 +18,21 @@ Arrays = Mapping[str, LazyArray]
 
 
 class Wanted(NamedTuple):
-    """One of our arrays: its path, its collection first, and the shape PyTorch has it in."""
+    """One of our arrays: its path, which begins with the collection, and its shape in PyTorch."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
-    """Return a file's arrays by the names that the originals' models have, whatever the layout.
+    """Return a file's arrays by the names of the originals' models, for any layout.
 
     Args:
-      path: a file by `torch.save`, of a state dict or of a training checkpoint.
+      path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
 
     Raises:
       ValueError: the file cannot be read, is damaged, holds anything but tensors and containers, or
-        has two arrays of one name.
+        has two arrays with one name.
     """
     arrays: dict[str, LazyArray] = {}
     for name, array in read_state_dict(path).items():
@@ -43,7 +43,7 @@ def read_arrays(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
 
 
 def arrays_of(variables: PyTree, task: str) -> dict[str, LazyArray]:
-    """Return the arrays of our variables by their PyTorch names, as a PyTorch file would have them.
+    """Return the arrays of our variables by PyTorch name, in PyTorch's layout.
 
     Args:
       variables: {"params": ..., "batch_stats": ...} of arrays.
@@ -56,7 +56,7 @@ def arrays_of(variables: PyTree, task: str) -> dict[str, LazyArray]:
 
 
 def wanted_arrays(flat: Mapping[tuple[str, ...], Any], task: str) -> dict[str, Wanted]:
-    """Return what a model needs, by PyTorch name.
+    """Return the arrays that a model needs, by PyTorch name.
 
     Args:
       flat: the model's arrays, or their shapes, by path.
@@ -72,23 +72,23 @@ def matching(names: Collection[str], argument: str, patterns: Iterable[str]) -> 
     """Return the names that fit a pattern.
 
     Args:
-      names: canonical PyTorch names, or paths of ours.
+      names: canonical PyTorch names, or our paths.
       argument: name of the argument that the patterns come from, for messages.
       patterns: names of any layout, with ``*`` for any part.
 
     Raises:
-      ValueError: the patterns are one string, or have an entry that is no string.
+      ValueError: the patterns are one string, or an entry is not a string.
     """
     rules = [canonical_name(pattern) for pattern in require_names(argument, patterns)]
     return {name for name in names if any(fnmatch.fnmatchcase(name, rule) for rule in rules)}
 
 
 def fold_weight_norm(arrays: Arrays, wanted: Collection[str]) -> dict[str, LazyArray]:
-    """Return arrays with weight norm as the wanted names have it: weight = g v / ‖v‖.
+    """Return arrays with weight norm in the form of the wanted names: weight = g v / ‖v‖.
 
     Args:
-      arrays: by PyTorch name.
-      wanted: PyTorch names.
+      arrays: arrays by PyTorch name.
+      wanted: PyTorch names of the arrays that the model needs.
     """
     folded = dict(arrays)
     for weight in sorted({re.sub(r"\.weight_[gv]$", ".weight", name) for name in wanted}):
@@ -109,7 +109,7 @@ def _product(g: LazyArray, v: LazyArray) -> LazyArray:
         direction = v.read().astype(np.float64)
         return g.read() * direction / _length(direction)
 
-    # A g that does not belong to v is as wrong as a v of another shape.
+    # A g that does not fit v is an error, like a v of another shape.
     shape = v.shape if g.shape == (*v.shape[:1], 1, 1, 1) else g.shape
     return LazyArray(shape, v.dtype, read)
 

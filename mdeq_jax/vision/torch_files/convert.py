@@ -1,6 +1,6 @@
-"""PyTorch checkpoints of the originals as variables of ours.
+"""PyTorch checkpoints of the originals, converted to our variables.
 
-torch is not needed, and nothing in a file is executed.
+torch is not needed, and no code in a file is executed.
 """
 
 import functools
@@ -29,7 +29,7 @@ from mdeq_jax.vision.torch_files.keys import from_torch, why_ignored
 
 
 class Imported(NamedTuple):
-    """A model's variables, and in lines of text where they come from."""
+    """A model's variables, and lines of text that say where they come from."""
 
     variables: PyTree
     report: list[str]
@@ -45,19 +45,20 @@ def import_torch(
     """Return the variables of a model from a PyTorch file of the originals or of TorchDEQ.
 
     Args:
-      path: a file by `torch.save`, of a state dict or of a training checkpoint.
-      config: the architecture.
+      path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
+      config: the architecture of the model.
       allow_missing: list of PyTorch names, with ``*`` for any part, that may be missing in the
         file. These arrays get initial values.
       drop: list of PyTorch names, with ``*`` for any part, that are not read from the file.
 
     Returns:
-      {"params": ..., "batch_stats": ...} of numpy arrays, float32, or float64 if the file is.
+      {"params": ..., "batch_stats": ...} of numpy arrays, float32, or float64 if the file has
+      float64.
 
     Raises:
-      ValueError: the file cannot be read or asks for more than tensors and containers; its names
-        and shapes are not those of the architecture: each is listed; or `allow_missing` or `drop`
-        is a string and not a list.
+      ValueError: the file cannot be read, or holds more than tensors and containers; its names and
+        shapes do not fit the architecture, with a line for each misfit; or `allow_missing` or
+        `drop` is a string and not a list.
 
     Examples:
       >>> import jax
@@ -70,29 +71,30 @@ def import_torch(
 
 
 def infer_config(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> ModelConfig:
-    """Return the architecture that the names and shapes in a PyTorch file tell of.
+    """Return the architecture, inferred from the names and shapes in a PyTorch file.
 
     Args:
-      path: a file by `torch.save`, of a state dict or of a training checkpoint.
-      assumed: fields of `ModelConfig` for what a file does not tell: num_groups, dropout, and
-        downsample_times where the stem's strides leave no trace.
+      path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
+      assumed: fields of `ModelConfig` that a file does not determine: num_groups, dropout, and
+        downsample_times if the stem has two convolutions.
 
     Raises:
-      ValueError: the file cannot be read or asks for more than tensors and containers; it is of no
-        MDEQ; or it contradicts `assumed`.
+      ValueError: the file cannot be read, or holds more than tensors and containers; it does not
+        hold an MDEQ; or it contradicts `assumed`.
     """
     return infer_with_open_fields(path, assumed).config
 
 
 def infer_with_open_fields(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> Inferred:
-    """Return what `infer_config` does, and the fields that the file does not tell.
+    """Return the architecture of `infer_config`, and the fields that the file does not determine.
 
     Args:
-      path: a file by `torch.save`, of a state dict or of a training checkpoint.
-      assumed: fields of `ModelConfig` for what a file does not tell.
+      path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
+      assumed: fields of `ModelConfig` that a file does not determine.
 
     Raises:
-      ValueError: as `infer_config`.
+      ValueError: the file cannot be read, or holds more than tensors and containers; it does not
+        hold an MDEQ; or it contradicts `assumed`.
     """
     shapes = _shapes(read_arrays(path))
     try:
@@ -108,7 +110,7 @@ def import_with_report(
     allow_missing: Iterable[str] = (),
     drop: Iterable[str] = (),
 ) -> Imported:
-    """Return what `import_torch` does, with its arguments, and where it comes from."""
+    """Return the variables of `import_torch`, with the same arguments, and where they come from."""
     found = read_arrays(path)
     ignored = {name: why for name in found if (why := why_ignored(name, config))}
     dropped = matching(found, "drop", drop)
@@ -132,7 +134,7 @@ def import_with_report(
 
 
 def _initializer(config: ModelConfig) -> Callable[[], dict[tuple[str, ...], Any]]:
-    """Return a function to the model's initial variables by path."""
+    """Return a function that returns the model's initial variables by path."""
     side = config.size_divisor
     images = jnp.zeros((1, side, side, 3))
     model = create_model(config)
@@ -153,7 +155,7 @@ def _problems(arrays: Arrays, wanted: Mapping[str, Wanted]) -> list[str]:
 
 
 def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> list[str]:
-    """Return where the config differs from the architecture that the file tells of."""
+    """Return where the config differs from the architecture inferred from the file."""
     try:
         possible = possible_fields(shapes)
     except ValueError as error:
@@ -169,7 +171,7 @@ def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) ->
 
 def _convert(arrays: Arrays, wanted: Mapping[str, Wanted], config: ModelConfig) -> PyTree:
     taken = [array.dtype for name, array in arrays.items() if name in wanted]
-    # Two by two: NumPy finds no common type of float16 and bfloat16.
+    # Two at a time, because NumPy finds no common type of float16 and bfloat16.
     dtype = functools.reduce(np.promote_types, taken, np.dtype(np.float32))
     flat = {
         target.path: np.ascontiguousarray(from_torch(target.path, arrays[name].read()), dtype)
@@ -178,7 +180,7 @@ def _convert(arrays: Arrays, wanted: Mapping[str, Wanted], config: ModelConfig) 
     }
     if missing := [target.path for name, target in wanted.items() if name not in arrays]:
         initialize = _initializer(config)
-        # Under jit, what is not returned is not computed either.
+        # Under jit, arrays that are not returned are not computed.
         initial = jax.jit(lambda: {path: initialize()[path] for path in missing})()
         flat |= {path: np.asarray(array, dtype) for path, array in initial.items()}
     return traverse_util.unflatten_dict(flat)

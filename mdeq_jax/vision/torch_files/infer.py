@@ -1,4 +1,4 @@
-"""The architecture that a PyTorch file's names and shapes tell of."""
+"""The architecture, inferred from the names and shapes in a PyTorch file."""
 
 import collections
 import re
@@ -11,13 +11,13 @@ from mdeq_jax.vision.torch_files.keys import HEAD_PARTS
 Shapes = Mapping[str, tuple[int, ...]]
 Options = dict[str, tuple[Any, ...]]
 
-# What no array depends on.
+# Fields that no array depends on.
 _UNSEEN = ("num_groups", "dropout")
 _BRANCH = "fullstage.branches.{}.blocks.{}.{}.weight"
 
 
 class Inferred(NamedTuple):
-    """An architecture, and the fields of it that the file leaves open."""
+    """An architecture, and its fields that the file does not determine."""
 
     config: ModelConfig
     open_fields: tuple[str, ...]
@@ -28,10 +28,10 @@ def infer(shapes: Shapes, given: Mapping[str, Any]) -> Inferred:
 
     Args:
       shapes: shapes of PyTorch's arrays, by canonical name.
-      given: fields of `ModelConfig` that the file leaves open.
+      given: values for fields of `ModelConfig` that the file does not determine.
 
     Raises:
-      ValueError: the arrays are of no MDEQ, or of none with the given fields.
+      ValueError: the arrays are not an MDEQ's, or contradict the given fields.
     """
     possible = possible_fields(shapes)
     for field, value in given.items():
@@ -54,11 +54,11 @@ def possible_fields(shapes: Shapes) -> Options:
       shapes: shapes of PyTorch's arrays, by canonical name.
 
     Returns:
-      Per field its possible values, one where the file determines it. Fields that are not there
-      may have any.
+      The possible values by field: one value if the file determines the field. A field that is left
+      out may have any value.
 
     Raises:
-      ValueError: the arrays are of no MDEQ, or too few are left to tell.
+      ValueError: the arrays are not an MDEQ's, or too many are missing.
     """
     shapes = {re.sub(r"\.weight_v$", ".weight", name): shape for name, shape in shapes.items()} | {
         name: shape for name, shape in shapes.items() if name.endswith(".weight_g")
@@ -112,7 +112,7 @@ def _stem(shapes: Shapes, branches: int) -> Options:
         return {"downsample_times": (max(extra),)}
     if "stage0.0.weight" not in shapes:
         return {"downsample_times": (0,)}
-    # The strides of the two convolutions leave no trace. Twice is usual.
+    # The shapes do not depend on the strides of the two convolutions. Two halvings are usual.
     return {"downsample_times": (2, 1, 0) if branches > 2 else (2, 1)}
 
 
@@ -157,7 +157,7 @@ def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
 
 
 def _lacking(shapes: Shapes, part: str) -> list[str]:
-    """Return a part of the model, and the parts of the same head of which a file has no array."""
+    """Return a part of the model, and all parts of the same head that the file lacks."""
     there = {name.split(".")[0] for name in shapes}
     head = next((parts for parts in HEAD_PARTS.values() if part in parts), set())
     return sorted({part} | (head - there))
@@ -165,7 +165,7 @@ def _lacking(shapes: Shapes, part: str) -> list[str]:
 
 def _fitting_groups(widths: tuple[int, ...], most: int) -> int:
     """Return the largest number of groups, at most `most`, that these widths allow."""
-    fused = len(widths) > 1  # then GroupNorm after the fusion has half as many
+    fused = len(widths) > 1  # then GroupNorm after the fusion has half as many groups
     for groups in range(most, 1, -1):
         needed = (groups, groups // 2) if fused else (groups,)
         if all(width % number == 0 for width in widths for number in needed):

@@ -1,4 +1,4 @@
-"""The names of the originals' PyTorch parameters beside ours, and the layouts of their files."""
+"""The originals' PyTorch names of parameters and ours, and the layouts of their files."""
 
 import fnmatch
 import re
@@ -8,7 +8,7 @@ import numpy as np
 
 from mdeq_jax.vision.model import ModelConfig
 
-# Layers. {i}, {j}, {k} are numbers, {layer} is the same name on both sides. Where two rows fit one
+# Layers. {i}, {j}, {k} are numbers, {layer} is the same name on both sides. If two rows fit one
 # of ours, the first holds. Source: `mdeq_core.py` and `mdeq.py` in `lib/models`, locuslab/deq.
 # PyTorch                                       ours
 _BODY = """
@@ -54,15 +54,15 @@ def _parts(table: str) -> set[str]:
 HEAD_PARTS = {task: _parts(table) for task, table in _HEADS.items()}
 _PARTS = _parts(_BODY).union(*HEAD_PARTS.values())
 
-# What a layer holds: ours, PyTorch's.
+# Our name and PyTorch's for each parameter of a layer.
 _LEAVES = {
-    "kernel": "weight",  # (h, w, I, O) of a convolution, there (O, I, h, w); else the transpose
+    "kernel": "weight",  # convolution: (h, w, I, O) to (O, I, h, w); linear layer: transposed
     "bias": "bias",
     "scale": "weight",
     "mean": "running_mean",
     "var": "running_var",
-    "v": "weight_v",  # as kernel
-    "g": "weight_g",  # (O,), there (O, 1, 1, 1)
+    "v": "weight_v",  # (h, w, I, O) to (O, I, h, w)
+    "g": "weight_g",  # (O,) to (O, 1, 1, 1)
 }
 
 # Modules around the whole model: DataParallel, the segmentation trainer's model with its loss, and
@@ -72,7 +72,7 @@ _PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
 _WRAPPER = re.compile(r"(?<=\.)(module|_orig_mod)\.")
 # torch.nn.utils.parametrizations.weight_norm has original0 for g, and original1 for v.
 _PARAMETRIZATION = re.compile(r"\bparametrizations\.(\w+)\.original([01])$")
-# TorchDEQ's name of the cell, and the originals'.
+# TorchDEQ's name of the cell, and the originals' name.
 _RENAMED = {"full_stage.": "fullstage."}
 _IGNORED = {
     "*.num_batches_tracked": "counters of BatchNorm, which nothing depends on",
@@ -86,7 +86,7 @@ _IGNORED_OF_ONE_BRANCH = {"fullstage.post_fuse_layers.*": "not used by a model o
 
 
 def canonical_name(name: str) -> str:
-    """Return a name of any layout as the originals' models have it.
+    """Return the originals' name for a name of any layout.
 
     Wrappers inside a name are removed only where the name begins with a part of an MDEQ: in another
     model, "module" may be the name of a layer.
@@ -107,7 +107,7 @@ def canonical_name(name: str) -> str:
 
 
 def why_ignored(name: str, config: ModelConfig) -> str | None:
-    """Return why a canonical name is of no use to a model, or None if it is."""
+    """Return why a model does not use a canonical name, or None if it uses it."""
     rules = _IGNORED | (_IGNORED_OF_ONE_BRANCH if config.num_branches == 1 else {})
     return next((why for rule, why in rules.items() if fnmatch.fnmatchcase(name, rule)), None)
 
@@ -116,7 +116,8 @@ def torch_name(path: Sequence[str], task: str) -> str:
     """Return the PyTorch name of one of our arrays.
 
     Args:
-      path: keys in "params" or "batch_stats", as ("cell", "branches_0_blocks_0", "conv1", "g").
+      path: keys in "params" or "batch_stats", such as ("cell", "branches_0_blocks_0", "conv1",
+        "g").
       task: `ModelConfig.task` of the model.
     """
     *layer, leaf = path
@@ -127,10 +128,11 @@ def torch_name(path: Sequence[str], task: str) -> str:
 
 
 def array_name(path: Sequence[str], task: str) -> str:
-    """Return the PyTorch name of one of our arrays, or its own path where PyTorch has none.
+    """Return the PyTorch name of one of our arrays, or its path if it has no PyTorch name.
 
     Args:
-      path: keys from the collection on, as ("params", "cell", "branches_0_blocks_0", "conv1", "g").
+      path: keys from the collection on, such as ("params", "cell", "branches_0_blocks_0", "conv1",
+        "g").
       task: `ModelConfig.task` of the model.
     """
     try:
@@ -140,28 +142,28 @@ def array_name(path: Sequence[str], task: str) -> str:
 
 
 def torch_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape that PyTorch has one of our arrays in."""
+    """Return the shape in PyTorch of one of our arrays."""
     if path[-1] == "g":
         return (*shape, 1, 1, 1)
     return (*shape[:-3:-1], *shape[:-2])
 
 
 def from_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
-    """Return a PyTorch array as ours at `path`."""
+    """Return a PyTorch array in our layout at `path`; the inverse of `to_torch`."""
     if path[-1] == "g":
         return array.reshape(-1)
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
 
 
 def our_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape that we have a PyTorch array in; the inverse of `torch_shape`."""
+    """Return our shape of a PyTorch array; the inverse of `torch_shape`."""
     if path[-1] == "g":
         return shape[:1]
     return (*shape[2:], *shape[1::-1])
 
 
 def to_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
-    """Return our array at `path` as PyTorch has it; the inverse of `from_torch`."""
+    """Return our array at `path` in PyTorch's layout; the inverse of `from_torch`."""
     if path[-1] == "g":
         return array.reshape(-1, 1, 1, 1)
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T

@@ -1,8 +1,8 @@
-"""PyTorch files without PyTorch: the state dict in what `torch.save` wrote, either format.
+"""Read the state dict from a file of `torch.save`, in either format, without PyTorch.
 
 Since PyTorch 1.6 a file is an uncompressed zip with the pickle `NAME/data.pkl` and the numbers of
-each storage in `NAME/data/KEY`; before, it was five pickles (a magic number, the format's version,
-the machine, the object, the storages' keys) and then each storage, its length as int64 in front.
+each storage in `NAME/data/KEY`; older files are five pickles (a magic number, the format's version,
+the machine, the object, the storages' keys), then each storage after its length as int64.
 Source: `torch/serialization.py`, pytorch/pytorch.
 """
 
@@ -23,30 +23,30 @@ _MAX_PICKLE = 4 * 2**20
 
 
 class LazyArray(NamedTuple):
-    """An array that is read from its file when asked for."""
+    """An array that is read from its file on demand."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
 
-# What a file holds, and a function from a storage to the position of its bytes.
+# The content of a file, and a function from a storage to the position of its bytes.
 _Content = tuple[Any, Callable[[Storage], int]]
-# What zipfile raises on damage beside its own error: bad offsets, unknown methods, encryption.
+# Errors that zipfile raises on damage beside its own: bad offsets, unknown methods, encryption.
 _ON_DAMAGE = (EOFError, IndexError, OverflowError, RuntimeError)
 _BIG_ENDIAN = "written on a big-endian machine, which is not supported."
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
-    """Return the tensors of a PyTorch file by name; no code in it is run.
+    """Return the tensors of a PyTorch file by name; no code in it is executed.
 
     Args:
-      path: a file by `torch.save`, zip or legacy, of a state dict or of a dict with one under
-        "state_dict".
+      path: a file that `torch.save` wrote, zip or legacy, with a state dict or a dict that has one
+        under "state_dict".
 
     Raises:
       ValueError: the file cannot be read, is damaged, is of another kind, or holds anything but
-        tensors and containers, which is named.
+        tensors and containers; the message names it.
     """
     try:
         with open(path, "rb") as file:
@@ -103,7 +103,7 @@ def _read_zip(file: BinaryIO) -> _Content:
 
 
 def _require_plain(members: Mapping[str, zipfile.ZipInfo], size: int) -> None:
-    """Refuse what torch.save never writes, and what could stand for more bytes than there are."""
+    """Refuse members that torch.save never writes, and members larger than the file."""
     for info in members.values():
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
             raise ValueError(

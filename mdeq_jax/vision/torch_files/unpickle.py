@@ -1,8 +1,8 @@
-"""A pickle machine for PyTorch files that knows tensors and containers, and runs nothing.
+"""A pickle machine for PyTorch files that knows tensors and containers, and executes no code.
 
-`pickletools` of the standard library reads the opcodes; this module gives a meaning to those that
-`torch.save` writes for numbers, strings, containers and tensors. Every other opcode, and every
-global but the few named here, is refused by name.
+`pickletools` of the standard library reads the opcodes; this module interprets the opcodes that
+`torch.save` writes for numbers, strings, containers and tensors. It refuses every other opcode, and
+every global except the few named here; the message names what was refused.
 """
 
 import io
@@ -25,7 +25,7 @@ class Storage(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in the file."""
+        """The number of bytes in the file."""
         return self.count * self.dtype.itemsize
 
 
@@ -43,14 +43,14 @@ class RefusedError(ValueError):
 
 
 def load(stream: io.BytesIO) -> Any:
-    """Return what a pickle in a stream describes, and leave the stream behind its end.
+    """Return the value of a pickle in a stream, and leave the stream after the pickle's end.
 
     Returns:
       Numbers, strings, None, dicts, lists and tuples, with a `Tensor` in the place of each tensor
       and None in the place of each NumPy scalar.
 
     Raises:
-      ValueError: the pickle asks for anything else (named), or is damaged.
+      ValueError: the pickle asks for anything else, which the message names, or is damaged.
     """
     machine = _Machine()
     try:
@@ -65,7 +65,7 @@ def load(stream: io.BytesIO) -> Any:
             f"refused: {error}; only tensors and containers of them are read. "
             "Save model.state_dict() alone."
         ) from None
-    # What the opcodes of a damaged pickle come to: too few operands, or ones of the wrong type.
+    # A damaged pickle gives opcodes too few operands, or operands of the wrong type.
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"damaged pickle: {str(error)[:100]}") from None
 
@@ -82,7 +82,7 @@ class _Machine:
         self.stack.append(value)
 
     def pop(self, count: int) -> list[Any]:
-        # Not below the last mark, where operands of an unfinished container lie.
+        # Not below the last mark, where the operands of an unfinished container are.
         start = len(self.stack) - count
         if start < (self.marks[-1] if self.marks else 0):
             raise IndexError("too few operands")
@@ -114,7 +114,7 @@ class _Machine:
     def update(self, items: list[Any]) -> None:
         (target,) = self.pop(1)
         keys, values = items[::2], items[1::2]
-        # Of a tuple as a key, however deep, the hash would be taken.
+        # A deep tuple as a key would be hashed.
         if type(target) is not dict or not all(type(key) in (str, int) for key in keys):
             raise TypeError("items set in what is no dict, or under a key that is no string")
         target.update(zip(keys, values, strict=True))
@@ -136,7 +136,7 @@ class _Machine:
         self.push(function(*arguments))
 
     def build(self, _: None) -> None:
-        target, _state = self.pop(2)  # attributes of a container, as a state dict's _metadata
+        target, _state = self.pop(2)  # attributes of a container, such as a state dict's _metadata
         if type(target) is not dict and target is not None:
             raise RefusedError("attributes of what is no container")
         self.push(target)
