@@ -2,8 +2,8 @@
 
     python train.py --config configs/cifar10_large_phantom.py --workdir runs/cifar10_large_phantom
 
-There are 11,098,398 parameters, because the GroupNorm after the fusion is affine here. Published:
-95.0 % (`deq-zoo/mdeq`, locuslab/torchdeq). TorchDEQ (2 GPUs) also weight-normalises the
+There are 11,098,398 parameters, because the GroupNorm after the fusion is affine here.
+Published: 95.0 % (`deq-zoo/mdeq`, locuslab/torchdeq). TorchDEQ (2 GPUs) also weight-normalises the
 convolutions of the fusion; this model does not.
 """
 

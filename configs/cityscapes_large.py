@@ -3,7 +3,7 @@
     python train.py --config configs/cityscapes_large.py --workdir runs/cityscapes_large \\
         --config.init_from=runs/imagenet_large
 
-The figure published in arXiv 2006.08656 is not quoted here, because it could not be checked.
+Published: a figure in arXiv 2006.08656, which is not quoted here because it could not be checked.
 Source: `experiments/cityscapes/seg_mdeq_LARGE.yaml`, locuslab/deq (4 GPUs).
 """
 

@@ -3,7 +3,7 @@
     python train.py --config configs/cityscapes_xl.py --workdir runs/cityscapes_xl \\
         --config.init_from=runs/imagenet_xl
 
-Published for the largest model: above 80 % mIoU on the validation set (arXiv 2006.08656). Source:
+Published: above 80 % mIoU on the validation set, for the largest model (arXiv 2006.08656). Source:
 `experiments/cityscapes/seg_mdeq_XL.yaml`, locuslab/deq (8 GPUs).
 """
 

@@ -2,7 +2,7 @@
 
     python train.py --config configs/imagenet_xl.py --workdir runs/imagenet_xl
 
-The figure published in arXiv 2006.08656 is not quoted here, because it could not be checked.
+Published: a figure in arXiv 2006.08656, which is not quoted here because it could not be checked.
 Source: `experiments/imagenet/cls_mdeq_XL.yaml`, locuslab/deq (8 GPUs). In that file, the warm-up of
 510,000 steps is longer than the training: 100 epochs have 500,400 steps at this batch size.
 """

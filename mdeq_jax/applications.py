@@ -59,19 +59,26 @@ def load_trained(
 
     Args:
       checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
-      expected: a config whose section ``model`` the checkpoint's must equal; None accepts any.
+      expected: a config whose application and section ``model`` the checkpoint's must equal; None
+        accepts any.
 
     Raises:
       ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
         differ.
     """
-    model = None if expected is None else _model_of(expected)
-    return checkpoints.load_trained(checkpoint_dir, finalize, model)
-
-
-def _model_of(config: Any) -> Any:
-    """Return the section ``model``, which the config of every application has."""
-    return config.model
+    trained = checkpoints.load_trained(checkpoint_dir, finalize)
+    if expected is None:
+        return trained
+    where, found = os.fspath(checkpoint_dir), trained.config
+    if found.app != expected.app:
+        raise ValueError(
+            f"config.app is {expected.app!r}, but the checkpoint in {where} is of {found.app!r}. "
+            "Use the config that it was trained with."
+        )
+    stored, wanted = (getattr(config, "model", None) for config in (found, expected))
+    if wanted is not None:  # an application may have no such section
+        checkpoints.require_same_architecture(stored, wanted, where)
+    return trained
 
 
 def finalize(config: ConfigDict | Mapping[str, Any]) -> RunConfig:

@@ -44,14 +44,18 @@ def main(config: RunConfig, checkpoint: str, path: str | None) -> dict[str, Any]
     trained = applications.load_trained(checkpoint, expected=config)
     mesh = create_mesh()
     check_batch_sizes(config, mesh)
-    records = []
+    records: dict[str, list[np.ndarray]] = {}
     metrics = Evaluator(experiment, mesh)(
         replicate(trained.variables, mesh),
         unrolled=trained.config.train.unrolled_at(trained.step),
-        on_records=None if path is None else lambda _: records.append,
+        on_records=None if path is None else lambda name: records.setdefault(name, []).append,
     )
     if path is not None and is_main():
-        arrays: dict[str, Any] = {experiment.record_name: np.concatenate(records)}
+        name = experiment.record_name
+        arrays: dict[str, Any] = {
+            name if len(records) == 1 else f"{evaluation}_{name}": np.concatenate(rows)
+            for evaluation, rows in records.items()
+        }
         np.savez(path, **arrays)
     return {**metrics, "steps": trained.step, "wall_s": round(time.monotonic() - started, 2)}
 

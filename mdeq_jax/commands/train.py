@@ -77,7 +77,7 @@ def _draw_solver_traces(experiment: Experiment, state: TrainState, path: Path) -
         share = experiment.config.data.eval_batch_size // jax.device_count()
         batch = next(iter(evaluation.batches()))
         batch = {name: rows[: min(_DRAWN, share)] for name, rows in batch.items()}
-        traces = solver_traces(experiment, variables, experiment.prepare(batch))
+        traces = solver_traces(experiment, variables, jax.jit(experiment.prepare)(batch))
         forward, backward = jax.device_get(traces)
         plot_solver_traces(forward, backward, path)
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:

@@ -280,7 +280,7 @@ def load_trained(
     checkpoint = load_checkpoint(os.fspath(checkpoint_dir))
     config: Any = finalize(checkpoint.config)
     if expected is not None:
-        _require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
+        require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
     variables = jax.tree.map(jnp.asarray, eval_variables(checkpoint.state))
     return Trained(variables, config, checkpoint.step)
 
@@ -297,7 +297,14 @@ def eval_variables(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"params": params, **collections}
 
 
-def _require_same_architecture(stored: Any, expected: Any, where: str) -> None:
+def require_same_architecture(stored: Any, expected: Any, where: str) -> None:
+    """Raise ValueError unless two architectures are the same, up to dropout.
+
+    Args:
+      stored: the section ``model`` of a checkpoint's config, a dataclass.
+      expected: the section ``model`` of another config, of the same class.
+      where: the checkpoint's folder, for the message.
+    """
     names = [field.name for field in dataclasses.fields(expected) if field.name != "dropout"]
     differing = [
         f"config.model.{name} is {getattr(expected, name)!r}, the checkpoint's "

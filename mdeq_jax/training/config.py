@@ -130,8 +130,8 @@ class TrainConfig:
       steps: number of steps; if not None it takes the place of `epochs`.
       pretrain_steps: number of first steps in which the cell is unrolled instead of solved.
       num_layers: number of applications of the cell in the first `pretrain_steps` steps.
-      initial_state: where training's solves start. "zeros" keeps the application's own initial
-        state; "normal", "mixed" and "mixed_samples" draw it, as `mdeq_jax.initial_state` does.
+      initial_state: where training's solves start. "own" keeps the application's own initial state;
+        the other kinds are those of `mdeq_jax.initial_state`.
       accumulate_steps: number of microbatches into which each device splits its share of a batch.
         It takes them one after the other, which needs less memory. BatchNorm uses the statistics of
         each microbatch. The loss of segmentation, a mean over pixels, is computed for each
@@ -153,7 +153,7 @@ class TrainConfig:
     steps: int | None = None
     pretrain_steps: int = 0
     num_layers: int = 10
-    initial_state: Literal["zeros", "normal", "mixed", "mixed_samples"] = "zeros"
+    initial_state: Literal["own", "zeros", "normal", "mixed", "mixed_samples"] = "own"
     accumulate_steps: int = 1
     log_every: int = 20
     eval_every: int = 200

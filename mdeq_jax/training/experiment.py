@@ -10,7 +10,7 @@ no base class and nothing to register.
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -103,14 +103,15 @@ class Evaluation:
       solver: finds the equilibrium in this evaluation; None takes the solver of
         config.solver.forward.
       max_steps: replaces the solver's own max_steps, unless None.
-      initial_state: kind of the initial state: "zeros" keeps the application's own initial state;
-        "normal", "mixed" and "mixed_samples" draw it by `mdeq_jax.initial_state`.
+      initial_state: where the solves start: "own" keeps the application's own initial state; the
+        other kinds are those of `mdeq_jax.initial_state`. A row's draw depends on its number in its
+        batch, and therefore on config.data.eval_batch_size.
     """
 
     batches: Callable[[], Iterator[HostBatch]]
     solver: Solver | None = None
     max_steps: int | None = None
-    initial_state: Kind = "zeros"
+    initial_state: Literal["own"] | Kind = "own"
 
 
 class Experiment(Protocol):
@@ -145,7 +146,8 @@ class Experiment(Protocol):
         """Return the carry that a fresh sequence starts with, each leaf (batch_size, ...).
 
         A carry is what a row of a batch passes on to the same row of the next batch, such as a
-        memory. Where a batch has a boolean array "reset" (B,), rows that are True start afresh.
+        memory. Where a batch has a boolean array "reset" (B,), rows that are True start afresh. All
+        rows of a fresh carry are equal.
         An experiment without one returns ().
         """
         ...
@@ -256,6 +258,22 @@ def rows_of(batch: Batch) -> int:
 def first_row(batch: Batch) -> Int[Array, ""]:
     """Return the number of this device's first row in the batch of all devices."""
     return lax.axis_index(AXIS) * rows_of(batch)
+
+
+def require_same_structure(name: str, new: PyTree, old: PyTree) -> None:
+    """Raise ValueError unless `forward` returned a collection or a carry of the same structure.
+
+    Args:
+      name: "collections" or "carry", for the message.
+      new: what `Experiment.forward` returned.
+      old: what it was given.
+    """
+    found, expected = jax.tree.structure(new), jax.tree.structure(old)
+    if found != expected:
+        raise ValueError(
+            f"Experiment.forward returned {name} of the structure {found}; it must be that of the "
+            f"{name} it was given, {expected}. Return Forward({name}=...)."
+        )
 
 
 def reset_carry(experiment: Experiment, carry: PyTree, reset: Bool[Array, " B"] | None) -> PyTree:

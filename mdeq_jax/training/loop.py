@@ -37,7 +37,7 @@ from mdeq_jax.training.steps import TrainStep, make_train_step
 _AGREE_EVERY = 4
 
 
-class Trained(NamedTuple):
+class TrainResult(NamedTuple):
     """What training returns.
 
     Attributes:
@@ -51,7 +51,7 @@ class Trained(NamedTuple):
     state: TrainState
 
 
-def train(experiment: Experiment, workdir: Path, *, profile: bool = False) -> Trained:
+def train(experiment: Experiment, workdir: Path, *, profile: bool = False) -> TrainResult:
     """Train, or continue to train, in a workdir, and evaluate at the end.
 
     Args:
@@ -64,7 +64,8 @@ def train(experiment: Experiment, workdir: Path, *, profile: bool = False) -> Tr
     Raises:
       ValueError: config, data and workdir do not fit together, or data can no longer be read; a
         single process then saves the steps taken so far.
-      JaxRuntimeError: a device has too little memory; a single process then saves, too.
+      JaxRuntimeError: a device has too little memory. If that happens in an evaluation, a single
+        process saves the steps taken so far.
       OSError: a checkpoint cannot be written; the last one is kept.
       NonFiniteError: a loss or gradient was not finite; the last good checkpoint is kept.
     """
@@ -120,7 +121,7 @@ def train(experiment: Experiment, workdir: Path, *, profile: bool = False) -> Tr
         "params_sha256": fingerprint(run.state.params),
         "interrupted": not finished,
     }
-    return Trained({**metrics, **summary}, run.state)
+    return TrainResult({**metrics, **summary}, run.state)
 
 
 class Run:
@@ -227,6 +228,11 @@ class Run:
         metrics = self.evaluator(self.state.eval_variables, unrolled=unrolled)
         if self.recorder is not None:
             self.recorder.evaluation(self.step, metrics, time.monotonic() - started)
+        if self.score.name not in metrics:
+            raise ValueError(
+                f"The experiment's score is {self.score.name!r}, but its evaluations have "
+                f"{', '.join(metrics)}; name one of them."
+            )
         value = metrics[self.score.name]
         if self.score.improves(value, self.best):
             self.best = value

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +36,17 @@ def training_layer(config: RunConfig, unrolled: int | None) -> DEQ:
 
 
 def starting_from(
-    layer: Layer, kind: Kind, key: PRNGKeyArray, first: Int[Array, ""] | int
+    layer: Layer, kind: Literal["own"] | Kind, key: PRNGKeyArray, first: Int[Array, ""] | int
 ) -> Layer:
     """Return a layer whose solves start from `initial_state` of a kind.
 
     Args:
       layer: the layer.
-      kind: kind of the initial state; "zeros" keeps the application's own initial state.
+      kind: kind of the initial state; "own" keeps the application's own initial state.
       key: key of the initial states, the same on all devices.
       first: number of the first row of this device in the batch.
     """
-    if kind == "zeros":
+    if kind == "own":
         return layer
     return lambda f, z0, args: layer(f, initial_state(key, z0, kind, first), args)
 

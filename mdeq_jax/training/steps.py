@@ -20,7 +20,15 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.stability import gradient_error
 from mdeq_jax.training.config import RunConfig
-from mdeq_jax.training.experiment import Batch, Experiment, Metrics, first_row, reset_carry, rows_of
+from mdeq_jax.training.experiment import (
+    Batch,
+    Experiment,
+    Metrics,
+    first_row,
+    require_same_structure,
+    reset_carry,
+    rows_of,
+)
 from mdeq_jax.training.jacobian import draw
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.microbatches import Draw, Gradient, GradientFunction, Outcome, accumulated
@@ -80,7 +88,7 @@ def make_train_step(
             new = dataclasses.replace(new, ema=ema)
         if config.train.on_nonfinite == "skip":
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-            skipped = dataclasses.replace(state, step=state.step + 1)
+            skipped = dataclasses.replace(state, step=state.step + 1, carry=carry)
             new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, skipped)
         return new, metrics
 
@@ -168,6 +176,8 @@ def make_objective(experiment: Experiment, *, unrolled: int | None) -> Objective
         start_key = jax.random.fold_in(draw.key, 1)
         layer = starting_from(layer, config.train.initial_state, start_key, first_row(batch))
         forward = experiment.forward(variables, batch, layer, train=True, key=draw.key, carry=carry)
+        require_same_structure("collections", forward.collections, collections)
+        require_same_structure("carry", forward.carry, carry)
         loss, metrics = experiment.loss(variables, forward.outputs, batch, AXIS)
         metrics, terms = {"loss": loss, **metrics}, {}
         solution = forward.solution

@@ -249,7 +249,7 @@ class MultiTask:
     def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
         """Return the metrics of each part that has sums."""
         metrics = {}
-        for name in self.parts.keys() & sums.keys():
+        for name in (name for name in self.parts if name in sums):
             part_sums = {**sums[name], "count": sums["count"]}
             metrics |= _prefixed(name, self.parts[name].task.summarize(part_sums))
         return metrics

@@ -18,7 +18,7 @@ REFERENCE = "\n".join(path.read_text() for path in (ROOT / "docs" / "api").glob(
 
 def public_names():
     """(package, name) of every name in an `__all__`, of mdeq_jax and of its packages."""
-    inner = pkgutil.iter_modules(mx.__path__, "mdeq_jax.")
+    inner = pkgutil.walk_packages(mx.__path__, "mdeq_jax.")
     for package in ("mdeq_jax", *(module.name for module in inner if module.ispkg)):
         for name in getattr(importlib.import_module(package), "__all__", ()):
             yield package, name
