@@ -21,6 +21,8 @@ LAYOUT = (
     "comparison",
     "commands",
 )
+# Rooms of one application each, which do not know each other.
+APPLICATIONS = ("vision", "apps")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -74,6 +76,17 @@ def test_imports_point_to_earlier_lines(path):
 def test_the_layer_knows_only_jax(path):
     known = {"jax", "jaxtyping", "numpy", "mdeq_jax", *sys.stdlib_module_names}
     assert {name.split(".")[0] for name in imports(path.read_text(), path)} <= known
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if module_name(p).split(".")[1] in APPLICATIONS], ids=identify
+)
+def test_applications_do_not_import_each_other(path):
+    others = {f"mdeq_jax.{room}" for room in APPLICATIONS} - {
+        ".".join(module_name(path).split(".")[:2])
+    }
+    imported = {".".join(name.split(".")[:2]) for name in imports(path.read_text(), path)}
+    assert not imported & others
 
 
 def edges(package):

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     "solver",
     [
-        Anderson(),
         Broyden(),
+        pytest.param(Anderson(), marks=pytest.mark.slow),
         pytest.param(Picard(), marks=pytest.mark.slow),
         pytest.param(Broyden(200), marks=pytest.mark.slow),
     ],

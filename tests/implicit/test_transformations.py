@@ -90,8 +90,8 @@ def test_tracers_of_every_dtype(x64):
         (TIGHT, Exact(TIGHT)),
         (TIGHT, Phantom()),
         (TIGHT, JacobianFree()),
-        (Broyden(8), Shine(refine=1)),
-        (Broyden(8), Shine(opa_every=4)),
+        pytest.param(Broyden(8), Shine(refine=1), marks=pytest.mark.slow),
+        pytest.param(Broyden(8), Shine(opa_every=4), marks=pytest.mark.slow),
     ],
     ids=["exact", "phantom", "jacobian_free", "shine", "opa"],
 )

@@ -77,6 +77,7 @@ def test_fewer_solver_steps_in_evaluation(trained, scratch):
     assert last_json(out)["eval/residual"] > final["eval/residual"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(trained, scratch):
     workdir, final = trained
     _, out, err = run("train.py", scratch, f"--workdir={workdir}", train__steps="60")
@@ -123,6 +124,7 @@ def test_a_workdir_of_another_config(trained, scratch):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_run_whose_files_have_moved_is_resumed(trained, scratch):
     workdir, final = trained
     moved = {"data__dir": f"{scratch}/data/", "data__root": "elsewhere/", "init_from": "moved.pkl"}
@@ -141,6 +143,7 @@ def test_a_checkpoint_of_another_architecture(trained, scratch):
     assert "config.model.expansion is 2, the checkpoint's 1" in err
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite(scratch):
     workdir = scratch / "diverged"
     code, out, err = run(
@@ -186,6 +189,7 @@ def test_another_models_weights_to_start_from(trained, scratch):
     assert "params/cell" not in err
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fill_the_cell(trained, scratch):
     workdir, _ = trained
     again = {"init_from": str(workdir), "model__expansion": "2", "train__steps": "1"}
@@ -231,6 +235,7 @@ def test_help_is_no_failure(scratch):
     assert "--checkpoint" in out
 
 
+@pytest.mark.slow
 def test_a_batch_far_from_the_recipes(scratch):
     _, _, err = run("train.py", scratch, "--workdir=LICENSE", data__batch_size="16")
     assert "warning: config.data.batch_size is 16" in err

@@ -226,6 +226,7 @@ def test_as_many_threads_are_used_as_are_asked_for(data, monkeypatch):
     assert 1 < len(used[4]) <= 4
 
 
+@pytest.mark.slow
 def test_workers_yield_the_same_batches_at_any_position(data):
     workers = train_iterator(replace(data, workers=2, threads=2), seed=0)
     batches = list(islice(train_iterator(data, seed=0), STEPS_PER_EPOCH + 5))

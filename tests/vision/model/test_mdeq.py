@@ -157,8 +157,8 @@ def test_images_that_do_not_fit(images, message):
     "how",
     [
         {"solver": Broyden(max_steps=3)},
-        {"solver": Broyden(max_steps=3, stop_scope="batch")},
-        {"solver": Anderson(max_steps=3)},
+        pytest.param({"solver": Broyden(max_steps=3, stop_scope="batch")}, marks=pytest.mark.slow),
+        pytest.param({"solver": Anderson(max_steps=3)}, marks=pytest.mark.slow),
         {"solver": Picard(max_steps=3)},
         {"adjoint": Unrolled(2)},
     ],

@@ -340,6 +340,7 @@ def test_the_command_and_load(imported_digits):
     assert [path.name for path in imported_digits.parent.iterdir()] == ["digits"]
 
 
+@pytest.mark.slow
 def test_evaluation_of_the_imported_checkpoint(imported_digits):
     command = [sys.executable, "eval.py", "--config=configs/digits.py"]
     command += [f"--checkpoint={imported_digits}", f"--config.data.dir={imported_digits.parent}"]
