@@ -13,11 +13,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.training import checkpoints
-from mdeq_jax.training.checkpoints import Trained
+from mdeq_jax.training import weights
 from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.experiment import Experiment
 from mdeq_jax.training.sections import from_mapping, suggestion
+from mdeq_jax.training.weights import Trained
 
 APPLICATIONS = {
     "vision": "mdeq_jax.vision.experiment",
@@ -66,7 +66,7 @@ def load_trained(
       ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
         differ.
     """
-    trained = checkpoints.load_trained(checkpoint_dir, finalize)
+    trained = weights.load_trained(checkpoint_dir, finalize)
     if expected is None:
         return trained
     where, found = os.fspath(checkpoint_dir), trained.config
@@ -77,7 +77,7 @@ def load_trained(
         )
     stored, wanted = (getattr(config, "model", None) for config in (found, expected))
     if wanted is not None:  # an application may have no such section
-        checkpoints.require_same_architecture(stored, wanted, where)
+        weights.require_same_architecture(stored, wanted, where)
     return trained
 
 

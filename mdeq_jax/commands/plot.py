@@ -18,9 +18,9 @@ import jax
 from absl import flags
 
 from mdeq_jax.commands import cli
-from mdeq_jax.training.checkpoints import Trained
 from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import solver_traces
+from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.load import load_trained
 from mdeq_jax.viz.curves import plot_curves, read_metrics

@@ -20,8 +20,8 @@ import numpy as np
 from absl import flags, logging
 
 from mdeq_jax.commands import cli
-from mdeq_jax.training.checkpoints import Trained
 from mdeq_jax.training.reader import BadRecordError
+from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
 from mdeq_jax.vision.data.files import read_image

@@ -1,15 +1,93 @@
-"""The weights of a checkpoint, for a fresh run to start from."""
+"""Trained models and their weights, read from checkpoints."""
 
+import dataclasses
 import fnmatch
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from mdeq_jax.checks import require_names
-from mdeq_jax.training.checkpoints import eval_variables, load_checkpoint
+from mdeq_jax.training.checkpoints import load_checkpoint
 from mdeq_jax.training.experiment import Variables
+
+AnyConfig = TypeVar("AnyConfig")
+
+
+class Trained(NamedTuple, Generic[AnyConfig]):
+    """A trained model, as a checkpoint holds it.
+
+    Attributes:
+      variables: the variables that evaluation applies the model with.
+      config: the config of the run that wrote it.
+      step: number of training steps taken.
+    """
+
+    variables: PyTree
+    config: AnyConfig
+    step: int
+
+
+def load_trained(
+    checkpoint_dir: str | os.PathLike[str],
+    finalize: Callable[[Mapping[str, Any]], AnyConfig],
+    expected: Any = None,
+) -> Trained[AnyConfig]:
+    """Read a trained model, and check that it has an expected architecture.
+
+    Args:
+      checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
+      finalize: checks a config and freezes it.
+      expected: the section ``model`` of a config, which the checkpoint's must equal, up to dropout:
+        dropout plays no part in evaluation. None accepts any.
+
+    Raises:
+      ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
+        differ.
+    """
+    checkpoint = load_checkpoint(os.fspath(checkpoint_dir))
+    config: Any = finalize(checkpoint.config)
+    if expected is not None:
+        require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
+    variables = jax.tree.map(jnp.asarray, eval_variables(checkpoint.state))
+    return Trained(variables, config, checkpoint.step)
+
+
+def eval_variables(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the variables for evaluation from the state of a `Checkpoint`.
+
+    The parameters are the averaged ones, if the run kept a moving average.
+    """
+    params = state["params"] if state.get("ema") is None else state["ema"]
+    collections = state.get("collections")
+    if collections is None:  # checkpoints of version 0.1 have this one collection
+        collections = {"batch_stats": state["batch_stats"]}
+    return {"params": params, **collections}
+
+
+def require_same_architecture(stored: Any, expected: Any, where: str) -> None:
+    """Raise ValueError unless two architectures are the same, up to dropout.
+
+    Args:
+      stored: the section ``model`` of a checkpoint's config, a dataclass.
+      expected: the section ``model`` of another config, of the same class.
+      where: the checkpoint's folder, for the message.
+    """
+    names = [field.name for field in dataclasses.fields(expected) if field.name != "dropout"]
+    differing = [
+        f"config.model.{name} is {getattr(expected, name)!r}, the checkpoint's "
+        f"{getattr(stored, name)!r}"
+        for name in names
+        if getattr(stored, name) != getattr(expected, name)
+    ]
+    if differing:
+        raise ValueError(
+            f"the checkpoint in {where} is of another architecture: {'; '.join(differing)}. "
+            "Use the config it was trained with."
+        )
 
 
 def load_matching(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from mdeq_jax.training import checkpoints
-from mdeq_jax.training.checkpoints import Trained
+from mdeq_jax.training import weights
+from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
@@ -63,7 +63,7 @@ def load_trained(
       ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
         differ.
     """
-    return checkpoints.load_trained(checkpoint_dir, finalize, expected)
+    return weights.load_trained(checkpoint_dir, finalize, expected)
 
 
 def start_from(

@@ -14,7 +14,8 @@ from etils import epath
 from torch_files import fold, random_state, write_zip
 
 import mdeq_jax as mx
-from mdeq_jax.training.checkpoints import load_trained, write_checkpoint
+from mdeq_jax.training.checkpoints import write_checkpoint
+from mdeq_jax.training.weights import load_trained
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.load import start_from
 from mdeq_jax.vision.model import ModelConfig, create_model

@@ -19,7 +19,8 @@ from folders import grey_png
 from sklearn.datasets import load_sample_images
 
 from benchmarks.camera_pan import camera_pan
-from mdeq_jax.training.checkpoints import Trained, write_checkpoint
+from mdeq_jax.training.checkpoints import write_checkpoint
+from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.config import DataConfig, finalize
 from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
