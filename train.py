@@ -1,19 +1,22 @@
-"""Train a multiscale deep equilibrium model.
+"""Train a model of any application.
 
     python train.py --config configs/digits.py --workdir runs/digits --config.seed=1
 
-Config → data → model → state → loop. Each has its own file:
+The way of a training step, from here to the solver:
 
-    configs/digits.py                     the options of this run
-    mdeq_jax/training/config.py           the keys of every run, with defaults and ranges
-    mdeq_jax/vision/config.py             the keys of MDEQ on images
-    mdeq_jax/vision/data/pipeline.py      batches of images and labels
-    mdeq_jax/vision/model/mdeq.py         stem, equilibrium of the cell, head
-    mdeq_jax/training/state.py            parameters, statistics, optimizer, key: one pytree
+    mdeq_jax/commands/train.py            the command, also called mdeq-train
+    mdeq_jax/training/loop.py             config → experiment → state → steps, until the last one
     mdeq_jax/training/steps.py            train_step(state, batch) -> (state, metrics)
-    mdeq_jax/training/loop.py             steps until the last one or a signal, then the evaluation
+    mdeq_jax/vision/experiment.py         MDEQ on images: forward pass, loss, metrics
+    mdeq_jax/vision/model/mdeq.py         stem, equilibrium of the cell, head
+    mdeq_jax/implicit/deq.py              the equilibrium layer
+    mdeq_jax/implicit/equilibrium.py      the fixed point and its implicit gradient
+    mdeq_jax/solvers/solve.py             the loop of every solver
+    mdeq_jax/solvers/broyden.py           the default solver
 
-The command itself, also called `mdeq-train`, is mdeq_jax/commands/train.py.
+What a run is made of stands in configs/digits.py; mdeq_jax/training/config.py and
+mdeq_jax/vision/config.py list every key. What the loop asks of an application is
+mdeq_jax/training/experiment.py.
 """
 
 from mdeq_jax.commands.train import run

@@ -25,7 +25,7 @@ def forward_solver(config: RunConfig) -> Solver:
     return dataclasses.replace(forward, max_steps=forward.max_steps + room).build()
 
 
-def draw(
+def draw_regularization(
     config: RunConfig,
     key: PRNGKeyArray,
     step: Int[Array, ""],

@@ -29,7 +29,7 @@ from mdeq_jax.training.experiment import (
     reset_carry,
     rows_of,
 )
-from mdeq_jax.training.jacobian import draw
+from mdeq_jax.training.jacobian import draw_regularization
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.microbatches import Draw, Gradient, GradientFunction, Outcome, accumulated
 from mdeq_jax.training.objective import added_terms, loss_gradient, starting_from, training_layer
@@ -65,7 +65,7 @@ def make_train_step(
     gradient = make_gradient(experiment, unrolled=unrolled)
     regularized = config.jacobian.probability > 0
     draw_term = functools.partial(
-        draw, config, unrolled=unrolled is not None, steps_per_epoch=steps_per_epoch
+        draw_regularization, config, unrolled=unrolled is not None, steps_per_epoch=steps_per_epoch
     )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

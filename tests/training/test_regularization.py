@@ -12,7 +12,7 @@ from mdeq_jax.implicit import Solution
 from mdeq_jax.implicit.unrolled import unroll
 from mdeq_jax.stability import jacobian_loss
 from mdeq_jax.training.jacobian import (
-    draw,
+    draw_regularization,
     forward_solver,
     jacobian_term,
     solved_weight,
@@ -40,7 +40,9 @@ def test_weight_without_increment_or_end():
 
 def many_draws(config, *, unrolled=False):
     keys = jax.random.split(jax.random.key(0), 2000)
-    one = lambda key: draw(config, key, jnp.asarray(100), unrolled=unrolled, steps_per_epoch=30)  # noqa: E731
+    one = lambda key: draw_regularization(
+        config, key, jnp.asarray(100), unrolled=unrolled, steps_per_epoch=30
+    )
     return jax.device_get(jax.vmap(one)(keys))
 
 
