@@ -40,9 +40,12 @@ def test_weight_without_increment_or_end():
 
 def many_draws(config, *, unrolled=False):
     keys = jax.random.split(jax.random.key(0), 2000)
-    one = lambda key: draw_regularization(
-        config, key, jnp.asarray(100), unrolled=unrolled, steps_per_epoch=30
-    )
+
+    def one(key):
+        return draw_regularization(
+            config, key, jnp.asarray(100), unrolled=unrolled, steps_per_epoch=30
+        )
+
     return jax.device_get(jax.vmap(one)(keys))
 
 
