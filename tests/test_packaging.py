@@ -139,9 +139,9 @@ def test_what_an_empty_environment_lacks(plain, code):
     [
         ("mdeq-train", "Train a model", "--workdir"),
         ("mdeq-eval", "Evaluate a checkpoint", "--checkpoint"),
-        ("mdeq-predict", "Predict images of one's own", "--input"),
-        ("mdeq-import", "Import PyTorch checkpoints", "--infer"),
-        ("mdeq-summary", "What a config's model is made of", "--config"),
+        ("mdeq-predict", "Predict your own images", "--input"),
+        ("mdeq-import", "Convert PyTorch checkpoints", "--infer"),
+        ("mdeq-summary", "Print the parts of a config's model", "--config"),
         ("mdeq-compare", "Train a config under several settings", "--groups"),
     ],
 )
@@ -156,7 +156,7 @@ def test_help(installed, command, purpose, flag):
     ("command", "purpose", "flag"),
     [
         ("mdeq-plot", "Draw pictures of a trained model", "--checkpoint"),
-        ("mdeq-prepare", "Have TFDS prepare a data set", "--data-dir"),
+        ("mdeq-prepare", "Prepare a data set through TFDS", "--data-dir"),
         ("mdeq-cityscapes-archives", "Check the official Cityscapes archives", "--archives"),
     ],
 )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import jax
-from tensorboardX import SummaryWriter
 
 
 class NonFiniteError(RuntimeError):
@@ -105,6 +104,9 @@ class Recorder:
         self._sample, self._progress = sample, progress
         self._adjoint_advice, self._advised = adjoint_advice, False
         self._file = _reopen(workdir / "metrics.jsonl", resumed_from)
+        # It imports torch where that is installed, which commands that record nothing need not.
+        from tensorboardX import SummaryWriter
+
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_from + 1)
         self._mark = (resumed_from, time.monotonic())
 
