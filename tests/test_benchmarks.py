@@ -82,6 +82,7 @@ def test_the_floor_is_of_each_convolution_and_product():
     assert product == (2 * pixels * 5 * 3, 4 * (pixels * 5 + 5 * 3 + pixels * 3))
 
 
+@pytest.mark.slow
 def test_the_floor_of_another_adjoint_is_refused():
     with pytest.raises(ValueError, match="cifar10_large_phantom has the adjoint 'phantom'"):
         floor.main("cifar10_large_phantom")

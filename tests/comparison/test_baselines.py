@@ -32,6 +32,7 @@ def test_exponential_decay_is_followed_to_the_fourth_order():
     assert 12 < errors[0] / errors[1] < 32
 
 
+@pytest.mark.slow
 def test_the_neural_ode_follows_its_vector_field():
     (model, variables), images = create("neural_ode", 4), make_images()
     params = variables["params"]
@@ -91,7 +92,7 @@ def test_the_config_file_is_as_large_as_the_digits_model():
     assert (config.data, config.optim) == (load("digits").data, load("digits").optim)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "neural_ode"])
+@pytest.mark.parametrize("kind", ["resnet", pytest.param("neural_ode", marks=pytest.mark.slow)])
 def test_a_baseline_goes_through_the_training_loop(tmp_path, kind):
     base = tiny(tmp_path)
     model = {"kind": kind, "width": 4, "depth": 1}

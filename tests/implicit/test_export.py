@@ -15,9 +15,9 @@ pytestmark = pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     "solver",
     [
-        Broyden(),
+        Picard(),
         pytest.param(Anderson(), marks=pytest.mark.slow),
-        pytest.param(Picard(), marks=pytest.mark.slow),
+        pytest.param(Broyden(), marks=pytest.mark.slow),
         pytest.param(Broyden(200), marks=pytest.mark.slow),
     ],
     ids=repr,

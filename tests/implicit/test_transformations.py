@@ -89,7 +89,7 @@ def test_tracers_of_every_dtype(x64):
     [
         (TIGHT, Exact(TIGHT)),
         (TIGHT, Phantom()),
-        (TIGHT, JacobianFree()),
+        pytest.param(TIGHT, JacobianFree(), marks=pytest.mark.slow),
         pytest.param(Broyden(8), Shine(refine=1), marks=pytest.mark.slow),
         pytest.param(Broyden(8), Shine(opa_every=4), marks=pytest.mark.slow),
     ],

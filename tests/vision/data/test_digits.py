@@ -92,6 +92,7 @@ def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
     assert (tmp_path / "digits" / "1.0.0" / "dataset_info.json").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_once(tmp_path):
     processes = [start(PREPARE, tmp_path) for _ in range(3)]
     for process in processes:
