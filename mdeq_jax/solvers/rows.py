@@ -57,7 +57,7 @@ class Rows:
         return self._state(flat)
 
     def write(self, i: Int[Array, ""], state: State) -> "Rows":
-        """Return the rows with another state in row i; its structure is that of the other rows."""
+        """Return the rows with `state`, structured like the other rows, in row i."""
         leaves = [
             lax.dynamic_update_slice_in_dim(x, _flat(new)[:, None], i, axis=1)
             for x, new in zip(self.leaves, jax.tree.leaves(state), strict=True)

@@ -147,8 +147,7 @@ class Experiment(Protocol):
 
         A carry is what a row of a batch passes on to the same row of the next batch, such as a
         memory. Where a batch has a boolean array "reset" (B,), rows that are True start afresh. All
-        rows of a fresh carry are equal.
-        An experiment without one returns ().
+        rows of a fresh carry are equal. An experiment without a carry returns ().
         """
         ...
 

@@ -65,3 +65,9 @@ def test_the_best_evaluation_so_far_is_kept(score, best, kept):
     assert checkpointer.save_best.call_args_list == [
         mock.call(0, STATE, {"eval/x": value}) for value in kept
     ]
+
+
+def test_a_score_that_no_evaluation_has_is_named():
+    run, _ = make_run(iter([]), lambda *_, **__: {"eval/loss": 1.0})
+    with pytest.raises(ValueError, match=r"score is 'eval/accuracy', .* have eval/loss; name one"):
+        run.evaluate()

@@ -260,6 +260,25 @@ def test_weights_are_taken_where_name_and_shape_agree(tmp_path):
         load_matching(wider, str(tmp_path / "nowhere"))
 
 
+def test_a_skipped_step_still_begins_streams_anew():
+    experiment = Streams(override(Config(), {"train.on_nonfinite": "skip"}))
+    experiment.y[LENGTH // 2 :: LENGTH] = np.nan  # where the streams of odd rows begin anew
+    state, metrics = take_steps(experiment, 1, LENGTH // 2 + 1)
+    assert not np.isfinite(metrics["loss"])
+    np.testing.assert_array_equal(state.carry["steps"], np.where(np.arange(ROWS) % 2, 0, 3))
+    assert np.isfinite(state.carry["m"]).all()
+
+
+@pytest.mark.parametrize("dropped", [{"carry": ()}, {"collections": {}}])
+def test_a_forward_pass_that_drops_what_it_was_given_is_refused(dropped):
+    class Dropping(Streams):
+        def forward(self, *inputs, **options):
+            return super().forward(*inputs, **options)._replace(**dropped)
+
+    with pytest.raises(ValueError, match=f"forward returned {next(iter(dropped))} of"):
+        take_steps(Dropping(), 1, 1)
+
+
 def test_both_solves_are_traced_where_there_is_an_equilibrium():
     for experiment in (Streams(), Line()):
         variables = experiment.init(jax.random.key(0))
