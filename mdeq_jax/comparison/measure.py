@@ -1,5 +1,6 @@
 """Measurements of a trained model: its gradient, its scales, and its latency."""
 
+import dataclasses
 import functools
 import math
 import time
@@ -23,6 +24,7 @@ from mdeq_jax.training.experiment import (
     Experiment,
     Layer,
     Prediction,
+    Solve,
     Variables,
     make_put,
 )
@@ -104,25 +106,26 @@ def cosine(a: PyTree, b: PyTree) -> Float[Array, ""]:
     return jnp.divide(optax.tree.vdot(a, b), optax.tree.norm(a) * optax.tree.norm(b))
 
 
-def _evaluator(config: Config, exchange: Callable[[Layer, Variables], Layer]) -> Evaluator:
-    """Return the evaluator of an MDEQ with `exchange(layer, variables)` in place of its layer."""
+def _evaluator(config: Config, exchange: Callable[[Solve, Variables], Solve]) -> Evaluator:
+    """Return the evaluator of an MDEQ with `exchange(solve, variables)` in place of its solve."""
 
     class Examined(VisionExperiment):
         def predict(
             self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
         ) -> Prediction:
-            return super().predict(variables, batch, exchange(layer, variables), carry)
+            layer = dataclasses.replace(layer, solve=exchange(layer.solve, variables))
+            return super().predict(variables, batch, layer, carry)
 
     return Evaluator(
         Examined(override(config, {"train.spectral_radius_iterations": 0})), create_mesh()
     )
 
 
-def silence(layer: Layer, branch: int | None) -> Layer:
-    """Return the layer with one branch set to zero, for the cell and for the head.
+def silence(solve: Solve, branch: int | None) -> Solve:
+    """Return a layer's solve with one branch set to zero, for the cell and for the head.
 
     Args:
-      layer: a layer whose state is a tuple with an entry per branch.
+      solve: a solve whose state is a tuple with an entry per branch.
       branch: index of the branch, which is 0 in z0; None silences no branch.
     """
 
@@ -130,7 +133,7 @@ def silence(layer: Layer, branch: int | None) -> Layer:
         def g(z: State, args: PyTree) -> State:
             return tuple(jnp.zeros_like(h) if i == branch else h for i, h in enumerate(f(z, args)))
 
-        return layer(g, z0, args)
+        return solve(g, z0, args)
 
     return silenced
 
@@ -140,7 +143,7 @@ def silenced_scales(config: Config, variables: Variables) -> dict[str, Row]:
     branches = {"none": None, **{f"scale {i}": i for i in range(config.model.num_branches)}}
     placed = replicate(variables, create_mesh())
     return {
-        name: _evaluator(config, lambda layer, _, i=i: silence(layer, i))(placed, unrolled=None)
+        name: _evaluator(config, lambda solve, _, i=i: silence(solve, i))(placed, unrolled=None)
         for name, i in branches.items()
     }
 
@@ -155,8 +158,8 @@ def latency(config: Config, variables: Variables) -> dict[str, Row]:
       Metrics by row, with "batch_s", the seconds of an evaluation batch.
     """
 
-    def limited(layer: Layer, variables: Variables) -> Layer:
-        return functools.partial(layer, **variables["limits"])
+    def limited(solve: Solve, variables: Variables) -> Solve:
+        return functools.partial(solve, **variables["limits"])
 
     most, tol = max(STEP_LIMITS), config.solver.forward.tol
     evaluator = _evaluator(override(config, {"solver.forward.max_steps": most}), limited)

@@ -130,6 +130,9 @@ class TrainConfig:
       steps: number of steps; if not None it takes the place of `epochs`.
       pretrain_steps: number of first steps in which the cell is unrolled instead of solved.
       num_layers: number of applications of the cell in the first `pretrain_steps` steps.
+      fewest_solver_steps: each training step's solve has its own limit, a whole number drawn from
+        this one to `solver.forward.max_steps`; None always allows `solver.forward.max_steps`. With
+        the adjoint "phantom" this is the progressive training of deep-thinking networks.
       initial_state: where training's solves start. "own" keeps the application's own initial state;
         the other kinds are those of `mdeq_jax.initial_state`.
       accumulate_steps: number of microbatches into which each device splits its share of a batch.
@@ -153,6 +156,7 @@ class TrainConfig:
     steps: int | None = None
     pretrain_steps: int = 0
     num_layers: int = 10
+    fewest_solver_steps: int | None = None
     initial_state: Literal["own", "zeros", "normal", "mixed", "mixed_samples"] = "own"
     accumulate_steps: int = 1
     log_every: int = 20
@@ -168,7 +172,7 @@ class TrainConfig:
         for field in ("epochs", "num_layers", "accumulate_steps", "log_every", "eval_every"):
             require_int(self, field, minimum=1)
         require_share(self, "epoch_fraction")
-        for field in ("steps", "checkpoint_steps"):
+        for field in ("steps", "checkpoint_steps", "fewest_solver_steps"):
             if getattr(self, field) is not None:
                 require_int(self, field, minimum=1)
         require_int(self, "max_skipped", minimum=0)
@@ -265,12 +269,17 @@ class RunConfig:
         require_int(self, "seed", minimum=0)
         require(self, "seed", self.seed < 2**32, "below 2**32")
         self._check_adjoint()
-        steps = self.solver.forward.max_steps
-        jitter = self.jacobian.step_jitter
-        if self.jacobian.probability > 0 and jitter >= steps:
+        steps, fewest = self.solver.forward.max_steps, self.train.fewest_solver_steps
+        if fewest is not None and fewest > steps:
+            raise ValueError(
+                f"config.train.fewest_solver_steps is {fewest}, above the {steps} steps of "
+                "config.solver.forward.max_steps; lower it or raise max_steps."
+            )
+        jitter, limit = self.jacobian.step_jitter, fewest or steps
+        if self.jacobian.probability > 0 and jitter >= limit:
             raise ValueError(
                 f"config.jacobian.step_jitter is {jitter}, which can leave a solve of at most "
-                f"{steps} steps none; lower it or raise config.solver.forward.max_steps."
+                f"{limit} steps none; lower it or raise the number of steps."
             )
         if self.correction.states > steps:
             raise ValueError(

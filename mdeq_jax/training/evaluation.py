@@ -19,14 +19,14 @@ from mdeq_jax.training.experiment import (
     Batch,
     Evaluation,
     Experiment,
+    Layer,
     Variables,
-    first_row,
     make_put,
     reset_carry,
     rows_of,
 )
 from mdeq_jax.training.mesh import AXIS, shard
-from mdeq_jax.training.objective import loss_gradient, starting_from
+from mdeq_jax.training.objective import bind, loss_gradient
 
 OnRecords = Callable[[Shaped[np.ndarray, "n ..."]], None]
 # (variables, batch, carry) -> (sums, records of the rows, new carry)
@@ -69,15 +69,16 @@ class Evaluator:
             padding.
 
         Returns:
-          For each evaluation NAME: the experiment's metrics; the means of its statistics, such as
-          NAME/solver_steps and NAME/converged; and NAME/examples, the number of samples.
+          For each evaluation: the experiment's metrics; the means of its statistics, such as
+          solver_steps and converged; and "examples", the number of samples. `metric_name` gives
+          their full names.
         """
         metrics = {}
         for name, evaluation in self._evaluations.items():
             step = self._step(name, unrolled)
             take = on_records(name) if on_records else None
             values = self._pass_over(evaluation, step, variables, take)
-            metrics |= {f"{name}/{metric}": value for metric, value in values.items()}
+            metrics |= {metric_name(name, metric): value for metric, value in values.items()}
         return metrics
 
     def _pass_over(
@@ -103,6 +104,17 @@ class Evaluator:
         return {**metrics, **means, "examples": float(total["count"])}
 
 
+def metric_name(evaluation: str, metric: str) -> str:
+    """Return the full name of a metric.
+
+    Examples:
+      >>> metric_name("eval", "accuracy"), metric_name("eval/64", "accuracy")
+      ('eval/accuracy', 'eval/accuracy_64')
+    """
+    group, _, label = evaluation.partition("/")
+    return f"{group}/{metric}_{label}" if label else f"{group}/{metric}"
+
+
 def make_eval_step(
     experiment: Experiment, mesh: Mesh, evaluation: Evaluation, *, unrolled: int | None
 ) -> EvalStep:
@@ -123,7 +135,7 @@ def make_eval_step(
     def step(variables: Variables, batch: Batch, carry: PyTree) -> tuple[PyTree, Array, PyTree]:
         carry = reset_carry(experiment, carry, batch.get("reset"))
         key = jax.random.key(experiment.config.seed)
-        layer = starting_from(deq, evaluation.initial_state, key, first_row(batch))
+        layer = bind(deq, evaluation.initial_state, key, batch)
         prediction = experiment.predict(variables, batch, layer, carry)
         sums = {
             **experiment.sums(prediction.outputs, batch),
@@ -210,7 +222,8 @@ def solver_traces(
     @jax.jit
     def traces(variables: Variables, batch: Batch) -> tuple[Array, Array]:
         carry = experiment.init_carry(rows_of(batch))
-        passed = experiment.forward(variables, batch, DEQ(forward), train=False, carry=carry)
+        layer = Layer(DEQ(forward))
+        passed = experiment.forward(variables, batch, layer, train=False, carry=carry)
         solution = passed.solution
         if solution is None:
             raise ValueError("The model has no equilibrium, so there is no solve to trace.")

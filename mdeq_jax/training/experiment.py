@@ -34,12 +34,27 @@ Metrics = dict[str, Float[Array, ""]]
 Variables = Mapping[str, PyTree]
 
 
-class Layer(Protocol):
-    """The equilibrium layer of one step: a `DEQ` whose traced options are bound."""
+# A `DEQ` whose traced options may be bound: (f, z0, args) -> the solution of z = f(z, args).
+Solve = Callable[[Callable[[State, Any], State], State, PyTree], Solution]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """The equilibrium layer of one step: the way a model finds its equilibrium.
+
+    Attributes:
+      solve: solves from exactly the state that it is given, for a state that continues another
+        solve: ``layer.solve(f, z0, args)``.
+      start: maps the application's own initial state to the initial state that the run asks for,
+        such as a random one of the same shapes.
+    """
+
+    solve: Solve
+    start: Callable[[State], State] = lambda z0: z0
 
     def __call__(self, f: Callable[[State, Any], State], z0: State, args: PyTree) -> Solution:
-        """Return the solution of z = f(z, args) from z0."""
-        ...
+        """Return the solution of z = f(z, args), with z0 as the application's own initial state."""
+        return self.solve(f, self.start(z0), args)
 
 
 class Forward(NamedTuple):
@@ -50,12 +65,15 @@ class Forward(NamedTuple):
       solution: what the layer returned; None for a model without an equilibrium.
       collections: the Flax collections other than "params", with their new values.
       carry: the new carry, each leaf (B, ...); () if the experiment has none.
+      batch: the rows that the loss and `decode` see; None is the batch that `forward` was given. An
+        experiment whose carry holds problems that it still works on puts them here.
     """
 
     outputs: PyTree
     solution: Solution | None = None
     collections: Mapping[str, PyTree] = {}
     carry: PyTree = ()
+    batch: Batch | None = None
 
 
 class Prediction(NamedTuple):
@@ -167,7 +185,11 @@ class Experiment(Protocol):
         ...
 
     def evaluations(self) -> Mapping[str, Evaluation]:
-        """Return the evaluations by name. Their metrics are called NAME/METRIC."""
+        """Return the evaluations by name.
+
+        The metrics of the evaluation NAME are called NAME/METRIC. Those of GROUP/LABEL, such as
+        "eval/64", are called GROUP/METRIC_LABEL, such as "eval/accuracy_64".
+        """
         ...
 
     def prepare(self, batch: Batch) -> Batch:

@@ -30,6 +30,7 @@ def draw_regularization(
     key: PRNGKeyArray,
     step: Int[Array, ""],
     *,
+    limit: Int[Array, ""] | int,
     unrolled: bool,
     steps_per_epoch: int,
 ) -> tuple[Float[Array, ""], Int[Array, ""]]:
@@ -39,6 +40,7 @@ def draw_regularization(
       config: the config of the run.
       key: this step's key, the same on all devices.
       step: number of steps taken so far.
+      limit: limit of the forward solve on steps without the term.
       unrolled: whether the cell is unrolled at this step.
       steps_per_epoch: number of steps of an epoch.
     """
@@ -46,7 +48,7 @@ def draw_regularization(
     choice, jitter = jax.random.split(key)
     strength = options.pretrain_weight if unrolled else solved_weight(config, step, steps_per_epoch)
     gamma = jnp.where(jax.random.uniform(choice) < options.probability, strength, 0.0)
-    limit = jnp.asarray(config.solver.forward.max_steps)
+    limit = jnp.asarray(limit)
     if options.step_jitter > 0:
         shift = jax.random.randint(jitter, (), -options.step_jitter, 2)
         limit = jnp.where(gamma > 0, limit + shift, limit)

@@ -6,13 +6,22 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mdeq_jax.implicit import DEQ, Solution, Unrolled
 from mdeq_jax.solvers import State
 from mdeq_jax.solvers.initial import Kind, initial_state
 from mdeq_jax.training.config import RunConfig
-from mdeq_jax.training.experiment import Batch, Experiment, Layer, Metrics, Variables, first_row
+from mdeq_jax.training.experiment import (
+    Batch,
+    Experiment,
+    Layer,
+    Metrics,
+    Solve,
+    Variables,
+    first_row,
+    rows_of,
+)
 from mdeq_jax.training.jacobian import forward_solver, jacobian_term
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.microbatches import Draw
@@ -35,20 +44,28 @@ def training_layer(config: RunConfig, unrolled: int | None) -> DEQ:
     )
 
 
-def starting_from(
-    layer: Layer, kind: Literal["own"] | Kind, key: PRNGKeyArray, first: Int[Array, ""] | int
+def bind(
+    solve: Solve,
+    kind: Literal["own"] | Kind,
+    key: PRNGKeyArray,
+    batch: Batch,
 ) -> Layer:
-    """Return a layer whose solves start from `initial_state` of a kind.
+    """Return the layer of one step, with its random numbers bound.
 
     Args:
-      layer: the layer.
-      kind: kind of the initial state; "own" keeps the application's own initial state.
-      key: key of the initial states, the same on all devices.
-      first: number of the first row of this device in the batch.
+      solve: the `DEQ` of the step; its other traced options may be bound.
+      kind: kind of the initial states; "own" keeps the application's own.
+      key: key of the initial states and of solvers that draw numbers, the same on all devices.
+      batch: the batch, each array this device's rows. A row's numbers follow from the key and the
+        row's number in the batch of all devices.
     """
+    first = first_row(batch)
+    numbers = first + jnp.arange(rows_of(batch))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), numbers)
+    solve = functools.partial(solve, key=keys)
     if kind == "own":
-        return layer
-    return lambda f, z0, args: layer(f, initial_state(key, z0, kind, first), args)
+        return Layer(solve)
+    return Layer(solve, lambda z0: initial_state(key, z0, kind, first))
 
 
 def added_terms(

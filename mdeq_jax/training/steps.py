@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.stability import gradient_error
 from mdeq_jax.training.config import RunConfig
@@ -24,7 +24,6 @@ from mdeq_jax.training.experiment import (
     Batch,
     Experiment,
     Metrics,
-    first_row,
     require_same_structure,
     reset_carry,
     rows_of,
@@ -32,7 +31,7 @@ from mdeq_jax.training.experiment import (
 from mdeq_jax.training.jacobian import draw_regularization
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.microbatches import Draw, Gradient, GradientFunction, Outcome, accumulated
-from mdeq_jax.training.objective import added_terms, loss_gradient, starting_from, training_layer
+from mdeq_jax.training.objective import added_terms, bind, loss_gradient, training_layer
 from mdeq_jax.training.optim import update_ema
 from mdeq_jax.training.state import STATE_SPECS, TrainState
 
@@ -63,15 +62,12 @@ def make_train_step(
     """
     config: RunConfig = experiment.config
     gradient = make_gradient(experiment, unrolled=unrolled)
-    regularized = config.jacobian.probability > 0
-    draw_term = functools.partial(
-        draw_regularization, config, unrolled=unrolled is not None, steps_per_epoch=steps_per_epoch
+    draw = functools.partial(
+        draw_step, config, unrolled=unrolled is not None, steps_per_epoch=steps_per_epoch
     )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(state.key, state.step)
-        key, term_key = (jax.random.fold_in(step_key, i) for i in range(2))
-        drawn = Draw(key, *(draw_term(term_key, state.step) if regularized else ()))
+        drawn = draw(jax.random.fold_in(state.key, state.step), state.step)
         # Marked as varying, so that each device keeps its own gradient until the one mean below.
         params = lax.pcast(state.params, AXIS, to="varying")
         carry = reset_carry(experiment, state.carry, batch.get("reset"))
@@ -97,6 +93,33 @@ def make_train_step(
         step, mesh=mesh, in_specs=specs, out_specs=(STATE_SPECS, PartitionSpec())
     )
     return jax.jit(mapped, donate_argnums=0)
+
+
+def draw_step(
+    config: RunConfig,
+    key: PRNGKeyArray,
+    step: Int[Array, ""],
+    *,
+    unrolled: bool,
+    steps_per_epoch: int,
+) -> Draw:
+    """Return what a training step draws at random.
+
+    Args:
+      config: the config of the run.
+      key: the step's key, the same on all devices.
+      step: number of steps taken so far.
+      unrolled: whether the cell is unrolled at this step.
+      steps_per_epoch: number of steps of an epoch.
+    """
+    key, term_key, limit_key = (jax.random.fold_in(key, i) for i in range(3))
+    most, fewest = config.solver.forward.max_steps, config.train.fewest_solver_steps
+    limit = None if fewest is None else jax.random.randint(limit_key, (), fewest, most + 1)
+    if config.jacobian.probability == 0:
+        return Draw(key, step_limit=limit)
+    options = {"unrolled": unrolled, "steps_per_epoch": steps_per_epoch}
+    limit = most if limit is None else limit
+    return Draw(key, *draw_regularization(config, term_key, step, limit=limit, **options))
 
 
 def make_gradient(experiment: Experiment, *, unrolled: int | None) -> GradientFunction:
@@ -170,14 +193,15 @@ def make_objective(experiment: Experiment, *, unrolled: int | None) -> Objective
         outer = None
         if config.adjoint.opa_every is not None:
             outer = loss_gradient(experiment, variables, batch)
-        layer = functools.partial(
+        solve = functools.partial(
             deq, step_limit=draw.step_limit, adjoint_probe=probe, outer_gradient=outer
         )
-        start_key = jax.random.fold_in(draw.key, 1)
-        layer = starting_from(layer, config.train.initial_state, start_key, first_row(batch))
+        layer_key = jax.random.fold_in(draw.key, 1)
+        layer = bind(solve, config.train.initial_state, layer_key, batch)
         forward = experiment.forward(variables, batch, layer, train=True, key=draw.key, carry=carry)
         require_same_structure("collections", forward.collections, collections)
         require_same_structure("carry", forward.carry, carry)
+        batch = batch if forward.batch is None else forward.batch
         loss, metrics = experiment.loss(variables, forward.outputs, batch, AXIS)
         metrics, terms = {"loss": loss, **metrics}, {}
         solution = forward.solution

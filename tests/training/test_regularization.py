@@ -43,7 +43,12 @@ def many_draws(config, *, unrolled=False):
 
     def one(key):
         return draw_regularization(
-            config, key, jnp.asarray(100), unrolled=unrolled, steps_per_epoch=30
+            config,
+            key,
+            jnp.asarray(100),
+            limit=config.solver.forward.max_steps,
+            unrolled=unrolled,
+            steps_per_epoch=30,
         )
 
     return jax.device_get(jax.vmap(one)(keys))

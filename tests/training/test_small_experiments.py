@@ -9,54 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from running import interrupted_after, take_steps
 from small import LENGTH, ROWS, Config, Line, Streams
 
 from mdeq_jax.solvers import Broyden, Picard
 from mdeq_jax.solvers.initial import initial_state
 from mdeq_jax.training import loaders
-from mdeq_jax.training.batches import BatchIterator
 from mdeq_jax.training.checkpoints import load_checkpoint
 from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import solver_traces
-from mdeq_jax.training.experiment import Evaluation, Forward, Score, make_put
+from mdeq_jax.training.experiment import Evaluation, Forward, Score
 from mdeq_jax.training.loop import train
-from mdeq_jax.training.optim import create_optimizer
-from mdeq_jax.training.state import create_state, place_state
-from mdeq_jax.training.steps import make_train_step
 from mdeq_jax.training.weights import load_matching
 
 TRAINING = Path(__file__).parents[2] / "mdeq_jax" / "training"
 EXACT = {"solver.forward.tol": 1e-12, "solver.backward.tol": 1e-12}
-
-
-def take_steps(experiment, devices, count):
-    """The state and the metrics after some steps."""
-    mesh = jax.make_mesh(
-        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-    )
-    optimizer = create_optimizer(experiment.config.optim, 10, 10)
-    state = place_state(create_state(experiment, optimizer), mesh)
-    step = make_train_step(experiment, optimizer, mesh, unrolled=None, steps_per_epoch=10)
-    put, metrics = make_put(experiment, mesh), {}
-    for batch in itertools.islice(experiment.train_batches(), count):
-        state, metrics = step(state, put(batch))
-    return state, metrics
-
-
-def interrupted_after(monkeypatch, experiment, workdir, last):
-    """Train until the data end after some batches, which saves a checkpoint."""
-
-    class Ending(BatchIterator):
-        def __next__(self):
-            if self.get_state()["next_index"] == last:
-                raise ValueError("no more data")
-            return super().__next__()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loaders, "BatchIterator", Ending)
-        with pytest.raises(ValueError, match="no more data"):
-            train(experiment, workdir)
 
 
 def test_a_carry_follows_its_rows_on_any_number_of_devices_and_in_microbatches(x64):

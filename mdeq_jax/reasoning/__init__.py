@@ -1,0 +1,1 @@
+"""Equilibrium reasoning: prefix sums, mazes and Sudoku, with more computation at test time."""

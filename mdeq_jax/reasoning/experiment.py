@@ -1,0 +1,298 @@
+"""Equilibrium reasoning as an experiment: one class or digit for each position of a grid.
+
+    problem → injection x → z = cell(z, x) → logits of each position
+
+The same weights solve problems of any size; a larger or harder problem needs more solver steps.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from mdeq_jax.reasoning.config import Config
+from mdeq_jax.reasoning.data.problems import Problems
+from mdeq_jax.reasoning.model import create_model
+from mdeq_jax.reasoning.tasks import TASKS
+from mdeq_jax.solvers import State, initial_state
+from mdeq_jax.solvers.norms import select
+from mdeq_jax.stability import cosine
+from mdeq_jax.training.evaluation import masked_sums, solver_statistics
+from mdeq_jax.training.experiment import (
+    Batch,
+    Evaluation,
+    Forward,
+    Layer,
+    Metrics,
+    Prediction,
+    Score,
+    Variables,
+    first_row,
+)
+from mdeq_jax.training.loaders import eval_batches, shuffled_batches
+from mdeq_jax.training.weights import load_matching
+
+__all__ = ["Config", "Reasoning", "create_experiment"]
+
+
+class FixedPointProblem(NamedTuple):
+    """The equation z = f(z, args) of some problems, and where its solve starts."""
+
+    f: Callable[[State, Any], State]
+    z0: State
+    args: PyTree
+
+
+class Reasoning:
+    """A recurrent network or a transformer on grids, as `Experiment` describes it.
+
+    Attributes:
+      config: the config of the run.
+      model: the network.
+      train_problems: the problems to train on.
+    """
+
+    sample = "problem"
+    progress: Mapping[str, str] = {"exact": ".1%"}
+    record_name = "answers"
+
+    def __init__(self, config: Config):
+        """Read or generate the training problems, and make the model.
+
+        Raises:
+          ValueError: the problems cannot be read, or a size does not fit the task.
+        """
+        self.config, data = config, config.data
+        self.score = Score(f"eval/exact_{max(config.evaluation.sizes)}")
+        self._open = functools.partial(TASKS[data.task].open, data)
+        self.train_problems: Problems = self._open("train", data.size)
+        self.train_size = len(self.train_problems.inputs)
+        self._open_eval = functools.cache(lambda size: self._open("test", size))
+        self.model = create_model(
+            config.model,
+            dimensions=TASKS[data.task].dimensions,
+            channels=self.train_problems.inputs.shape[-1],
+            classes=TASKS[data.task].classes(data.size),
+            dtype=config.compute_dtype,
+        )
+
+    def init(self, key: PRNGKeyArray) -> Variables:
+        """Return random variables."""
+        return self.model.init(key, jnp.asarray(self.train_problems.inputs[:1]))
+
+    def init_carry(self, batch_size: int) -> PyTree:
+        """Return rows without a problem; () where every step has new problems."""
+        if self.config.loss.segments == 1:
+            return ()
+        rows = jax.tree.map(
+            lambda x: jnp.zeros((batch_size, *x.shape[1:]), x.dtype), self.train_problems
+        )
+        variables = jax.eval_shape(self.init, jax.random.key(0))
+        z0 = jax.eval_shape(lambda v: self.problem(v, rows.inputs).z0, variables)
+        return {
+            "batch": rows._asdict(),
+            "z": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), z0),
+            "segments": jnp.zeros(batch_size, jnp.int32),
+            "finished": jnp.ones(batch_size, bool),
+        }
+
+    def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
+        """Return variables with the weights of a checkpoint or of a deep-thinking PyTorch file."""
+        return load_matching(variables, source, self.config.init_from_allow_missing)
+
+    def train_batches(self) -> grain.DatasetIterator:
+        """Return this process's share of shuffled batches."""
+        return shuffled_batches(
+            range(self.train_size),
+            lambda index, generator: self.train_problems.example(index),
+            self.config.data,
+            seed=self.config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def evaluations(self) -> Mapping[str, Evaluation]:
+        """Return one evaluation for each size, "eval/SIZE"; raises ValueError if one is missing."""
+        options = self.config.evaluation
+        return {
+            f"eval/{size}": Evaluation(self._eval_batches(size), max_steps=steps)
+            for size, steps in zip(options.sizes, options.steps, strict=True)
+        }
+
+    def _eval_batches(self, size: int) -> Callable[[], grain.DatasetIterator]:
+        problems = self._open_eval(size)
+        return lambda: eval_batches(
+            range(len(problems.inputs)),
+            problems.example,
+            self.config.data,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Return the batch with inputs in float32."""
+        return {**batch, "inputs": batch["inputs"].astype(jnp.float32)}
+
+    def problem(
+        self, variables: Variables, inputs: Float[Array, "B H W C"]
+    ) -> FixedPointProblem:
+        """Return the equation of some problems, with the model's own initial state."""
+        x = self.model.apply(variables, inputs, method="inject")
+        z0: Any = self.model.apply(variables, inputs, x, method="start")
+        return FixedPointProblem(self._cell, z0, (variables["params"], x))
+
+    def _cell(self, z: State, args: tuple[PyTree, PyTree]) -> State:
+        params, x = args
+        return self.model.apply({"params": params}, z, x, method="cell")
+
+    def forward(
+        self,
+        variables: Variables,
+        batch: Batch,
+        layer: Layer,
+        *,
+        train: bool,
+        key: PRNGKeyArray | None = None,
+        carry: PyTree = (),
+    ) -> Forward:
+        """Return the outputs of `decode`, and with config.loss.alignment_weight "alignment" (B,).
+
+        With several segments a row whose problem is not finished keeps it, and its state.
+        """
+        segmented = train and self.config.loss.segments > 1
+        if segmented:
+            batch = select(carry["finished"], dict(batch), carry["batch"])
+        f, own, args = self.problem(variables, batch["inputs"])
+        z0 = layer.start(own)
+        if segmented:
+            z0 = select(carry["finished"], z0, carry["z"])
+        solution = layer.solve(f, z0, args)
+        outputs = self.decode(variables, solution.z, batch, train=train)
+        if train and self.config.loss.alignment_weight != 0:
+            other = initial_state(key, own, "normal", first_row(batch))
+            outputs["alignment"] = cosine(solution.z, layer.solve(f, other, args).z)
+        if segmented:
+            carry = self._next_carry(carry, batch, solution.z, outputs)
+        return Forward(outputs, solution, carry=carry, batch=batch)
+
+    def _next_carry(self, carry: PyTree, batch: Batch, z: State, outputs: PyTree) -> PyTree:
+        """Return the carry after one more segment of each row."""
+        segments = jnp.where(carry["finished"], 0, carry["segments"]) + 1
+        finished = segments >= self.config.loss.segments
+        if "halt" in outputs:
+            finished |= outputs["halt"] > 0
+        carry = {"batch": dict(batch), "z": z, "segments": segments, "finished": finished}
+        return jax.lax.stop_gradient(carry)
+
+    def decode(self, variables: Variables, z: PyTree, batch: Batch, *, train: bool) -> PyTree:
+        """Return "logits" (B, H, W, classes), and "halt" (B,) if the model has a halting head."""
+        outputs = {"logits": self.model.apply(variables, z, method="head")}
+        if self.config.model.halting:
+            outputs["halt"] = self.model.apply(variables, z, method="halt")
+        return outputs
+
+    def loss(
+        self, variables: Variables, outputs: PyTree, batch: Batch, axis_name: str | None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Return the cross-entropy of counted positions, averaged over problems, and added terms.
+
+        The metrics are exact, the share of problems without a wrong position, and accuracy, the
+        share of right positions.
+        """
+        logits, counted = outputs["logits"], batch["counted"]
+        entropies = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+        loss = mean_over_positions(entropies, counted).mean()
+        scores = self.scores(outputs, batch)
+        if "halt" in outputs:
+            entropy = optax.sigmoid_binary_cross_entropy(outputs["halt"], scores["exact"])
+            loss += self.config.loss.halting_weight * entropy.mean()
+        if "alignment" in outputs:
+            loss += self.config.loss.alignment_weight * outputs["alignment"].mean()
+            scores["alignment"] = outputs["alignment"]
+        return loss, {name: score.mean() for name, score in scores.items()}
+
+    def scores(self, outputs: PyTree, batch: Batch) -> dict[str, Float[Array, " B"]]:
+        """Return exact and accuracy of each problem, and whether the halting head is right."""
+        counted = batch["counted"]
+        right = outputs["logits"].argmax(axis=-1) == batch["targets"]
+        exact = (right | ~counted).all(axis=(1, 2))
+        scores = {
+            "exact": exact.astype(jnp.float32),
+            "accuracy": mean_over_positions(right.astype(jnp.float32), counted),
+        }
+        if "halt" in outputs:
+            scores["halting_accuracy"] = ((outputs["halt"] > 0) == exact).astype(jnp.float32)
+        return scores
+
+    def predict(
+        self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
+    ) -> Prediction:
+        """Return the outputs of `decode`, the solver's statistics, and "alignment".
+
+        "alignment" is the asymptotic alignment score of each problem under the equilibria of the
+        other config.evaluation.alignment_group − 1 problems of its group.
+        """
+        solution = layer(*self.problem(variables, batch["inputs"]))
+        outputs = self.decode(variables, solution.z, batch, train=False)
+        statistics = solver_statistics(self.config, solution)
+        others = range(1, self.config.evaluation.alignment_group)
+        if others:
+            starts = [exchanged(solution.z, len(others) + 1, shift) for shift in others]
+            reached = [layer.solve(solution.f, z0, solution.args).z for z0 in starts]
+            cosines = [cosine(solution.z, z) for z in reached]
+            statistics["alignment"] = jnp.stack(cosines).mean(axis=0)
+        return Prediction(outputs, statistics, carry)
+
+    def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
+        """Return the sums of `scores`."""
+        return masked_sums(self.scores(outputs, batch), batch["mask"])
+
+    def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
+        """Return the means of `scores` over all problems."""
+        names = ("exact", "accuracy", "halting_accuracy")
+        return {name: float(sums[name] / sums["count"]) for name in names if name in sums}
+
+    def record(self, outputs: PyTree) -> Array:
+        """Return the class of each position, (B, H, W)."""
+        return outputs["logits"].argmax(axis=-1)
+
+
+def exchanged(z: State, group: int, shift: int) -> State:
+    """Return the states with those of each group of neighbouring rows shifted cyclically.
+
+    Args:
+      z: the states, leaves (B, ...).
+      group: number of rows of a group.
+      shift: row r of a group gets the state of its row r − shift.
+
+    Raises:
+      ValueError: B is not a multiple of `group`.
+    """
+    rows = len(jax.tree.leaves(z)[0])
+    if rows % group:
+        raise ValueError(
+            f"config.evaluation.alignment_group is {group}, but a device has {rows} rows of a "
+            "batch; let config.data.eval_batch_size be a multiple of devices times groups."
+        )
+    number = np.arange(rows)
+    sources = number - number % group + (number - shift) % group
+    return jax.tree.map(lambda x: x[sources], z)
+
+
+def mean_over_positions(
+    values: Float[Array, "B H W"], counted: Bool[Array, "B H W"]
+) -> Float[Array, " B"]:
+    """Return the mean of each problem's values over its counted positions."""
+    total = jnp.where(counted, values, 0).sum(axis=(1, 2))
+    return total / jnp.maximum(counted.sum(axis=(1, 2)), 1)
+
+
+def create_experiment(config: Config) -> Reasoning:
+    """Return the experiment of a config."""
+    return Reasoning(config)
