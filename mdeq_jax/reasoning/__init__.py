@@ -1,0 +1,1 @@
+"""Equilibrium reasoning: prefix sums, mazes and Sudoku, solved by as many steps as they need."""
