@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from mdeq_jax.solvers import Status as Status
     from mdeq_jax.solvers import initial_state as initial_state
     from mdeq_jax.solvers import solve as solve
+    from mdeq_jax.stability import alignment as alignment
     from mdeq_jax.stability import gradient_error as gradient_error
     from mdeq_jax.stability import jacobian_loss as jacobian_loss
+    from mdeq_jax.stability import rolled as rolled
     from mdeq_jax.stability import spectral_radius as spectral_radius
     from mdeq_jax.vision.load import load as load
     from mdeq_jax.vision.model import ModelConfig as ModelConfig
@@ -64,8 +66,10 @@ _HOME = {
     "Solution": "implicit",
     "Unrolled": "implicit",
     "equilibrium": "implicit",
+    "alignment": "stability",
     "gradient_error": "stability",
     "jacobian_loss": "stability",
+    "rolled": "stability",
     "spectral_radius": "stability",
     "ModelConfig": "vision.model",
     "create_model": "vision.model",

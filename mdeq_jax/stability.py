@@ -1,10 +1,11 @@
-"""How stable an equilibrium is, and how good its gradient.
+"""How stable an equilibrium is, how good its gradient, and whether it depends on the start.
 
 The size of the Jacobian J = ∂f/∂z at z and its spectral radius need only products vᵀJ, one backward
-pass through f each. The estimate of the gradient's error needs the statistics of both solves.
+pass through f each. The estimate of the gradient's error needs the statistics of both solves. The
+alignment score compares solves from several starts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -12,9 +13,18 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from mdeq_jax.solvers import SolverResult, State
+from mdeq_jax.solvers import Solver, SolverResult, State, solve
 from mdeq_jax.solvers.initial import normal_samples
-from mdeq_jax.solvers.norms import inner, norm, reciprocal, scale, select, vary_together
+from mdeq_jax.solvers.norms import (
+    in_unit,
+    inner,
+    norm,
+    reciprocal,
+    scale,
+    select,
+    unit_of,
+    vary_together,
+)
 
 
 def jacobian_loss(
@@ -120,6 +130,103 @@ def spectral_radius(
     middles = (jnp.arange(iterations, dtype=growths.dtype) + 0.5) / iterations
     weights = jnp.sin(jnp.pi * middles) ** 2
     return jnp.exp(jnp.average(jnp.log(growths), axis=0, weights=weights))
+
+
+def alignment(
+    f: Callable[[State, Any], State],
+    z: State,
+    args: PyTree,
+    starts: PyTree[Float[Array, "S B ..."]],
+    solver: Solver,
+    *,
+    tol: Float[Array, ""] | float | None = None,
+    step_limit: Int[Array, ""] | int | None = None,
+) -> Float[Array, " B"]:
+    """Return the asymptotic alignment score of each sample: whether its equilibrium depends on the
+    start.
+
+        mean_s cos(z, solve(f, starts_s, args).z)
+
+    It is 1 for a path-independent map, such as a contraction. It certifies nothing by itself: a
+    network whose state does not depend on its input has the score 1 too. Report it together with
+    the accuracy.
+
+    Args:
+      f: the map (z, args) -> z, each sample of the batch by itself.
+      z: what the solver returned from the default start.
+      args: the arguments of f.
+      starts: S states to start from, stacked on a new first axis: leaves (S, B, ...). `rolled`
+        returns the states of other samples. Draws of `initial_state` give the alignment under
+        noise.
+      solver: the solver that found z, with the same number of steps.
+      tol: replaces solver.tol, as in the solve that found z; may be traced.
+      step_limit: bounds the solves below solver.max_steps, as in the solve that found z; may be
+        traced.
+
+    Returns:
+      Scores in [−1, 1], by `cosine`.
+
+    Raises:
+      ValueError: at trace time, as `solve` does.
+
+    Examples:
+      Of the four pairs of z ← tanh(2z) started at 1 and −1, those of equal sign agree:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> f, solver = lambda z, _: jnp.tanh(2 * z), mx.Picard(max_steps=50)
+      >>> z = mx.solve(f, jnp.array([[1.0], [-1.0]]), None, solver).z
+      >>> mx.alignment(f, z, None, mx.rolled(z), solver).tolist()
+      [0.0, 0.0]
+
+    Source: Anil et al., "Path Independent Equilibrium Models Can Better Exploit Test-Time
+    Computation", NeurIPS 2022.
+    """
+
+    def score(start: State) -> Float[Array, " B"]:
+        return cosine(z, solve(f, start, args, solver, tol=tol, step_limit=step_limit).z)
+
+    return lax.map(score, vary_together(starts, like=f(z, args))).mean(0)
+
+
+def rolled(z: State, shifts: Sequence[int] | None = None) -> PyTree[Float[Array, "S B ..."]]:
+    """Return the states of a batch, rolled: what each sample starts from in `alignment`.
+
+    Under `shard_map` it rolls within the device's part of the batch, so the result depends on the
+    number of devices. Call it outside and shard the second axis.
+
+    Args:
+      z: the states, leaves (B, ...).
+      shifts: sample b of the s-th state is sample b − shifts[s] of z, counted cyclically. None is
+        0, …, B − 1: all pairs, each sample with itself included.
+
+    Returns:
+      Leaves (S, B, ...), one state for each of the S shifts.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> mx.rolled(jnp.array([1.0, 2.0, 3.0]), shifts=(0, 1)).tolist()
+      [[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]]
+    """
+    size = jax.tree.leaves(z)[0].shape[0]
+    shift = jnp.arange(size) if shifts is None else jnp.asarray(shifts)
+    rows = (jnp.arange(size) - shift[:, None]) % size
+    return jax.tree.map(lambda x: x[rows], z)
+
+
+def cosine(a: State, b: State) -> Float[Array, " B"]:
+    """Return the cosine of the angle between the states of each sample, over all leaves.
+
+    It is 1 for two zero states and 0 for a zero state and another one. It is NaN where a state is
+    not finite. It is differentiable, and its derivative at a zero state is finite.
+    """
+    a, b = (in_unit(x, lax.stop_gradient(unit_of(x))) for x in (a, b))
+    squares = inner(a, a), inner(b, b)
+    size_a, size_b = (jnp.sqrt(jnp.where(x == 0, 1, x)) for x in squares)
+    both_zero = (squares[0] == 0) & (squares[1] == 0)
+    return jnp.where(both_zero, 1, jnp.clip(inner(a, b) / (size_a * size_b), -1, 1))
 
 
 # The largest contraction that is told apart from 1.

@@ -27,6 +27,7 @@ PUBLIC = [
     "SolverResult",
     "Status",
     "Unrolled",
+    "alignment",
     "create_model",
     "equilibrium",
     "gradient_error",
@@ -34,6 +35,7 @@ PUBLIC = [
     "initial_state",
     "jacobian_loss",
     "load",
+    "rolled",
     "solve",
     "spectral_radius",
 ]
