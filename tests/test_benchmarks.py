@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import floor, problems
 from benchmarks.run import BENCHMARKS, main
+from mdeq_jax.layers.convolution import conv2d
 from mdeq_jax.vision.config import load_config
-from mdeq_jax.vision.model.convolution import conv2d
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,6 +12,8 @@ LAYOUT = (
     "solvers",
     "implicit",
     "stability",
+    "layers",
+    "torch_files",
     "runtime",
     "training",
     "vision",

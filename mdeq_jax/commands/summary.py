@@ -9,6 +9,7 @@ line on stdout is one JSON object with the totals.
 
 import collections
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import PyTree
 
 from mdeq_jax.commands import cli
 from mdeq_jax.implicit import Unrolled
+from mdeq_jax.layers.modules import Conv
 from mdeq_jax.solvers.solver import Point
 from mdeq_jax.training.mesh import create_mesh
 from mdeq_jax.training.optim import create_optimizer
@@ -27,7 +29,6 @@ from mdeq_jax.training.steps import make_train_step
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.model.layers import Conv
 
 _SIZES = ("state, per image", "solver's history, per image", "exchanged between devices, per step")
 # Parts that are applied once to an image. All other parts belong to the cell.
@@ -99,7 +100,7 @@ def summarize(config: Config) -> Summary:
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         y = call(*args, **kwargs)
         if isinstance(context.module, Conv | nn.Dense) and context.method_name == "__call__":
-            window = context.module.size**2 if isinstance(context.module, Conv) else 1
+            window = math.prod(context.module.sides) if isinstance(context.module, Conv) else 1
             # Set, not added, because Flax also traces the cell's initialiser before the cell.
             calls[context.module.path] = y.size * window * args[0].shape[-1]
         return y

@@ -13,8 +13,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mdeq_jax.checks import require, require_int
+from mdeq_jax.layers.modules import Conv, GroupNorm
 from mdeq_jax.vision import config as vision
-from mdeq_jax.vision.model.layers import Conv, GroupNorm
 
 # Small, so that some width comes close to any number of parameters.
 GROUPS = 2

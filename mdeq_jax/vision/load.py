@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import PyTree
 
+from mdeq_jax.torch_files.reader import LazyArray
 from mdeq_jax.training import weights
 from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.config import Config, finalize
@@ -21,7 +22,6 @@ from mdeq_jax.vision.torch_files.arrays import (
     wanted_arrays,
 )
 from mdeq_jax.vision.torch_files.keys import from_torch, our_shape
-from mdeq_jax.vision.torch_files.reader import LazyArray
 
 _CELL = "params/cell/"
 

@@ -11,8 +11,8 @@ from bases import load, tiny
 from mdeq_jax import applications
 from mdeq_jax.comparison.baselines import ConvBlock, ExplicitModel, ModelConfig, runge_kutta
 from mdeq_jax.comparison.experiment import Config, create_experiment
+from mdeq_jax.layers.modules import Conv
 from mdeq_jax.training.loop import train
-from mdeq_jax.vision.model.layers import Conv
 
 
 def make_images(batch=2):

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
-from torch_files import fold, random_state, write_zip
+from mdeq_states import fold, random_state
+from torch_files import write_zip
 
 import mdeq_jax as mx
 from mdeq_jax.training.checkpoints import write_checkpoint

@@ -13,9 +13,10 @@ from flax.typing import Initializer
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mdeq_jax.vision.model import weight_norm
+from mdeq_jax.layers import weight_norm
+from mdeq_jax.layers.modules import Conv, GroupNorm, normal_init
 from mdeq_jax.vision.model.config import ModelConfig
-from mdeq_jax.vision.model.layers import Conv, ConvGN, GroupNorm, normal_init
+from mdeq_jax.vision.model.layers import ConvGN
 
 State = tuple[Float[Array, "B H W C"], ...]
 Masks = tuple[tuple[Float[Array, "B 1 1 C"], ...], ...]

@@ -3,8 +3,9 @@
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mdeq_jax.layers.modules import Conv
 from mdeq_jax.vision.model.config import ModelConfig
-from mdeq_jax.vision.model.layers import Conv, ConvBN
+from mdeq_jax.vision.model.layers import ConvBN
 
 
 class Stem(nn.Module):

@@ -11,8 +11,8 @@ from flax import traverse_util
 from jaxtyping import PyTree
 
 from mdeq_jax.checks import require_names
+from mdeq_jax.torch_files.reader import LazyArray, read_state_dict
 from mdeq_jax.vision.torch_files.keys import array_name, canonical_name, to_torch, torch_shape
-from mdeq_jax.vision.torch_files.reader import LazyArray, read_state_dict
 
 Arrays = Mapping[str, LazyArray]
 

@@ -9,7 +9,7 @@ import pytest
 from variables import make_images, make_variables
 
 from mdeq_jax.vision.model import ModelConfig, create_model
-from mdeq_jax.vision.model.cell import dropout_masks
+from mdeq_jax.vision.model.cell import dropout_masks, init_cell
 
 SMALL = ModelConfig(
     branch_channels=(4, 8),
@@ -172,3 +172,24 @@ def test_dropout_multiplies_what_the_second_convolution_returns():
     [masked] = f(z, args._replace(masks=nothing))
     [expected] = f(z, args._replace(masks=None, params=silent))
     np.testing.assert_allclose(masked, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_initial_values_are_the_originals():
+    config = ModelConfig(expansion=2)
+    cell = init_cell(jax.random.key(0), config)
+    conv = cell["branches_0_blocks_0"]["conv1"]
+    bound = (24 * 9) ** -0.5
+    assert 0.95 * bound < jnp.abs(conv["v"]).max() <= bound
+    np.testing.assert_allclose(conv["v"].std(), bound / 3**0.5, rtol=0.05)
+    lengths = np.linalg.norm(conv["v"].reshape(-1, 48), axis=0)
+    np.testing.assert_allclose(conv["g"], lengths, rtol=1e-5)
+    fused = cell["fuse_layers_1_0"]["net_0"]["conv"]["kernel"]
+    np.testing.assert_allclose(fused.std(), 0.01, rtol=0.05)
+    assert set(cell["post_fuse_layers_1"]["conv"]) == {"g", "v"}
+
+
+def test_without_weight_norm_all_kernels_are_plain_and_small():
+    cell = init_cell(jax.random.key(0), ModelConfig(expansion=2, weight_norm=False))
+    conv = cell["branches_0_blocks_0"]["conv1"]
+    assert set(conv) == {"kernel"}
+    np.testing.assert_allclose(conv["kernel"].std(), 0.01, rtol=0.05)

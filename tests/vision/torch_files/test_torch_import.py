@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from invoke import invoke
-from torch_files import FIXTURES, WRITERS, fold, load_config, random_state
+from mdeq_states import FIXTURES, fold, load_config, random_state
+from torch_files import WRITERS
 
 import mdeq_jax as mx
 from mdeq_jax.commands import import_torch
-from mdeq_jax.vision.model import weight_norm
+from mdeq_jax.layers import weight_norm
 from mdeq_jax.vision.torch_files import convert
 from mdeq_jax.vision.torch_files.convert import import_with_report
 

@@ -4,7 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-from torch_files import FIXTURES, WRITERS, load_config, random_state
+from mdeq_states import FIXTURES, load_config, random_state
+from torch_files import WRITERS
 
 from mdeq_jax.vision.model import ModelConfig
 from mdeq_jax.vision.torch_files.convert import infer_config

@@ -1,4 +1,4 @@
-"""Read the state dict from a file of `torch.save`, in either format, without PyTorch.
+"""Read tensors from a file of `torch.save`, in either format, without PyTorch.
 
 Since PyTorch 1.6 a file is an uncompressed zip with the pickle `NAME/data.pkl` and the numbers of
 each storage in `NAME/data/KEY`; older files are five pickles (a magic number, the format's version,
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from mdeq_jax.vision.torch_files.unpickle import Storage, Tensor, load
+from mdeq_jax.torch_files.unpickle import Storage, Tensor, load
 
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
 # A model of 90 million parameters with its optimizer has a pickle of a tenth of a MiB.
@@ -42,17 +42,36 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
 
     Args:
       path: a file that `torch.save` wrote, zip or legacy, with a state dict or a dict that has one
-        under "state_dict".
+        under "state_dict" or "net".
 
     Raises:
       ValueError: the file cannot be read, is damaged, is of another kind, or holds anything but
         tensors and containers; the message names it.
     """
+    return _read(path, _state_dict)
+
+
+def read_tensor(path: str | os.PathLike[str]) -> LazyArray:
+    """Return the tensor of a PyTorch file that holds only one; no code in it is executed.
+
+    Args:
+      path: a file that `torch.save` wrote, zip or legacy, with a tensor.
+
+    Raises:
+      ValueError: the file cannot be read, is damaged, or holds anything but one tensor; the message
+        names it.
+    """
+    return _read(path, _only_tensor)["tensor"]
+
+
+def _read(
+    path: str | os.PathLike[str], select: Callable[[Any], Mapping[str, Tensor]]
+) -> dict[str, LazyArray]:
+    """Return the tensors that `select` finds in the content of a file."""
     try:
         with open(path, "rb") as file:
             value, locate = _read_content(file)
-            tensors = _state_dict(value)
-            return {name: _lazy(path, t, locate(t.storage)) for name, t in tensors.items()}
+            return {name: _lazy(path, t, locate(t.storage)) for name, t in select(value).items()}
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{os.fspath(path)}: {reason}") from None
@@ -171,8 +190,9 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _state_dict(value: Any) -> dict[str, Tensor]:
-    if type(value) is dict and type(value.get("state_dict")) is dict:
-        value = value["state_dict"]
+    for key in ("state_dict", "net"):
+        if type(value) is dict and type(value.get(key)) is dict:
+            value = value[key]
     if type(value) is not dict:
         raise ValueError("it holds no state dict; save model.state_dict().")
     for name, tensor in value.items():
@@ -182,6 +202,12 @@ def _state_dict(value: Any) -> dict[str, Tensor]:
                 "save model.state_dict()."
             )
     return value
+
+
+def _only_tensor(value: Any) -> dict[str, Tensor]:
+    if not isinstance(value, Tensor):
+        raise ValueError("it holds more than one tensor; save the tensor alone.")
+    return {"tensor": value}
 
 
 def _lazy(path: str | os.PathLike[str], tensor: Tensor, position: int) -> LazyArray:

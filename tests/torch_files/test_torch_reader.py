@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torch_files import FIXTURES, WRITERS, Raw, pickled, random_state, tensor, whole
+from mdeq_states import FIXTURES, random_state
+from torch_files import WRITERS, Raw, pickled, tensor, whole
 
+from mdeq_jax.torch_files.reader import read_state_dict, read_tensor
+from mdeq_jax.torch_files.unpickle import _OPCODES
 from mdeq_jax.vision.model import ModelConfig
 from mdeq_jax.vision.torch_files.convert import import_torch
-from mdeq_jax.vision.torch_files.reader import read_state_dict
-from mdeq_jax.vision.torch_files.unpickle import _OPCODES
 
 TINY = ModelConfig(
     branch_channels=(4,),
@@ -62,6 +63,17 @@ def test_types_and_shapes(tmp_path, write, dtype):
 
 
 @both_formats
+def test_a_tensor_alone(tmp_path, write):
+    bits = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = read_tensor(write(tmp_path / "file", bits)).read()
+    np.testing.assert_array_equal(found, bits)
+    with pytest.raises(ValueError, match="it holds no state dict"):
+        read_state_dict(tmp_path / "file")
+    with pytest.raises(ValueError, match="it holds more than one tensor"):
+        read_tensor(write(tmp_path / "file", {"w": bits}))
+
+
+@both_formats
 def test_views_of_one_storage(tmp_path, write):
     path = write(tmp_path / "file", {"whole": np.arange(12, dtype=np.float32)})
     part = tensor(lambda *v: b"".join(map(pickled, v)), "float32", "0", 12, 4, (2, 3), (4, 1))
@@ -92,6 +104,8 @@ def test_a_training_checkpoint(tmp_path, write):
         "state_dict": weights,
     }
     assert_same(read(write(tmp_path / "file", value)), weights)
+    named_otherwise = {"net": weights, "epoch": 3, "optimizer": {"state": {}}}
+    assert_same(read(write(tmp_path / "file", named_otherwise)), weights)
 
 
 def test_the_hostile_file(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdeq_jax.vision.model.layers import GroupNorm
+from mdeq_jax.layers.modules import GroupNorm
 
 
 def definition(x, groups):

@@ -11,30 +11,35 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from mdeq_jax.vision.model.convolution import conv2d
+from mdeq_jax.layers.convolution import conv2d
 
 CASES = [
-    pytest.param(k, stride, sides, id=f"{k}x{k}-stride{stride}-{sides[0]}x{sides[1]}")
+    pytest.param((k, k), stride, sides, id=f"{k}x{k}-stride{stride}-{sides[0]}x{sides[1]}")
     for k, stride, sides in itertools.product((1, 3, 5), (1, 2), ((6, 7), (5, 8)))
 ]
-STRIDE_4 = pytest.param(3, 4, (6, 9), id="3x3-stride4-6x9")
+STRIDE_4 = pytest.param((3, 3), 4, (6, 9), id="3x3-stride4-6x9")
+RECTANGLES = [
+    pytest.param((h, w), stride, sides, id=f"{h}x{w}-stride{stride}-{sides[0]}x{sides[1]}")
+    for h, w, sides in ((1, 3, (1, 7)), (1, 5, (6, 7)), (5, 1, (6, 7)), (3, 5, (5, 8)))
+    for stride in (1, 2)
+]
 
 
 def lax_conv2d(x, kernel, stride=1):
-    margin = (kernel.shape[0] - 1) // 2
+    margins = [((side - 1) // 2,) * 2 for side in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        ((margin, margin),) * 2,
+        margins,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
-def random_problem(k, sides, dtype=np.float64):
+def random_problem(window, sides, dtype=np.float64):
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
-    return draw(2, *sides, 3), draw(k, k, 3, 4)
+    return draw(2, *sides, 3), draw(*window, 3, 4)
 
 
 def loss(conv, stride, x, kernel):
@@ -47,15 +52,15 @@ def assert_same(ours, theirs, rtol=1e-10):
 
 
 def test_definition(x64):
-    x, kernel = random_problem(3, (5, 5))
+    x, kernel = random_problem((3, 3), (5, 5))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     expected = np.einsum("bijc,ijco->bo", padded[:, 2:5, 4:7], kernel)
     np.testing.assert_allclose(conv2d(x, kernel, 2)[:, 1, 2], expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("k", "stride", "sides"), [*CASES, STRIDE_4])
-def test_value_and_first_derivatives(x64, k, stride, sides):
-    x, kernel = random_problem(k, sides)
+@pytest.mark.parametrize(("window", "stride", "sides"), [*CASES, STRIDE_4, *RECTANGLES])
+def test_value_and_first_derivatives(x64, window, stride, sides):
+    x, kernel = random_problem(window, sides)
 
     @functools.partial(jax.jit, static_argnums=0)
     def both(conv):
@@ -64,9 +69,9 @@ def test_value_and_first_derivatives(x64, k, stride, sides):
     assert_same(both(conv2d), both(lax_conv2d))
 
 
-@pytest.mark.parametrize(("k", "stride", "sides"), CASES)
-def test_second_derivatives(x64, k, stride, sides):
-    x, kernel = random_problem(k, sides)
+@pytest.mark.parametrize(("window", "stride", "sides"), CASES)
+def test_second_derivatives(x64, window, stride, sides):
+    x, kernel = random_problem(window, sides)
 
     @functools.partial(jax.jit, static_argnums=0)
     def second(conv):
@@ -81,7 +86,7 @@ def test_second_derivatives(x64, k, stride, sides):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_vmap_of_the_gradient(x64, stride):
-    x, kernel = random_problem(3, (6, 5))
+    x, kernel = random_problem((3, 3), (6, 5))
     grad = jax.grad(functools.partial(loss, conv2d, stride), (0, 1))
     alone = [grad(x[i : i + 1], kernel) for i in range(2)]
     mapped = jax.vmap(lambda x: grad(x[None], kernel))(x)
@@ -91,7 +96,7 @@ def test_vmap_of_the_gradient(x64, stride):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("k", [1, 3])
 def test_shard_map_sums_the_kernels_gradient_over_devices(x64, k, stride):
-    x, kernel = random_problem(k, (6, 5))
+    x, kernel = random_problem((k, k), (6, 5))
 
     def slopes(x, kernel):
         of_loss = jax.grad(functools.partial(loss, conv2d, stride), (0, 1))
@@ -105,7 +110,7 @@ def test_shard_map_sums_the_kernels_gradient_over_devices(x64, k, stride):
 
 
 def test_input_gradient_in_a_loop_is_a_plain_convolution_with_a_prepared_kernel():
-    x, _ = random_problem(3, (8, 8), np.float32)
+    x, _ = random_problem((3, 3), (8, 8), np.float32)
     kernel = jnp.ones((3, 3, 3, 3))
 
     def repeat(x, kernel):
@@ -124,7 +129,7 @@ def test_input_gradient_in_a_loop_is_a_plain_convolution_with_a_prepared_kernel(
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
 def test_dtype_is_kept(dtype):
-    x, kernel = random_problem(3, (6, 6), dtype)
+    x, kernel = random_problem((3, 3), (6, 6), dtype)
     y, slopes = jax.value_and_grad(functools.partial(loss, conv2d, 2), (0, 1))(x, kernel)
     assert {y.dtype, *(s.dtype for s in slopes)} == {jnp.dtype(dtype)}
     wide = [x.astype(jnp.float32), kernel.astype(jnp.float32)]
@@ -135,5 +140,5 @@ def test_dtype_is_kept(dtype):
 
 
 def test_mixed_dtypes_are_promoted():
-    x, kernel = random_problem(3, (6, 6), np.float32)
+    x, kernel = random_problem((3, 3), (6, 6), np.float32)
     assert conv2d(x.astype(jnp.bfloat16), kernel).dtype == jnp.float32

@@ -9,16 +9,18 @@ from jaxtyping import Array, Float
 
 
 def conv2d(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int = 1
+    x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"], stride: int = 1
 ) -> Float[Array, "B H' W' O"]:
-    """Convolve with (k − 1) // 2 zeros around: y[p] = Σ_q x[stride·p + q − (k − 1) // 2] kernel[q].
+    """Convolve with zeros around: y[p] = Σ_q x[stride·p + q − margin] kernel[q].
+
+    The margin is (h − 1) // 2 pixels above and below, and (w − 1) // 2 to the left and right.
 
     Reverse derivatives of any order are exact, and as fast inside a loop as the convolution itself
     if `jax.vjp` is taken outside of it. Forward-mode derivatives are not defined on CPU.
 
     Args:
       x: images of any height and width.
-      kernel: square kernel with odd side k.
+      kernel: kernel with odd height h and width w, such as 3×3 or 1×5.
       stride: stride along height and width, at least 1.
 
     Returns:
@@ -35,12 +37,12 @@ def conv2d(
 
 
 def _lax_convolve(x: Array, kernel: Array, stride: int) -> Array:
-    margin = (kernel.shape[0] - 1) // 2
+    above, left = ((side - 1) // 2 for side in kernel.shape[:2])
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        ((margin, margin), (margin, margin)),
+        ((above, above), (left, left)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -75,7 +77,7 @@ _convolve.defvjp(_convolve_fwd, _convolve_bwd)
 
 def _transposed_by_products(
     y_bar: Float[Array, "B h w O"],
-    swapped: Float[Array, "O k k I"],
+    swapped: Float[Array, "O j k I"],
     stride: int,
     sides: Sequence[int],
 ) -> Float[Array, "B H W I"]:
@@ -85,19 +87,19 @@ def _transposed_by_products(
     and a reshape interleaves them. A convolution over y_bar with interleaved zeros would be stride²
     times the work.
     """
-    outputs, k, _, width = swapped.shape
-    products = y_bar @ swapped.reshape(outputs, k * k * width)
-    products = products.reshape(*y_bar.shape[:3], k, k, width)
+    outputs, j, k, width = swapped.shape
+    products = y_bar @ swapped.reshape(outputs, j * k * width)
+    products = products.reshape(*y_bar.shape[:3], j, k, width)
     height, breadth = (-(-side // stride) for side in sides)
     zeros = jnp.zeros((len(y_bar), height, breadth, width), y_bar.dtype)
 
     def pixels(row: int, column: int) -> Array:
         terms = (
-            _window(products[:, :, :, i, j], (top, left), (height, breadth))
-            for i, top in _taps(row, k, stride)
-            for j, left in _taps(column, k, stride)
+            _window(products[:, :, :, p, q], (top, left), (height, breadth))
+            for p, top in _taps(row, j, stride)
+            for q, left in _taps(column, k, stride)
         )
-        return sum(terms, zeros)  # no terms if the stride is above k
+        return sum(terms, zeros)  # no terms if the stride is above j or k
 
     columns = range(stride)
     rows = [jnp.stack([pixels(r, c) for c in columns], axis=3) for r in range(stride)]

@@ -1,0 +1,1 @@
+"""Problems with their solutions: generators, and readers of the published files."""
