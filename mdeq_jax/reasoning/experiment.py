@@ -78,7 +78,7 @@ class Reasoning:
             config.model,
             dimensions=TASKS[data.task].dimensions,
             channels=self.train_problems.inputs.shape[-1],
-            classes=TASKS[data.task].classes(data.size),
+            classes=int(self.train_problems.targets.max()) + 1,
             dtype=config.compute_dtype,
         )
 
@@ -110,7 +110,7 @@ class Reasoning:
         """Return this process's share of shuffled batches."""
         return shuffled_batches(
             range(self.train_size),
-            lambda index, generator: self.train_problems.example(index),
+            lambda index, generator: example(self.train_problems, index),
             self.config.data,
             seed=self.config.seed,
             process_index=jax.process_index(),
@@ -129,7 +129,7 @@ class Reasoning:
         problems = self._open_eval(size)
         return lambda: eval_batches(
             range(len(problems.inputs)),
-            problems.example,
+            functools.partial(example, problems),
             self.config.data,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -261,6 +261,11 @@ class Reasoning:
     def record(self, outputs: PyTree) -> Array:
         """Return the class of each position, (B, H, W)."""
         return outputs["logits"].argmax(axis=-1)
+
+
+def example(problems: Problems, index: int) -> dict[str, np.ndarray]:
+    """Return one problem, by the names of the fields of `Problems`."""
+    return {name: array[index] for name, array in problems._asdict().items()}
 
 
 def exchanged(z: State, group: int, shift: int) -> State:

@@ -13,11 +13,46 @@ class Task(NamedTuple):
     """A kind of problem.
 
     Attributes:
+      dimensions: number of axes that the positions extend over.
       open: reads or generates the problems of a split and a size; raises ValueError.
-      dimensions: number of axes that the positions extend over, 1 or 2.
-      classes: number of classes of a position for a size.
     """
 
-    open: Callable[[DataConfig, Split, int], Problems]
     dimensions: Literal[1, 2]
-    classes: Callable[[int], int]
+    open: Callable[[DataConfig, Split, int], Problems]
+
+
+def _prefix_sums(data: DataConfig, split: Split, size: int) -> Problems:
+    if data.root is None:
+        return prefix_sums.generate(_count(data, split), size, data.seed, split)
+    # The published files have no splits: evaluation takes the last strings.
+    problems = files.read_prefix_sums(data.root, size)
+    first = max(len(problems.inputs) - data.eval_problems, 0)
+    rows = slice(min(data.train_problems, first)) if split == "train" else slice(first, None)
+    return Problems(*(x[rows] for x in problems))
+
+
+def _mazes(data: DataConfig, split: Split, size: int) -> Problems:
+    count = _count(data, split)
+    if data.root is None:
+        problems = mazes.generate(count, size, data.seed, data.maze_kind, split)
+    else:
+        problems = files.read_mazes(data.root, split, size, count)
+    return mazes.to_cells(problems) if data.maze_resolution == "cells" else problems
+
+
+def _sudoku(data: DataConfig, split: Split, size: int) -> Problems:
+    count = _count(data, split)
+    if data.root is None:
+        return sudoku.generate(count, size, data.seed, data.givens, split)
+    return sudoku.read_csv(Path(data.root) / f"{split}.csv", count)
+
+
+def _count(data: DataConfig, split: Split) -> int:
+    return data.train_problems if split == "train" else data.eval_problems
+
+
+TASKS = {
+    "prefix_sums": Task(1, _prefix_sums),
+    "mazes": Task(2, _mazes),
+    "sudoku": Task(2, _sudoku),
+}
