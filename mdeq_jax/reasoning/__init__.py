@@ -1,0 +1,1 @@
+"""Equilibrium reasoning: prefix sums, mazes and Sudoku, solved by iterating one cell."""
