@@ -13,6 +13,8 @@ _EPSILON = 1e-5
 
 # N(0, 0.01²), as the originals initialise convolutions.
 normal_init = nn.initializers.normal(0.01)
+# PyTorch's default for convolutions and linear maps, uniform in ±1/√fan_in.
+torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def compute_dtype(x: Array, *parameters: Array) -> jnp.dtype:

@@ -14,15 +14,12 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mdeq_jax.layers import weight_norm
-from mdeq_jax.layers.modules import Conv, GroupNorm, normal_init
+from mdeq_jax.layers.modules import Conv, GroupNorm, normal_init, torch_init
 from mdeq_jax.vision.model.config import ModelConfig
 from mdeq_jax.vision.model.layers import ConvGN
 
 State = tuple[Float[Array, "B H W C"], ...]
 Masks = tuple[tuple[Float[Array, "B 1 1 C"], ...], ...]
-
-# PyTorch's default, uniform in ±1/√fan_in, with which the originals start weight-normed kernels.
-_torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class ResidualBlock(nn.Module):
@@ -166,7 +163,8 @@ class MDEQCell(nn.Module):
 
     @nn.nowrap
     def _init(self) -> Initializer:
-        return _torch_init if self.config.weight_norm else normal_init
+        # The originals start weight-normed kernels with PyTorch's default.
+        return torch_init if self.config.weight_norm else normal_init
 
 
 def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:

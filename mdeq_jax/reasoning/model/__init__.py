@@ -1,0 +1,1 @@
+"""Flax Linen models whose cell reasons over a grid of positions."""
