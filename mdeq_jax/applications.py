@@ -21,6 +21,7 @@ from mdeq_jax.training.weights import Trained
 
 APPLICATIONS = {
     "vision": "mdeq_jax.vision.experiment",
+    "reasoning": "mdeq_jax.reasoning.experiment",
     "regression": "mdeq_jax.apps.regression",
     "baseline": "mdeq_jax.comparison.experiment",
 }

@@ -17,18 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from absl import flags
 
 from mdeq_jax import applications
-from mdeq_jax.commands import cli
 from mdeq_jax.reasoning.config import Config
 from mdeq_jax.reasoning.experiment import create_experiment
-from mdeq_jax.reasoning.scaling import make_attempts, measure
+from mdeq_jax.reasoning.scaling import measure
 from mdeq_jax.training.config import override
 from mdeq_jax.training.metrics import to_json
-from mdeq_jax.viz import reasoning as viz
 
 _COLUMNS = (
     *("size", "steps", "restarts", "own", "single", "lowest_residual", "majority", "vote"),

@@ -18,11 +18,11 @@ class DataConfig(run_config.DataConfig):
 
     Attributes:
       task: "prefix_sums", "mazes" or "sudoku".
-      root: folder or file of published problems: for "prefix_sums" and "mazes" the folder that
-        holds the folders of easy-to-hard-data, for "sudoku" the folder of Sudoku-Extreme's train.csv
-        and test.csv. None generates the problems.
-      size: size of the training problems: number of bits, width of a maze in cells and walls (odd),
-        or side of a Sudoku.
+      root: folder of published problems: for "prefix_sums" and "mazes" the one that holds the
+        folders of easy-to-hard-data, for "sudoku" the one of Sudoku-Extreme's train.csv and
+        test.csv. None generates the problems.
+      size: size of the training problems: number of bits, size of a maze as its published folder
+        names it (odd), or side of a Sudoku.
       train_problems: number of problems to train on, at least 1.
       eval_problems: number of problems of each size to evaluate on, at least 1.
       seed: seed of generated problems, in [0, 2³²).
@@ -86,9 +86,9 @@ class LossConfig:
 
     Attributes:
       segments: number of training steps for which a row keeps its problem. Each of them continues
-        from the state of the one before, without its gradient, and has its own loss and update. With
-        1 every step starts afresh on new problems. A model with a halting head drops a problem that
-        it takes for solved.
+        from the state of the one before, without its gradient, and has its own loss and update.
+        With 1 every step starts afresh on new problems. A model with a halting head drops a problem
+        that it takes for solved.
       halting_weight: weight of the halting head's loss, the cross-entropy of whether the answer is
         right; at least 0.
       alignment_weight: weight of the mean cosine between the equilibrium and the one that is
@@ -143,6 +143,6 @@ class Config(RunConfig):
         if self.loss.segments > 1 and self.adjoint.opa_every is not None:
             raise ValueError(
                 f"config.loss.segments is {self.loss.segments}, but config.adjoint.opa_every needs "
-                "the loss before the solve, when it is not known which rows keep their problem; set "
-                "one of them to its default."
+                "the loss before the solve, when rows that keep their problem are not known; set "
+                "segments to 1 or opa_every to None."
             )

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.reasoning.config import Config
 from mdeq_jax.reasoning.data.problems import Problems
-from mdeq_jax.reasoning.model import create_model
+from mdeq_jax.reasoning.model.create import create_model
 from mdeq_jax.reasoning.tasks import TASKS
 from mdeq_jax.solvers import State, initial_state
 from mdeq_jax.solvers.norms import select
@@ -70,15 +70,15 @@ class Reasoning:
         """
         self.config, data = config, config.data
         self.score = Score(f"eval/exact_{max(config.evaluation.sizes)}")
-        self._open = functools.partial(TASKS[data.task].open, data)
+        self._open = functools.partial(TASKS[data.task], data)
         self.train_problems: Problems = self._open("train", data.size)
         self.train_size = len(self.train_problems.inputs)
         self._open_eval = functools.cache(lambda size: self._open("test", size))
         self.model = create_model(
             config.model,
-            dimensions=TASKS[data.task].dimensions,
             channels=self.train_problems.inputs.shape[-1],
             classes=int(self.train_problems.targets.max()) + 1,
+            size=self.train_problems.inputs.shape[1:3],
             dtype=config.compute_dtype,
         )
 
@@ -139,9 +139,7 @@ class Reasoning:
         """Return the batch with inputs in float32."""
         return {**batch, "inputs": batch["inputs"].astype(jnp.float32)}
 
-    def problem(
-        self, variables: Variables, inputs: Float[Array, "B H W C"]
-    ) -> FixedPointProblem:
+    def problem(self, variables: Variables, inputs: Float[Array, "B H W C"]) -> FixedPointProblem:
         """Return the equation of some problems, with the model's own initial state."""
         x = self.model.apply(variables, inputs, method="inject")
         z0: Any = self.model.apply(variables, inputs, x, method="start")

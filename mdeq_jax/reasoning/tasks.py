@@ -2,23 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from mdeq_jax.reasoning.config import DataConfig
 from mdeq_jax.reasoning.data import files, mazes, prefix_sums, sudoku
 from mdeq_jax.reasoning.data.problems import Problems, Split
-
-
-class Task(NamedTuple):
-    """A kind of problem.
-
-    Attributes:
-      dimensions: number of axes that the positions extend over.
-      open: reads or generates the problems of a split and a size; raises ValueError.
-    """
-
-    dimensions: Literal[1, 2]
-    open: Callable[[DataConfig, Split, int], Problems]
 
 
 def _prefix_sums(data: DataConfig, split: Split, size: int) -> Problems:
@@ -51,8 +38,9 @@ def _count(data: DataConfig, split: Split) -> int:
     return data.train_problems if split == "train" else data.eval_problems
 
 
-TASKS = {
-    "prefix_sums": Task(1, _prefix_sums),
-    "mazes": Task(2, _mazes),
-    "sudoku": Task(2, _sudoku),
+# Each reads or generates the problems of a split and a size, and raises ValueError.
+TASKS: dict[str, Callable[[DataConfig, Split, int], Problems]] = {
+    "prefix_sums": _prefix_sums,
+    "mazes": _mazes,
+    "sudoku": _sudoku,
 }

@@ -20,7 +20,6 @@ from mdeq_jax.training.experiment import (
     Solve,
     Variables,
     first_row,
-    rows_of,
 )
 from mdeq_jax.training.jacobian import forward_solver, jacobian_term
 from mdeq_jax.training.mesh import AXIS
@@ -60,9 +59,6 @@ def bind(
         row's number in the batch of all devices.
     """
     first = first_row(batch)
-    numbers = first + jnp.arange(rows_of(batch))
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), numbers)
-    solve = functools.partial(solve, key=keys)
     if kind == "own":
         return Layer(solve)
     return Layer(solve, lambda z0: initial_state(key, z0, kind, first))

@@ -32,9 +32,7 @@ def distances(free, start):
 
 def ends(picture):
     """The places of the start and of the end."""
-    return [
-        tuple(np.argwhere((picture == colour).all(-1)).squeeze(0)) for colour in (GREEN, RED)
-    ]
+    return [tuple(np.argwhere((picture == colour).all(-1)).squeeze(0)) for colour in (GREEN, RED)]
 
 
 def drawn(kind, count=20, size=9, seed=0, **options):
