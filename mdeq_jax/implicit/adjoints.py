@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from mdeq_jax.checks import require_int, require_share
 from mdeq_jax.solvers import Iteration, Solver, SolverResult, State, iterate
@@ -36,6 +36,7 @@ class ForwardProblem:
       step_limit: bounds the solve below solver.max_steps; may be traced.
       sample_at: rising numbers of steps after which a state is sampled.
       outer_gradient: the map z -> ∂ℓ/∂z of the loss ℓ, or None.
+      keys: one key for each sample, for a solver that draws random numbers, or None.
     """
 
     f: ClosedMap
@@ -46,11 +47,19 @@ class ForwardProblem:
     step_limit: Int[Array, ""] | int | None = None
     sample_at: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
     outer_gradient: ClosedMap | None = None
+    keys: Key[Array, " B"] | None = None
 
     def solve(self) -> SolverResult:
         """Return the result of the problem's own solver."""
         return solve_closed(
-            self.f, self.z0, self.args, self.solver, self.tol, self.step_limit, self.sample_at
+            self.f,
+            self.z0,
+            self.args,
+            self.solver,
+            self.tol,
+            self.step_limit,
+            self.sample_at,
+            self.keys,
         )
 
     def iterate(self, solver: Solver) -> Iteration:
@@ -67,6 +76,7 @@ class ForwardProblem:
             tol=self.tol,
             step_limit=self.step_limit,
             sample_at=self.sample_at,
+            key=self.keys,
         )
 
 
@@ -179,7 +189,8 @@ class Exact(Adjoint):
     finite, u is g. The solve is an `equilibrium`, so gradients of any order exist.
 
     Attributes:
-      solver: the solver of the adjoint equation, with its own max_steps and tol.
+      solver: the solver of the adjoint equation, with its own max_steps and tol. It is used without
+        its noise.
     """
 
     solver: Solver
@@ -196,7 +207,7 @@ class Exact(Adjoint):
         memory: Any = None,
     ) -> Cotangent:
         """Return the solution of u = pullback(u) + g."""
-        solver, size = self.solver, jnp.ones_like(norm(g))
+        solver, size = self.solver.without_noise(), jnp.ones_like(norm(g))
         if solver.stop_scope == "sample":
             solver = dataclasses.replace(solver, stop_mode="abs")
             size = lax.stop_gradient(norm(g))

@@ -8,13 +8,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from mdeq_jax.checks import require
 from mdeq_jax.implicit.adjoints import Adjoint, Exact
 from mdeq_jax.implicit.equilibrium import equilibrium
 from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.solvers import Broyden, Solver, SolverResult, State
+from mdeq_jax.solvers.keys import fold_in_each, sample_keys
 from mdeq_jax.solvers.samples import check_samples
 
 
@@ -98,6 +99,7 @@ class DEQ:
         step_limit: Int[Array, ""] | int | None = None,
         adjoint_probe: Float[Array, "B 2"] | None = None,
         outer_gradient: Callable[[State], State] | None = None,
+        key: Key[Array, "..."] | None = None,
     ) -> Solution:
         """Return the solution of z = f(z, args), each sample of the batch by itself.
 
@@ -110,6 +112,8 @@ class DEQ:
             start at or after it take no steps.
           adjoint_probe: zeros (B, 2), whose cotangent is the adjoint solve's (steps, residual).
           outer_gradient: the function z ↦ ∂ℓ/∂z of the loss, for ``Shine(opa_every=...)``.
+          key: one key, or an array of keys (B,), one for each sample, for a solver that draws
+            random numbers. Inside `shard_map` give `sample_keys`. Each slice draws other numbers.
 
         Raises:
           ValueError: at trace time; as `equilibrium` does, or sample_at is out of range.
@@ -124,9 +128,9 @@ class DEQ:
             outer_gradient=outer_gradient,
         )
         if self.sampling == "slice" and adjoint.is_solve:
-            z, result, sampled = self._solve_slices(solve, z0, adjoint, step_limit)
+            z, result, sampled = self._solve_slices(solve, z0, adjoint, step_limit, key)
         else:
-            options = {"step_limit": step_limit, "sample_at": self.sample_at}
+            options = {"step_limit": step_limit, "sample_at": self.sample_at, "key": key}
             z, result = solve(z0, solver=self.solver, adjoint=adjoint, **options)
             count = 0 if result.states is None else len(self.sample_at)
             states = [jax.tree.map(lambda x, i=i: x[i], result.states) for i in range(count)]
@@ -139,17 +143,19 @@ class DEQ:
         z0: State,
         adjoint: Adjoint,
         step_limit: Int[Array, ""] | int | None,
+        key: Key[Array, "..."] | None,
     ) -> tuple[State, SolverResult, list[State]]:
         """Return the equilibrium, the joined results and the sampled states of all slices."""
         check_samples(self.sample_at, self.solver.max_steps - 1, "max_steps − 1")
         ends = (*self.sample_at, self.solver.max_steps)
-        states, results, start = [z0], [], 0
+        states, results, start, keys = [z0], [], 0, sample_keys(key, z0)
         for end in ends:
             z, result = solve(
                 lax.stop_gradient(states[-1]),
                 solver=dataclasses.replace(self.solver, max_steps=end - start),
                 adjoint=adjoint if end == ends[-1] else self.phantom,
                 step_limit=None if step_limit is None else step_limit - start,
+                key=fold_in_each(keys, start),
             )
             states.append(z)
             results.append(result)

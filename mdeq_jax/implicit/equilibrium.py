@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from mdeq_jax.implicit.adjoints import Adjoint, Exact, ForwardProblem
 from mdeq_jax.solvers import Broyden, Solver, SolverResult, State
 from mdeq_jax.solvers.captures import without_captures
+from mdeq_jax.solvers.keys import sample_keys
 from mdeq_jax.solvers.norms import expanded, norm, vary_together
 from mdeq_jax.solvers.solve import as_state
 
@@ -28,6 +29,7 @@ def equilibrium(
     adjoint_probe: Float[Array, "B 2"] | None = None,
     sample_at: tuple[int, ...] = (),
     outer_gradient: Callable[[State], State] | None = None,
+    key: Key[Array, "..."] | None = None,
 ) -> tuple[State, SolverResult]:
     """Return z* = f(z*, args), differentiable in args and in what f closes over.
     The first axis of z0 is the batch. Call it under `jax.jit`: outside, each call compiles anew,
@@ -56,6 +58,10 @@ def equilibrium(
         `SolverResult.states`; the sampled states have no gradient.
       outer_gradient: the function z ↦ ∂ℓ/∂z of the loss, for `Shine(opa_every=...)`; each sample by
         itself, and only its direction matters. No gradient flows through it.
+      key: for a solver that draws random numbers, such as `Picard(noise=0.1)`: one key, or an array
+        of keys (B,), one for each sample. One key is folded with the number of each sample, so that
+        a sample's result does not depend on the rest of the batch. Inside `shard_map` give
+        `sample_keys`, because each device numbers its samples from 0.
 
     Returns:
       The equilibrium z* and the `SolverResult` of the forward solve, whose z is z* too. Only z* is
@@ -66,7 +72,7 @@ def equilibrium(
       ValueError: at trace time. solver is not a `Solver` or adjoint not an `Adjoint`, or they do
         not fit together; z0 is not a state; args has a leaf that is not an array; f(z0, args) or
         outer_gradient(z0) has another structure, shape or dtype than z0; adjoint_probe has another
-        shape than (B, 2); or sample_at is out of range.
+        shape than (B, 2); sample_at is out of range; or the solver needs a key.
 
     Examples:
       z = a z + 1 has z* = 1 / (1 - a), here 2, and the derivative 1 / (1 - a)², here 4. The
@@ -91,7 +97,8 @@ def equilibrium(
     z0 = as_state(z0)
     _check_args(args)
     closed = without_captures(f, z0, args)
-    given, z0 = z0, vary_together(z0, like=closed(z0, args))
+    keys = sample_keys(key, z0)
+    given, z0 = z0, vary_together(z0, like=(closed(z0, args), keys))
     if jax.tree.map(jax.typeof, given) != jax.tree.map(jax.typeof, z0):
         closed = without_captures(f, z0, args)  # on a mesh, for a start that is sharded like f(z0)
     if outer_gradient is not None:
@@ -102,8 +109,9 @@ def equilibrium(
         z, (result, _) = _equilibrium(adjoint, problem, probe)
         return z, result
 
+    outer_gradient = lax.stop_gradient(outer_gradient)
     problem = ForwardProblem(
-        closed, z0, args, solver, tol, step_limit, sample_at, lax.stop_gradient(outer_gradient)
+        closed, z0, args, solver, tol, step_limit, sample_at, outer_gradient, keys
     )
     z, result = adjoint.find(problem, implicit)
     return z, result._replace(z=z)
@@ -168,9 +176,8 @@ def _backward(adjoint, residuals, cotangents):
     found = adjoint.solve(lambda u: pullback_z(u)[0], g, equilibrium, memory)
     by_f, by_args = pullback_rest(found.u)
     by_z0 = jax.tree.map(jnp.zeros_like, z)
-    by_problem = dataclasses.replace(
-        solved, f=by_f, z0=by_z0, args=by_args, tol=None, step_limit=None, outer_gradient=None
-    )
+    none = dict.fromkeys(("tol", "step_limit", "outer_gradient", "keys"))
+    by_problem = dataclasses.replace(solved, f=by_f, z0=by_z0, args=by_args, **none)
     statistics = [found.steps.astype(probe.dtype), found.residual.astype(probe.dtype)]
     return by_problem, jnp.stack(statistics, axis=-1)
 

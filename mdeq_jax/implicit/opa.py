@@ -102,7 +102,7 @@ class OuterAwareBroyden(Solver):
 
     def propose(self, memory: Rows, point: Point) -> tuple[State, Rows]:
         """Return the iterate after a full quasi-Newton step, and the rows with what was learned."""
-        z, g, k, _ = point
+        z, g, k, *_ = point
         plan = self.plan
         last = memory.read(plan.step[k - 1])
         before = self._estimate(memory, jnp.maximum(self._factors(k - 1), 0), like=g)

@@ -3,6 +3,7 @@
 from mdeq_jax.solvers.anderson import Anderson
 from mdeq_jax.solvers.broyden import Broyden
 from mdeq_jax.solvers.initial import initial_state
+from mdeq_jax.solvers.keys import sample_keys
 from mdeq_jax.solvers.picard import Picard
 from mdeq_jax.solvers.solve import Iteration, iterate, solve
 from mdeq_jax.solvers.solver import Point, Solver, SolverResult, Status
@@ -19,5 +20,6 @@ __all__ = [
     "Status",
     "initial_state",
     "iterate",
+    "sample_keys",
     "solve",
 ]

@@ -69,7 +69,7 @@ class Anderson(Solver):
 
     def propose(self, memory: Window, point: Point) -> tuple[State, Window]:
         """Return the best mixture of the window, the current iterate included."""
-        z, g, k, _ = point
+        z, g, k, *_ = point
         slot = k % self.window
         plain = jax.tree.map(lambda z, g: z + self.mixing * g, z, g)
         mixed = memory.mixed.write(slot, plain)

@@ -124,7 +124,7 @@ class Broyden(Solver):
 
     def propose(self, memory: History | Pairs, point: Point) -> tuple[State, History | Pairs]:
         """Return the iterate after a full quasi-Newton step, and the memory with that step."""
-        z, g, k, _ = point
+        z, g, k, *_ = point
         if isinstance(memory, Pairs):
             step, memory = memory.next_step(g, k)
         else:

@@ -23,30 +23,28 @@ def solve_folded(
     f: Callable[[State, PyTree], State],
     z0: State,
     args: PyTree,
-    tol: Any,
-    step_limit: Any,
+    *options: Any,
 ) -> SolverResult:
-    """Return ``solve(f, z0, args, tol, step_limit)``, with axes of `vmap` folded into the batch.
+    """Return ``solve(f, z0, args, *options)``, with axes of `vmap` folded into the batch.
 
     Args:
       solve: a function that solves each sample by itself.
       f: the map (z, args) -> z, without captured arrays and without collectives.
       z0: where the solve starts, leaves (B, ...).
       args: the arguments of f.
-      tol: the tolerance: None, a scalar or (B,).
-      step_limit: the step limit: None, a scalar or (B,).
+      options: further arguments, such as the tolerance: each is None, a scalar or (B,).
     """
 
-    def plain(z0: State, args: PyTree, tol: Any, step_limit: Any) -> SolverResult:
-        return solve(f, z0, args, tol, step_limit)
+    def plain(z0: State, args: PyTree, *options: Any) -> SolverResult:
+        return solve(f, z0, args, *options)
 
-    operands = (z0, args, tol, step_limit)
+    operands = (z0, args, *options)
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(operands)):
         return plain(*operands)  # no transformation is under way
     folded = custom_vmap(plain)
 
     @folded.def_vmap
-    def rule(size: int, batched: list, z0: State, args: PyTree, *limits: Any) -> Any:
+    def rule(size: int, batched: list, z0: State, args: PyTree, *options: Any) -> Any:
         axes = jax.tree.map(lambda is_batched: 0 if is_batched else None, batched)
         z0 = jax.tree.map(lambda x, axis: _with_axis(x, axis, size), z0, axes[0])
         batches, samples = jax.tree.leaves(z0)[0].shape[:2]
@@ -56,10 +54,10 @@ def solve_folded(
         def f_of_all(z: State, args: PyTree) -> State:
             return fold.merge(mapped(fold.split(z), args))
 
-        limits = jax.tree.map(
-            lambda x, axis: fold.limit_of_each_sample(jnp.asarray(x), axis), limits, tuple(axes[2:])
+        options = jax.tree.map(
+            lambda x, axis: fold.of_each_sample(jnp.asarray(x), axis), options, tuple(axes[2:])
         )
-        result = solve_folded(solve, f_of_all, fold.merge(z0), args, *limits)
+        result = solve_folded(solve, f_of_all, fold.merge(z0), args, *options)
         # The samples are the second axis of the trace and of the sampled states.
         trace, states = fold.split((result.trace, result.states), axis=1)
         result = fold.split(result._replace(trace=None, states=None))
@@ -107,11 +105,11 @@ class Fold:
 
         return jax.tree.map(split, tree)
 
-    def limit_of_each_sample(self, x: jax.Array, axis: int | None) -> jax.Array:
-        """Return a limit as one number per sample, (V·B,).
+    def of_each_sample(self, x: jax.Array, axis: int | None) -> jax.Array:
+        """Return an option as one value per sample, (V·B,).
 
         Args:
-          x: one number for all samples, for each batch, or for each sample.
+          x: one value for all samples, for each batch, or for each sample.
           axis: 0 if x has an axis of batches, otherwise None.
         """
         x = _with_axis(x, axis, self.batches)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from mdeq_jax.solvers.keys import sample_keys
 from mdeq_jax.solvers.norms import select
 from mdeq_jax.solvers.solver import State
 
@@ -60,8 +61,8 @@ def initial_state(
     if kind == "normal":
         return normal
     if kind == "mixed_samples":
-        numbers = sample_numbers(like, first)
-        chosen = jax.vmap(lambda n: _coins(jax.random.fold_in(mask_key, n), ()))(numbers)
+        keys = sample_keys(mask_key, like, first)
+        chosen = jax.vmap(lambda key: _coins(key, ()))(keys)
         return select(chosen, normal, zeros)
     masks = _draw(_coins, mask_key, like, first)
     return jax.tree.map(jnp.where, masks, normal, zeros)
@@ -78,11 +79,6 @@ def normal_samples(key: PRNGKeyArray, like: State, first: Int[Array, ""] | int =
     return _draw(jax.random.normal, key, like, first)
 
 
-def sample_numbers(like: State, first: Int[Array, ""] | int) -> Int[Array, " B"]:
-    """Return the number of each sample in the whole batch, of which `first` is the first."""
-    return first + jnp.arange(jax.tree.leaves(like)[0].shape[0])
-
-
 def _coins(key: PRNGKeyArray, shape: tuple[int, ...], _: object = None) -> Bool[Array, "..."]:
     return jax.random.bernoulli(key, 0.5, shape)
 
@@ -95,10 +91,9 @@ def _draw(
 ) -> State:
     """Return a draw; the key of a leaf of a sample follows from both their numbers."""
     leaves, structure = jax.tree.flatten(like)
-    numbers = sample_numbers(like, first)
 
     def of_samples(key: PRNGKeyArray, x: Array) -> Array:
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        keys = sample_keys(key, like, first)
         return jax.vmap(lambda key: draw(key, x.shape[1:], x.dtype))(keys)
 
     keys = jax.random.split(key, len(leaves))

@@ -125,7 +125,5 @@ def vary_together(tree: PyTree, like: PyTree) -> PyTree:
     A `while_loop` needs an initial carry of the type that its body returns. A select between equals
     takes on the type of its predicate; the compiler removes it.
     """
-    predicate = functools.reduce(
-        jnp.logical_or, (jnp.isnan(x).any() for x in jax.tree.leaves(like))
-    )
+    predicate = functools.reduce(jnp.logical_or, ((x != x).any() for x in jax.tree.leaves(like)))
     return jax.tree.map(lambda x: jnp.where(predicate, x, x), tree)

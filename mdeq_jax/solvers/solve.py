@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mdeq_jax.solvers.captures import ClosedMap, without_captures
 from mdeq_jax.solvers.folding import solve_folded
+from mdeq_jax.solvers.keys import fold_in_each, sample_keys
 from mdeq_jax.solvers.norms import cast_like, select, to_working_dtype, vary_together
 from mdeq_jax.solvers.samples import (
     Samples,
@@ -41,6 +42,7 @@ def solve(
     tol: Float[Array, ""] | float | None = None,
     step_limit: Int[Array, ""] | int | None = None,
     sample_at: tuple[int, ...] = (),
+    key: Key[Array, "..."] | None = None,
 ) -> SolverResult:
     """Return the solution of z = f(z, args) for each sample; the first axis of z0 is the batch.
     Call it under `jax.jit`: outside, each call compiles anew, because what f closes over may have
@@ -66,6 +68,10 @@ def solve(
       step_limit: bounds the solve below solver.max_steps; may be traced.
       sample_at: rising numbers of steps in [1, max_steps] after which the best iterate is added to
         `SolverResult.states`. A sample that has stopped contributes the state that it returns.
+      key: for a solver that draws random numbers, such as `Picard(noise=0.1)`: one key, or an array
+        of keys (B,), one for each sample. One key is folded with the number of each sample, so that
+        a sample's result does not depend on the rest of the batch. Inside `shard_map` give
+        `sample_keys`, because each device numbers its samples from 0.
 
     Returns:
       A `SolverResult`. Nothing is raised for a sample that did not converge. Its z is the iterate
@@ -74,7 +80,7 @@ def solve(
 
     Raises:
       ValueError: solver is not a `Solver`, z0 is not a state, f(z0) has another structure, shape
-        or dtype, or sample_at is out of range; at trace time.
+        or dtype, sample_at is out of range, or the solver needs a key; at trace time.
 
     Examples:
       Two samples, z = cos(z) and z = cos(z) / 10, each with its own number of steps:
@@ -91,8 +97,11 @@ def solve(
     """
     z0 = as_state(z0)
     check_solver(solver)
+    keys = sample_keys(key, z0)
+    if keys is not None:
+        z0 = vary_together(z0, like=keys)
     closed = without_captures(lambda z: f(z, args), z0)
-    return solve_closed(closed, z0, None, solver, tol, step_limit, sample_at)
+    return solve_closed(closed, z0, None, solver, tol, step_limit, sample_at, keys)
 
 
 def solve_closed(
@@ -103,16 +112,17 @@ def solve_closed(
     tol: Float[Array, ""] | float | None = None,
     step_limit: Int[Array, ""] | int | None = None,
     sample_at: tuple[int, ...] = (),
+    keys: Key[Array, " B"] | None = None,
 ) -> SolverResult:
     """Return what `solve` does, with its arguments, for an f that closes over no array."""
 
-    def run(f: Callable, z0: State, args: PyTree, tol: Any, step_limit: Any) -> SolverResult:
-        options = {"tol": tol, "step_limit": step_limit, "sample_at": sample_at}
+    def run(f: Callable, z0: State, args: PyTree, tol: Any, step_limit: Any, keys: Any) -> Any:
+        options = {"tol": tol, "step_limit": step_limit, "sample_at": sample_at, "key": keys}
         return iterate(f, z0, args, solver, **options).result
 
     if solver.stop_scope == "batch" or f.has_effects:
-        return run(f, z0, args, tol, step_limit)
-    return solve_folded(run, _apply, z0, (f, args), tol, step_limit)
+        return run(f, z0, args, tol, step_limit, keys)
+    return solve_folded(run, _apply, z0, (f, args), tol, step_limit, keys)
 
 
 def _apply(z: State, map_and_args: tuple[ClosedMap, PyTree]) -> State:
@@ -144,14 +154,21 @@ class Iteration(NamedTuple):
     g: State
     k: Int[Array, ""]
 
-    def point(self, f: Callable[[State, Any], State], args: PyTree) -> Point:
+    def point(
+        self,
+        f: Callable[[State, Any], State],
+        args: PyTree,
+        key: Key[Array, "..."] | None = None,
+    ) -> Point:
         """Return where the loop ended, as `Solver.propose` takes it.
 
         Args:
           f: the map (z, args) -> z that was solved.
           args: its arguments.
+          key: the key of the solve.
         """
-        return Point(self.z, self.g, self.k, in_working_dtype(f, args, like=self.result.z))
+        keys = fold_in_each(sample_keys(key, self.z), self.k)
+        return Point(self.z, self.g, self.k, in_working_dtype(f, args, like=self.result.z), keys)
 
 
 class _Carry(NamedTuple):
@@ -183,6 +200,7 @@ def iterate(
     tol: Float[Array, "..."] | float | None = None,
     step_limit: Int[Array, "..."] | int | None = None,
     sample_at: tuple[int, ...] = (),
+    key: Key[Array, "..."] | None = None,
 ) -> Iteration:
     """Return the result of `solve`, with its arguments, and where the solver stood when it ended.
 
@@ -196,11 +214,14 @@ def iterate(
     limit = solver.max_steps
     if step_limit is not None:
         limit = jnp.minimum(jnp.asarray(step_limit, jnp.int32), limit)
-    f_wide = in_working_dtype(f, args, like=z0)
+    f_wide, keys = in_working_dtype(f, args, like=z0), sample_keys(key, z0)
+
+    def point(z: State, g: State, k: Int[Array, ""]) -> Point:
+        return Point(z, g, k, f_wide, fold_in_each(keys, k))
 
     def advance(c: _Carry) -> _Carry:
         running = c.running(limit)
-        proposal, memory = solver.propose(c.memory, Point(c.z, c.g, c.k, f_wide))
+        proposal, memory = solver.propose(c.memory, point(c.z, c.g, c.k))
         z = select(running, proposal, c.z)
         candidate = cast_like(z, z0)
         g = _subtract(f(candidate, args), candidate)
@@ -231,7 +252,7 @@ def iterate(
         k=k,
         z=z,
         g=g,
-        memory=solver.init(Point(z, g, k, f_wide)),
+        memory=solver.init(point(z, g, k)),
         status=status,
         steps=jnp.zeros_like(status),
         best=z0,
@@ -242,7 +263,7 @@ def iterate(
         states=no_samples(z0, sample_at),
     )
     # Each device counts its own steps, so under shard_map the whole carry varies.
-    start = vary_together(start, like=g)
+    start = vary_together(start, like=(g, keys))
     end = lax.while_loop(lambda c: c.running(limit).any(), advance, start)
     taken = jnp.arange(solver.max_steps, dtype=jnp.int32)[:, None] < end.steps[None]
     lowest = jnp.where(end.best_step == 0, first, end.best_residual)

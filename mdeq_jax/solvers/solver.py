@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from mdeq_jax.checks import require, require_int, require_number
 
@@ -91,12 +91,15 @@ class Point(NamedTuple):
       g: its residual f(z) − z, already evaluated.
       k: number of steps taken so far, a traced scalar.
       f: the map z ↦ f(z, args) of a state in the working dtype. Each call is one more evaluation.
+      keys: one key for each sample, other ones in each step, for a solver that draws random
+        numbers; None if the solve has no key. In `Solver.init` they are those of the first step.
     """
 
     z: State
     g: State
     k: Int[Array, ""]
     f: Callable[[State], State]
+    keys: Key[Array, " B"] | None = None
 
     @property
     def pullback(self) -> Callable[[State], State]:
@@ -191,8 +194,15 @@ class Solver(abc.ABC):
 
         Args:
           memory: what `init` returned, or the previous call of `propose`.
-          point: the current iterate, its residual, the number of steps taken, and the map.
+          point: the current iterate, its residual, the number of steps taken, the map, and keys.
         """
+
+    def without_noise(self) -> "Solver":
+        """Return the solver without what it draws at random, for the adjoint equation.
+
+        By default it is the solver itself. A solver that uses `Point.keys` overrides this method.
+        """
+        return self
 
 
 def check_solver(solver: Any) -> None:

@@ -60,6 +60,7 @@ class SolverConfig:
       ridge_mode: "anderson": "relative" to the Gram matrix, or "absolute" as in the original code.
       mixing: "anderson": β in (0, 1].
       damping: "picard": damping in (0, 1].
+      noise: "picard": standard deviation of the noise that each step adds, at least 0.
     """
 
     name: Literal["broyden", "anderson", "picard"] = "broyden"
@@ -74,6 +75,7 @@ class SolverConfig:
     ridge_mode: Literal["relative", "absolute"] | None = None
     mixing: float | None = None
     damping: float | None = None
+    noise: float | None = None
 
     def __post_init__(self):
         """Check the options by building the solver; raises ValueError."""
