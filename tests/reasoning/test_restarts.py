@@ -18,8 +18,8 @@ weighted = jax.jit(weighted_answers)
 
 def answers_of(labels):
     """Grids (R, B, 1, 2) that differ in one position only, one for each label (R, B)."""
-    labels = jnp.asarray(labels)
-    return jnp.stack([jnp.zeros_like(labels), labels], axis=-1)[:, :, None]
+    labels = np.asarray(labels)
+    return np.stack([np.zeros_like(labels), labels], axis=-1)[:, :, None]
 
 
 def labels_of(answers):
@@ -56,40 +56,35 @@ def test_the_lowest_residual_is_chosen_and_never_nan():
     np.testing.assert_array_equal(labels_of(lowest_residual(answers, residual)), [1, 2, 1])
 
 
-def simulated(key, p, classes, examples):
+def simulated(p, classes, examples):
     """Labels (R, B) of independent restarts that are right with p (R,); the right one is 0."""
-    right_key, wrong_key = jax.random.split(key)
-    shape = (len(p), examples)
-    wrong = jax.random.randint(wrong_key, shape, 1, classes)
-    return jnp.where(jax.random.bernoulli(right_key, p[:, None], shape), 0, wrong)
+    rng = np.random.default_rng(0)
+    wrong = rng.integers(1, classes, (len(p), examples))
+    return np.where(rng.uniform(size=wrong.shape) < p[:, None], 0, wrong)
 
 
 def test_belief_is_right_for_independent_restarts_and_wrong_for_copies():
-    p, classes, examples = jnp.array([0.6, 0.5, 0.4, 0.4, 0.3]), 4, 20_000
-    labels = simulated(jax.random.key(0), p, classes, examples)
-    trust = jnp.broadcast_to(p[:, None], labels.shape)
-    answer, believed = weighted(answers_of(labels), trust, classes)
+    p, classes, examples = np.array([0.6, 0.5, 0.4, 0.4, 0.3]), 4, 10_000
+    labels = simulated(p, classes, examples)
+    trust = np.broadcast_to(p[:, None], labels.shape)
+    answer, believed = map(np.asarray, weighted(answers_of(labels), trust, classes))
     right = labels_of(answer) == 0
-    error = right.std() / examples**0.5
-    assert abs(right.mean() - believed.mean()) < 4 * error
     # It is the probability of each answer, and not only right on average.
-    confident = believed > jnp.median(believed)
-    for group in (confident, ~confident):
+    confident = believed > np.median(believed)
+    for group in (np.full(examples, True), confident, ~confident):
         error = right[group].std() / group.sum() ** 0.5
         assert abs(right[group].mean() - believed[group].mean()) < 4 * error
-    # No choice by other weights is right more often, up to the error.
-    assert right.mean() > (labels_of(majority(answers_of(labels))) == 0).mean() - 4 * error
+    assert believed[confident].mean() - believed[~confident].mean() > 0.2
 
-    copies = jnp.broadcast_to(labels[:1], labels.shape)
-    same_trust = jnp.full(labels.shape, p[0])
-    answer, believed = weighted(answers_of(copies), same_trust, classes)
+    copies = np.broadcast_to(labels[:1], labels.shape)
+    answer, believed = weighted(answers_of(copies), np.full(labels.shape, p[0]), classes)
     np.testing.assert_array_equal(labels_of(answer), labels[0])
     assert believed.mean() > 0.95
     assert abs((labels_of(answer) == 0).mean() - 0.6) < 0.02
 
 
 def test_effective_classes_of_uniform_errors():
-    labels = simulated(jax.random.key(0), jnp.full(6, 0.3), 5, 3000)
+    labels = simulated(np.full(6, 0.3), 5, 3000)
     found = jax.jit(effective_classes)(answers_of(labels), labels == 0)
     np.testing.assert_allclose(found, 5, rtol=0.05)
 
