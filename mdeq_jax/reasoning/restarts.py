@@ -185,4 +185,4 @@ def _first_equal(answers: Int[Array, "R B H W"]) -> Int[Array, "R B"]:
 
 
 def _choose(answers: Int[Array, "R B H W"], restart: Int[Array, " B"]) -> Int[Array, "B H W"]:
-    return answers[restart, jnp.arange(len(restart))]
+    return jnp.asarray(answers)[restart, jnp.arange(len(restart))]
