@@ -56,6 +56,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+_CORRELATED = ("alignment", "exact")
+
+
 def run(experiment: Reasoning, workdir: Path) -> dict[str, Any]:
     """Train, and return the metrics of the final evaluation and the areas under the curves."""
     result = train(experiment, workdir)
@@ -88,15 +91,15 @@ def table(rows: list[dict[str, Any]], sizes: tuple[int, ...]) -> str:
             line += f"{np.mean(values):8.3f} ±{np.std(values):4.2f}" if values else " " * 14
         lines.append(line)
     for size in sizes[1:]:
-        pairs = [(row[f"eval/alignment_{size}"], row[f"eval/exact_{size}"]) for row in rows]
-        found: Any = spearmanr(*zip(*pairs, strict=True))
-        lines.append(f"size {size}: rank correlation {found.statistic:.2f} of {len(pairs)} runs")
+        alignments, exact = ([row[f"eval/{x}_{size}"] for row in rows] for x in _CORRELATED)
+        found: Any = spearmanr(alignments, exact)
+        lines.append(f"size {size}: rank correlation {found.statistic:.2f} of {len(rows)} runs")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Parse the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=("prefix_sums", "mazes"), default="prefix_sums")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")

@@ -172,7 +172,7 @@ class Reasoning:
             z0 = select(carry["finished"], z0, carry["z"])
         solution = layer.solve(f, z0, args)
         outputs = self.decode(variables, solution.z, batch, train=train)
-        if train and self.config.loss.alignment_weight != 0:
+        if key is not None and self.config.loss.alignment_weight != 0:
             other = initial_state(key, own, "normal", first_row(batch))
             outputs["alignment"] = cosine(solution.z, layer.solve(f, other, args).z)
         if segmented:

@@ -83,9 +83,11 @@ def make_attempts(
             return lax.map(answer, result.states), residuals, cosines
 
         first = solve(f, own, args, solver, sample_at=tuple(steps), key=jax.random.fold_in(key, 0))
-        found = lax.map(attempt, jnp.arange(restarts))
+        answers, residuals, cosines = (
+            jnp.moveaxis(x, 2, 0) for x in lax.map(attempt, jnp.arange(restarts))
+        )
         swapped = alignment(f, first.z, args, rolled(first.z, (1,)), solver)
-        return Attempts(*(jnp.moveaxis(x, 2, 0) for x in found), swapped)
+        return Attempts(answers, residuals, cosines, swapped)
 
     return attempts
 
@@ -136,7 +138,8 @@ def _figures(
     attempts: Attempts, truth: Shaped[np.ndarray, "B H W"], step: int, restarts: int
 ) -> Row:
     """Return the figures of the second half of the problems, calibrated on the first half."""
-    answers, residual, cosines = (np.moveaxis(x[:, :restarts, step], 1, 0) for x in attempts[:3])
+    of_restarts = (np.asarray(x)[:, :restarts, step] for x in attempts[:3])
+    answers, residual, cosines = (np.moveaxis(x, 1, 0) for x in of_restarts)
     right = (answers == truth).all((-2, -1))
     half = len(truth) // 2
     calibration = calibrate(*(x[:, :half].ravel() for x in (right, residual, cosines)))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mdeq_jax.implicit import DEQ, Solution, Unrolled
 from mdeq_jax.solvers import State
 from mdeq_jax.solvers.initial import Kind, initial_state
+from mdeq_jax.solvers.keys import sample_keys
 from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.experiment import (
     Batch,
@@ -59,6 +60,8 @@ def bind(
         row's number in the batch of all devices.
     """
     first = first_row(batch)
+    keys = sample_keys(jax.random.fold_in(key, 0), batch, first)
+    solve = functools.partial(solve, key=keys)
     if kind == "own":
         return Layer(solve)
     return Layer(solve, lambda z0: initial_state(key, z0, kind, first))
