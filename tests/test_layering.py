@@ -17,6 +17,7 @@ LAYOUT = (
     "runtime",
     "training",
     "vision",
+    "reasoning",
     "apps",
     "applications",
     "viz",
@@ -24,7 +25,7 @@ LAYOUT = (
     "commands",
 )
 # Rooms of one application each, which do not know each other.
-APPLICATIONS = ("vision", "apps")
+APPLICATIONS = ("vision", "reasoning", "apps")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

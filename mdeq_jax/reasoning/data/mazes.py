@@ -79,7 +79,7 @@ def to_cells(problems: Problems) -> Problems:
       problems: mazes of S × S pixels.
 
     Returns:
-      The same mazes on (S/2 − 1)² positions, about a quarter as many.
+      The same mazes on (S/2 − 1)² positions: 121 in place of 576 for size 9.
 
     Examples:
       >>> to_cells(generate(count=2, size=9, seed=0)).inputs.shape
@@ -90,7 +90,7 @@ def to_cells(problems: Problems) -> Problems:
 
 def as_problems(inputs: np.ndarray, targets: np.ndarray) -> Problems:
     """Return pictures (N, S, S, 3) and paths (N, S, S), all entries 0 or 1, as problems."""
-    return Problems(inputs.astype(np.float32), targets.astype(np.int32), inputs.any(axis=-1))
+    return Problems(inputs.astype(np.float32), targets.astype(np.int32), inputs.max(axis=-1) > 0)
 
 
 def _pixels(blocks: UInt8[np.ndarray, "N b b"]) -> UInt8[np.ndarray, "N S S"]:

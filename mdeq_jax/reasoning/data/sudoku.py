@@ -101,7 +101,9 @@ def read_csv(path: str | os.PathLike[str], count: int | None = None) -> Problems
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{os.fspath(path)}: {reason}") from None
     if not pairs or len(pairs) < (count or 0):
-        raise ValueError(f"{os.fspath(path)}: it holds {len(pairs)} puzzles; expected {count or 1}.")
+        raise ValueError(
+            f"{os.fspath(path)}: it holds {len(pairs)} puzzles; expected {count or 1}."
+        )
     digits = np.array(pairs, "S81").view(np.uint8).reshape(-1, 2, 9, 9)
     digits = np.where(digits == ord("."), 0, digits - ord("0"))
     return as_problems(digits[:, 0], digits[:, 1])
