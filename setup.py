@@ -33,11 +33,12 @@ setup(
     extras_require={
         "train": of["train"],
         "vision": vision,
+        "reasoning": [*of["train"], *of["viz"], *of["reasoning"]],
         "viz": of["viz"],
         "cuda": cuda,
         "tpu": tpu,
         "docs": docs,
-        "dev": [*vision, *of["tests"], *dev],
+        "dev": [*vision, *of["reasoning"], *of["tests"], *dev],
         "prepare": [*vision, *prepare],
     },
     packages=[*find_packages(include=["mdeq_jax*"]), "mdeq_jax.configs"],

@@ -104,10 +104,9 @@ def _set_folder(folder: str | os.PathLike[str], split: Split, size: int) -> Path
 
 def _rows(path: Path, dtype: str, shape: tuple[int, ...], count: int | None) -> np.ndarray:
     """Return the first rows of a file, each of a shape, after checks of its layout."""
-    if count is not None:
-        require_whole("count", count, 1)
-    array = _open(path)
-    least = count or 1
+    least = 1 if count is None else count
+    require_whole("count", least, 1)
+    array = read_tensor(path).read() if path.suffix == ".pth" else _map(path)
     if array.dtype != dtype or array.shape[1:] != shape or len(array) < least:
         sizes = ", ".join(map(str, shape))
         raise ValueError(
@@ -119,12 +118,10 @@ def _rows(path: Path, dtype: str, shape: tuple[int, ...], count: int | None) -> 
     return rows
 
 
-def _open(path: Path) -> np.ndarray:
-    """Return the array of a .npy file, mapped into memory, or the tensor of a .pth file."""
-    if path.suffix == ".pth":
-        return read_tensor(path)
+def _map(path: Path) -> np.ndarray:
+    """Return the array of a .npy file, mapped into memory."""
     try:
-        return np.load(path, mmap_mode="r")
+        return np.lib.format.open_memmap(path, mode="r")
     except (OSError, ValueError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{path}: {reason}; expected an array written by numpy.save.") from None

@@ -45,7 +45,7 @@ def generate(
       seed: at least 0; it determines the mazes.
       kind: how the tree grows from the start. "depth_first" goes on from the newest cell that has
         a new neighbour: long corridors, few dead ends; the published mazes are of this kind. "prim"
-        goes on from anywhere along the edge of what is there: short branches, many dead ends.
+        goes on from any cell that has a new neighbour: short branches, many dead ends.
         "uniform" draws every spanning tree with the same probability.
       split: "train" or "test"; no maze belongs to both.
 
@@ -79,7 +79,7 @@ def to_cells(problems: Problems) -> Problems:
       problems: mazes of S × S pixels.
 
     Returns:
-      The same mazes on (S/2 − 1)² positions, about a quarter as many.
+      The same mazes on (S/2 − 1)² positions: 121 in place of 576 for size 9.
 
     Examples:
       >>> to_cells(generate(count=2, size=9, seed=0)).inputs.shape
@@ -90,7 +90,7 @@ def to_cells(problems: Problems) -> Problems:
 
 def as_problems(inputs: np.ndarray, targets: np.ndarray) -> Problems:
     """Return pictures (N, S, S, 3) and paths (N, S, S), all entries 0 or 1, as problems."""
-    return Problems(inputs.astype(np.float32), targets.astype(np.int32), inputs.any(axis=-1))
+    return Problems(inputs.astype(np.float32), targets.astype(np.int32), inputs.max(axis=-1) > 0)
 
 
 def _pixels(blocks: UInt8[np.ndarray, "N b b"]) -> UInt8[np.ndarray, "N S S"]:
@@ -118,7 +118,10 @@ def _draw(n: int, kind: Kind, rng: random.Random) -> tuple[np.ndarray, np.ndarra
 
 
 def _grow(n: int, root: int, kind: Kind, rng: random.Random) -> list[int]:
-    """Return the parent of each cell in a tree that takes the newest edge, or with Prim any."""
+    """Return the parent of each cell in a tree that grows edge by edge from the root.
+
+    The next edge is the newest that leads to a new cell, or with "prim" any that does.
+    """
     neighbours = _neighbours(n)
     parents = [-1] * (n * n)
     edges = [(root, root)]
@@ -145,7 +148,7 @@ def _uniform_tree(n: int, root: int, rng: random.Random) -> list[int]:
         while cell not in in_tree:
             parents[cell] = rng.choice(neighbours[cell])
             cell = parents[cell]
-        # Of each cell on the walk only its last exit is kept, which erases the loops.
+        # A cell remembers only the last step that left it, which erases the loops of the walk.
         cell = first
         while cell not in in_tree:
             in_tree.add(cell)

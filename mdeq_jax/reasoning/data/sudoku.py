@@ -63,9 +63,10 @@ def generate(
     fewest = FEWEST_GIVENS[side]
     givens = fewest if givens is None else givens
     require_whole(f"givens of a Sudoku of side {side}", givens, fewest, side**2 - 1)
-    return as_problems(
-        *draw_distinct(functools.partial(_draw, side, givens, split), count, seed, split)
-    )
+    solver, excluded_by = _rules(side)
+    with solver:
+        draw = functools.partial(_draw, solver, excluded_by, side, givens, split)
+        return as_problems(*draw_distinct(draw, count, seed, split))
 
 
 def read_csv(path: str | os.PathLike[str], count: int | None = None) -> Problems:
@@ -131,10 +132,14 @@ def _parse(row: list[str], line: int) -> tuple[str, str]:
 
 
 def _draw(
-    side: int, givens: int, split: Split, rng: random.Random
+    solver: Any,
+    excluded_by: dict[int, set[int]],
+    side: int,
+    givens: int,
+    split: Split,
+    rng: random.Random,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a puzzle, nearly always of the split, with 0 for a blank, and its solution."""
-    solver, excluded_by = _rules(side)
     solved: list[int] = []
     excluded: set[int] = set()
     for cell in rng.sample(range(side**2), side**2):
@@ -165,7 +170,6 @@ def _grid(side: int, variables: list[int]) -> UInt8[np.ndarray, "side side"]:
     return grid.reshape(side, side)
 
 
-@functools.cache
 def _rules(side: int) -> tuple[Any, dict[int, set[int]]]:
     """Return a solver that knows the rules, and the variables that each variable excludes.
 
