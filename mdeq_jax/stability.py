@@ -142,8 +142,7 @@ def alignment(
     tol: Float[Array, ""] | float | None = None,
     step_limit: Int[Array, ""] | int | None = None,
 ) -> Float[Array, " B"]:
-    """Return the asymptotic alignment score of each sample: whether its equilibrium depends on the
-    start.
+    """Return the asymptotic alignment score of each sample, which is low if the start matters.
 
         mean_s cos(z, solve(f, starts_s, args).z)
 
