@@ -23,6 +23,11 @@ def get_config() -> ConfigDict:
     config = to_config_dict(Config())
     config.data.task = "mazes"
     config.data.size = 9
+    config.data.batch_size = 64
+    config.data.eval_batch_size = 50
+    config.data.eval_problems = 100
+    config.optim.learning_rate = 2e-3
+    config.solver.forward.max_steps = 10
     config.evaluation.sizes = (9, 13, 17, 25)
     config.evaluation.steps = (30, 40, 60, 120)
     return config

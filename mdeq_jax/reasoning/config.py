@@ -40,7 +40,7 @@ class DataConfig(run_config.DataConfig):
     root: str | None = None
     size: int = 16
     train_problems: int = 10_000
-    eval_problems: int = 500
+    eval_problems: int = 200
     seed: int = 0
     maze_kind: Literal["depth_first", "prim", "uniform"] = "depth_first"
     maze_resolution: Literal["pixels", "cells"] = "cells"
@@ -134,7 +134,7 @@ class Config(RunConfig):
     adjoint: AdjointConfig = AdjointConfig("phantom", steps=5, damping=1.0)
     optim: OptimConfig = OptimConfig(clip_norm=1.0)
     train: TrainConfig = TrainConfig(
-        steps=1000, fewest_solver_steps=3, initial_state="mixed_samples"
+        steps=800, eval_every=800, fewest_solver_steps=3, initial_state="mixed_samples"
     )
 
     def __post_init__(self):

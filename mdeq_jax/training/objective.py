@@ -18,7 +18,6 @@ from mdeq_jax.training.experiment import (
     Experiment,
     Layer,
     Metrics,
-    Solve,
     Variables,
     first_row,
 )
@@ -45,7 +44,7 @@ def training_layer(config: RunConfig, unrolled: int | None) -> DEQ:
 
 
 def bind(
-    solve: Solve,
+    solve: Callable[..., Solution],
     kind: Literal["own"] | Kind,
     key: PRNGKeyArray,
     batch: Batch,
