@@ -17,13 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from absl import flags
 
 from mdeq_jax import applications
+from mdeq_jax.commands import cli
 from mdeq_jax.reasoning.config import Config
-from mdeq_jax.reasoning.experiment import create_experiment
-from mdeq_jax.reasoning.scaling import measure
+from mdeq_jax.reasoning.experiment import Reasoning, create_experiment
+from mdeq_jax.reasoning.scaling import Row, make_attempts, measure
 from mdeq_jax.training.config import override
+from mdeq_jax.training.experiment import Variables
 from mdeq_jax.training.metrics import to_json
+from mdeq_jax.viz import reasoning as viz
 
 _COLUMNS = (
     *("size", "steps", "restarts", "own", "single", "lowest_residual", "majority", "vote"),
@@ -35,9 +40,9 @@ def main(
     checkpoint: str,
     output: Path,
     *,
-    sizes: Sequence[int] | None,
-    steps: Sequence[int],
-    restarts: Sequence[int],
+    sizes: Sequence[Any] | None,
+    steps: Sequence[Any],
+    restarts: Sequence[Any],
     problems: int | None,
 ) -> dict[str, Any]:
     """Print and save the table, draw the figures, and return the row of the most computation.
@@ -60,20 +65,15 @@ def main(
             "'reasoning'."
         )
     steps, restarts = _rising("--steps", steps), _rising("--restarts", restarts)
-    sizes = trained.config.evaluation.sizes if sizes is None else _rising("--sizes", sizes)
-    problems = trained.config.data.eval_problems if problems is None else problems
-    experiment = create_experiment(
-        override(
-            trained.config,
-            {
-                "evaluation.sizes": tuple(sizes),
-                "evaluation.steps": (steps[-1],) * len(sizes),
-                "data.eval_problems": problems,
-            },
-        )
-    )
+    sizes = _rising("--sizes", sizes or trained.config.evaluation.sizes)
+    changes = {
+        "evaluation.sizes": tuple(sizes),
+        "evaluation.steps": (steps[-1],) * len(sizes),
+        "data.eval_problems": problems or trained.config.data.eval_problems,
+    }
+    experiment = create_experiment(override(trained.config, changes))
     output.mkdir(parents=True, exist_ok=True)
-    print("  ".join(f"{name:>9}" for name in _COLUMNS))
+    print("  ".join(f"{name:>9}" for name in _COLUMNS), flush=True)
     rows = []
     for size in sizes:
         key = jax.random.key(trained.config.seed)
@@ -84,10 +84,73 @@ def main(
             print("  ".join(f"{row[name]:{max(9, len(name))}.4g}" for name in _COLUMNS), flush=True)
         rows += found
     (output / "table.jsonl").write_text("".join(f"{to_json(row)}\n" for row in rows))
+    _draw(rows, output)
+    if trained.config.data.task == "mazes":
+        _draw_maze(experiment, trained.variables, sizes[-1], steps, output / "maze.png")
     return {**rows[-1], "output": str(output)}
 
 
-def _rising(flag: str, values: Sequence[int]) -> list[int]:
-    if not values or min(values) < 1:
-        raise ValueError(f"{flag} is {list(values)}; give numbers of at least 1, such as 10,30.")
-    return sorted({*values})
+def _draw(rows: Sequence[Row], output: Path) -> None:
+    """Draw accuracy against steps, and alignment against accuracy, of the own initial state."""
+    most = [row for row in rows if row["restarts"] == rows[-1]["restarts"]]
+    own = {f"{row['size']:g}": [] for row in most}
+    for row in most:
+        own[f"{row['size']:g}"].append(row["own"])
+    steps = np.array(sorted({int(row["steps"]) for row in most}))
+    viz.plot_accuracy_against_steps(
+        steps, {size: np.array(values) for size, values in own.items()}, output / "steps.png"
+    )
+    viz.plot_alignment_against_accuracy(
+        np.array([row["alignment"] for row in most]),
+        np.array([row["own"] for row in most]),
+        output / "alignment.png",
+        kinds=[f"size {row['size']:g}" for row in most],
+    )
+
+
+def _draw_maze(
+    experiment: Reasoning, variables: Variables, size: int, steps: Sequence[int], path: Path
+) -> None:
+    """Draw the path of the first test maze as it forms over the steps."""
+    batch = next(iter(experiment.evaluations()[f"eval/{size}"].batches()))
+    attempts = make_attempts(experiment, steps, restarts=1)
+    found = attempts(variables, experiment.prepare(batch), jax.random.key(0))
+    predicted = np.asarray(found.answers)[0, 0] == 1
+    viz.plot_forming_path(batch["inputs"][0], predicted, steps, batch["targets"][0] == 1, path)
+
+
+def _rising(flag: str, values: Sequence[Any] | None) -> list[int]:
+    """Return the numbers of a flag in rising order; raises ValueError if one is below 1."""
+    numbers = [int(value) for value in values or () if str(value).isdecimal()]
+    if not numbers or len(numbers) < len(values or ()) or min(numbers) < 1:
+        raise ValueError(f"{flag} is {values}; give whole numbers of at least 1, such as 10,30.")
+    return sorted({*numbers})
+
+
+def run() -> None:
+    """Run the command under the flags of the process."""
+    checkpoint = flags.DEFINE_string("checkpoint", None, cli.CHECKPOINT, required=True)
+    output = flags.DEFINE_string(
+        "output", None, "Folder for the table and the figures; by default CHECKPOINT/reason."
+    )
+    sizes = flags.DEFINE_list("sizes", None, "Sizes; by default those of the config.")
+    steps = flags.DEFINE_list("steps", ["5", "10", "20", "40", "80"], "Numbers of solver steps.")
+    restarts = flags.DEFINE_list("restarts", ["1", "4", "16"], "Numbers of restarts.")
+    problems = flags.DEFINE_integer(
+        "problems", None, "Problems of each size; by default config.data.eval_problems.", 2
+    )
+    cli.run(
+        __doc__,
+        lambda: main(
+            checkpoint.value,
+            Path(output.value or Path(checkpoint.value) / "reason"),
+            sizes=sizes.value,
+            steps=steps.value,
+            restarts=restarts.value,
+            problems=problems.value,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from mdeq_jax.reasoning.experiment import Reasoning
 from mdeq_jax.reasoning.restarts import (
@@ -121,34 +121,34 @@ def measure(
     attempts = make_attempts(experiment, steps, restarts[-1])
     found, truth = [], []
     for number, batch in enumerate(experiment.evaluations()[f"eval/{size}"].batches()):
-        put = experiment.prepare(batch)
+        put, mask = experiment.prepare(batch), batch["mask"]
         of_batch = attempts(variables, put, jax.random.fold_in(key, number))
-        found.append(jax.tree.map(lambda x, m=batch["mask"]: np.asarray(x)[m], of_batch))
-        truth.append(np.where(batch["counted"], batch["targets"], 0)[batch["mask"]])
-    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        found.append(jax.tree.map(lambda x, mask=mask: x[mask], of_batch))
+        truth.append(jnp.where(put["counted"], put["targets"], 0)[mask])
+    whole: Attempts = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
     return [
         {"size": size, "steps": count, "restarts": most}
-        | _figures(whole, np.concatenate(truth), i, most)
+        | _figures(whole, jnp.concatenate(truth), i, most)
         for i, count in enumerate(steps)
         for most in restarts
     ]
 
 
-def _figures(
-    attempts: Attempts, truth: Shaped[np.ndarray, "B H W"], step: int, restarts: int
-) -> Row:
+def _figures(attempts: Attempts, truth: Int[Array, "B H W"], step: int, restarts: int) -> Row:
     """Return the figures of the second half of the problems, calibrated on the first half."""
-    of_restarts = (np.asarray(x)[:, :restarts, step] for x in attempts[:3])
-    answers, residual, cosines = (np.moveaxis(x, 1, 0) for x in of_restarts)
+    of_restarts = (x[:, :restarts, step] for x in attempts[:3])
+    answers, residual, cosines = (jnp.moveaxis(x, 1, 0) for x in of_restarts)
     right = (answers == truth).all((-2, -1))
     half = len(truth) // 2
-    calibration = calibrate(*(x[:, :half].ravel() for x in (right, residual, cosines)))
+    calibration = calibrate(
+        right[:, :half].ravel(), residual[:, :half].ravel(), cosines[:, :half].ravel()
+    )
     classes = effective_classes(answers[:, :half], right[:, :half])
     answers, right, residual, cosines = (x[:, half:] for x in (answers, right, residual, cosines))
     vote = weighted_answers(answers, calibration.trust(residual, cosines), classes)
 
     def accuracy(chosen: Int[Array, "B H W"]) -> float:
-        return float((np.asarray(chosen) == truth[half:]).all((-2, -1)).mean())
+        return float((chosen == truth[half:]).all((-2, -1)).mean())
 
     return {
         "own": float(right[0].mean()),
