@@ -1,11 +1,13 @@
 """The recurrent networks against deep-thinking's own code, through an imported checkpoint."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from deep_thinking import FIXTURES, NAMES, load_arrays, load_model, to_grid
+from jax import lax
 from torch_files import write_zip
 
 from mdeq_jax.reasoning.model.torch_files import import_torch
@@ -20,11 +22,12 @@ def assert_close(ours, theirs):
 def cross_entropies(bound, inputs, targets, counted, iterations):
     """The mean over the counted positions; the mean over all; the logits of each iteration."""
     x = bound.inject(inputs)
-    z, states = bound.start(inputs, x), []
-    for _ in range(iterations):
+
+    def step(z, _):
         z = bound.cell(z, x)
-        states.append(z)
-    logits = bound.head(jnp.concatenate(states)).reshape(iterations, *inputs.shape[:3], -1)
+        return z, bound.head(z)
+
+    _, logits = lax.scan(step, bound.start(inputs, x), length=iterations)
     ce = optax.softmax_cross_entropy_with_integer_labels(logits[-1], targets)
     return ce.mean(where=counted), (ce.mean(), logits)
 
@@ -45,15 +48,17 @@ def test_what_deep_thinking_computes(x64, tmp_path, name):
         bound = model.bind(variables)
         x = bound.inject(inputs)
         z = bound.cell(cell_z, x)
-        losses = lambda variables: cross_entropies(  # noqa: E731
-            model.bind(variables), inputs, targets, counted, len(outputs)
-        )
-        return (bound.start(inputs, x), z, bound.head(z)), jax.value_and_grad(losses, has_aux=True)(
-            variables
-        )
+        return bound.start(inputs, x), z, bound.head(z)
 
-    variables = import_torch(FIXTURES / f"{name}.pth", model)
-    (start, z, head), ((masked, (ce, logits)), ours) = compute(jax.tree.map(np.float64, variables))
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def losses(variables):
+        bound = model.bind(variables)
+        return cross_entropies(bound, inputs, targets, counted, len(outputs))
+
+    variables = jax.tree.map(np.float64, import_torch(FIXTURES / f"{name}.pth", model))
+    start, z, head = compute(variables)
+    (masked, (ce, logits)), ours = losses(variables)
     assert_close(start, to_grid(arrays["projection"]))
     assert_close(z, to_grid(arrays["cell_out"]))
     assert_close(head, to_grid(arrays["cell_head"]))
