@@ -44,8 +44,10 @@ def test_a_shifted_input_of_another_size_gives_the_shifted_state(x64, size, long
     assert (reached.min(), reached.max()) == (1, 21)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_position_norm_is_a_group_norm_of_each_position(x64, groups):
+def test_position_norm_is_a_group_norm_of_each_position(x64, monkeypatch, groups, backend):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x = np.random.default_rng(0).normal(1, 2, size=(2, 3, 4, 8))
     alone = GroupNorm(groups, affine=False).apply({}, x.reshape(-1, 1, 1, 8))
     np.testing.assert_allclose(position_norm(x, groups), alone.reshape(x.shape), rtol=1e-10)
