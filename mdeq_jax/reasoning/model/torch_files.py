@@ -5,6 +5,7 @@ file is executed.
 """
 
 import fnmatch
+import math
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -79,15 +80,13 @@ def import_with_report(
     if problems:
         problems += _explanations({name: array.shape for name, array in arrays.items()}, model)
         raise ValueError("\n  ".join([f"{os.fspath(path)} does not fit:", *problems]))
-    variables = _convert(arrays, wanted, model)
-    leaves = jax.tree.leaves(variables)
+    count, dtype = sum(math.prod(a.shape) for a in arrays.values()), common_dtype(arrays.values())
     report = [
-        f"took {sum(a.size for a in leaves):,} parameters in {len(leaves)} arrays, "
-        f"{leaves[0].dtype}",
+        f"took {count:,} parameters in {len(arrays)} arrays, {dtype}",
         *(f"dropped {name}" for name in sorted(dropped)),
         *(f"left at its initial value: {name}" for name in sorted(initial)),
     ]
-    return Imported(variables, report)
+    return Imported(_convert(arrays, wanted, model), report)
 
 
 def infer_model(path: str | os.PathLike[str], norm: Norm = "none") -> RecurrentNet:
@@ -101,8 +100,9 @@ def infer_model(path: str | os.PathLike[str], norm: Norm = "none") -> RecurrentN
     Raises:
       ValueError: the file cannot be read, or does not hold a network of deep-thinking.
     """
+    shapes = {name: array.shape for name, array in _read(path).items()}
     try:
-        return _infer({name: array.shape for name, array in _read(path).items()}, norm)
+        return _infer(shapes, norm)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
 
