@@ -2,17 +2,19 @@
 
 An application's module offers two names: ``Config``, a frozen dataclass that extends
 `mdeq_jax.training.config.RunConfig`, and ``create_experiment(config)``, which returns what the
-training loop trains.
+training loop trains. It may offer ``import_torch(config, path, *, allow_missing, drop)``, which
+returns the variables of a PyTorch file as an `Imported`.
 """
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from mdeq_jax.torch_files.fitting import Imported
 from mdeq_jax.training import weights
 from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.experiment import Experiment
@@ -51,6 +53,32 @@ def find(name: str) -> ModuleType:
 def create_experiment(config: RunConfig) -> Experiment:
     """Return the experiment of a config of any application."""
     return find(config.app).create_experiment(config)
+
+
+def import_torch(
+    config: RunConfig,
+    path: str | os.PathLike[str],
+    *,
+    allow_missing: Iterable[str] = (),
+    drop: Iterable[str] = (),
+) -> Imported:
+    """Return the variables of a config's model from a PyTorch file, and where they come from.
+
+    Args:
+      config: config of an application whose module has a function `import_torch` with these
+        arguments.
+      path: a file that `torch.save` wrote.
+      allow_missing: PyTorch names, with ``*`` for any part, of arrays that get initial values if
+        they are missing in the file.
+      drop: PyTorch names, with ``*`` for any part, of arrays that are not read from the file.
+
+    Raises:
+      ValueError: the application imports no PyTorch files, or the file does not fit the model.
+    """
+    module = find(config.app)
+    if not hasattr(module, "import_torch"):
+        raise ValueError(f"config.app is {config.app!r}, which imports no PyTorch files.")
+    return module.import_torch(config, path, allow_missing=allow_missing, drop=drop)
 
 
 def load_trained(

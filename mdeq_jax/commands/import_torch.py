@@ -4,9 +4,12 @@
         --config configs/digits.py --input digits_tiny.pkl --output runs/imported
     mdeq-import --config digits --input digits_tiny.pkl --output runs/imported
 
-``--infer`` in place of ``--config`` derives the architecture from the file. A field that the file
-does not determine is printed with its assumed value; ``--set num_groups=4`` gives another value.
-torch is not needed, and no code in the file is executed. The last line on stdout is one JSON
+The application of the config says which files are read: "vision" reads files of locuslab/mdeq,
+locuslab/deq and TorchDEQ. "reasoning" reads files of aks2203/deep-thinking.
+
+``--infer`` in place of ``--config`` derives the architecture of an MDEQ from the file. A field that
+the file does not determine is printed with its assumed value; ``--set num_groups=4`` gives another
+value. torch is not needed, and no code in the file is executed. The last line on stdout is one JSON
 object.
 """
 
@@ -18,17 +21,18 @@ from typing import Any
 
 from absl import flags
 
+from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.training.checkpoints import write_checkpoint
-from mdeq_jax.training.config import override
+from mdeq_jax.training.config import RunConfig, override
 from mdeq_jax.training.sections import require_key
 from mdeq_jax.training.workdir import new_folder
-from mdeq_jax.vision.config import Config, finalize
-from mdeq_jax.vision.torch_files.convert import import_with_report, infer_with_open_fields
+from mdeq_jax.vision.config import Config
+from mdeq_jax.vision.torch_files.convert import infer_with_open_fields
 
 
 def main(
-    config: Config, path: str, output: str, *, allow_missing: Sequence[str], drop: Sequence[str]
+    config: RunConfig, path: str, output: str, *, allow_missing: Sequence[str], drop: Sequence[str]
 ) -> dict[str, Any]:
     """Write a checkpoint from a PyTorch file, and print where its arrays come from.
 
@@ -40,7 +44,7 @@ def main(
         missing.
       drop: PyTorch names, ``*`` for any part, of arrays that are not read.
     """
-    imported = import_with_report(path, config.model, allow_missing=allow_missing, drop=drop)
+    imported = applications.import_torch(config, path, allow_missing=allow_missing, drop=drop)
     # Past the warm-up, so that the model is solved and not unrolled in evaluation.
     step = config.train.pretrain_steps
     with new_folder(output) as folder:
@@ -51,7 +55,7 @@ def main(
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    config = cli.ConfigFlag(finalize, required=False)
+    config = cli.ConfigFlag(applications.finalize, required=False)
     infer = flags.DEFINE_bool("infer", False, "Derive the model from the file.")
     path = flags.DEFINE_string("input", None, "The .pkl, .pth or .pth.tar file.", required=True)
     output = flags.DEFINE_string("output", None, "Folder to be made.", required=True)
@@ -70,7 +74,8 @@ def run() -> None:
     def command() -> dict[str, Any]:
         if infer.value == config.is_given:
             raise ValueError("give --config=FILE or --infer, one of them.")
-        given = dict(map(_assignment, fields.value))
+        known = Config() if infer.value else config.value
+        given = dict(_assignment(text, known) for text in fields.value)
         if infer.value:
             model = _inferred(path.value, given)
         else:
@@ -81,12 +86,17 @@ def run() -> None:
     cli.run(__doc__, command)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    """Return key and value of KEY=VALUE; the value is a Python literal or an unquoted string."""
+def _assignment(text: str, config: RunConfig) -> tuple[str, Any]:
+    """Return key and value of KEY=VALUE; the value is a Python literal or an unquoted string.
+
+    Args:
+      text: KEY=VALUE; the key is a field of `config.model`.
+      config: config of the application.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--set {text} has no value; give KEY=VALUE, such as num_groups=4.")
-    require_key(Config(), f"model.{key}")
+    require_key(config, f"model.{key}")
     with contextlib.suppress(SyntaxError, ValueError):
         literal = ast.literal_eval(value)
         return key, tuple(literal) if isinstance(literal, list) else literal

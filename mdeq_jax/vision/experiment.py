@@ -1,7 +1,8 @@
 """MDEQ as an experiment: classification and segmentation, one head or several."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import State
+from mdeq_jax.torch_files.fitting import Imported
 from mdeq_jax.training.evaluation import solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -30,6 +32,7 @@ from mdeq_jax.vision.load import start_from
 from mdeq_jax.vision.model import MDEQ, create_model
 from mdeq_jax.vision.segment import padding
 from mdeq_jax.vision.tasks import Task, make_task
+from mdeq_jax.vision.torch_files.convert import import_with_report
 
 __all__ = ["Config", "VisionExperiment", "create_experiment", "require_fit"]
 
@@ -190,6 +193,28 @@ class VisionExperiment:
 def create_experiment(config: Config) -> VisionExperiment:
     """Return the experiment of a config."""
     return VisionExperiment(config)
+
+
+def import_torch(
+    config: Config,
+    path: str | os.PathLike[str],
+    *,
+    allow_missing: Iterable[str],
+    drop: Iterable[str],
+) -> Imported:
+    """Return the variables of `config.model` from a PyTorch file, and where they come from.
+
+    Args:
+      config: config whose section ``model`` is the architecture.
+      path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
+      allow_missing: PyTorch names, with ``*`` for any part, of arrays that get initial values if
+        they are missing in the file.
+      drop: PyTorch names, with ``*`` for any part, of arrays that are not read from the file.
+
+    Raises:
+      ValueError: the file cannot be read, or does not fit the architecture.
+    """
+    return import_with_report(path, config.model, allow_missing=allow_missing, drop=drop)
 
 
 def require_fit(config: Config, dataset: Dataset) -> None:

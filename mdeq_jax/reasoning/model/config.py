@@ -32,6 +32,7 @@ class ModelConfig:
       norm: normalisation inside the blocks of a recurrent cell, without scale and bias. "group" is
         GroupNorm over positions and channels, whose statistics depend on the size. "position" is
         GroupNorm over the channels of each position by itself, which does not depend on the size.
+        It needs at least 3 channels per group.
       groups: number of groups of the normalisation; divides the width.
       recall: whether a recurrent cell sees the input at every application.
       blocks: number of residual blocks of a recurrent cell.
@@ -84,6 +85,10 @@ class ModelConfig:
     def _check_recurrent(self) -> None:
         divides = self.norm == "none" or self.width % self.groups == 0
         require(self, "groups", divides, f"a divisor of width {self.width}")
+        # Two numbers, normalised, are always 1 and −1.
+        most = self.width // 3
+        fits = self.norm != "position" or self.groups <= most
+        require(self, "groups", fits, f"at most {most}, for 3 channels per group of a position")
         sees_input = self.recall or self.start == "projection"
         require(self, "start", sees_input, "'projection' where recall is False")
 

@@ -16,7 +16,10 @@ class HaltingHead(nn.Module):
     def __call__(self, z: Float[Array, "B H W D"]) -> Float[Array, " B"]:
         """Return for each sample the logit that its answer is right, at least in float32."""
         mean = z.astype(jnp.promote_types(z.dtype, jnp.float32)).mean(axis=(1, 2))
-        bias = nn.initializers.constant(-5.0)
-        return nn.Dense(1, kernel_init=nn.initializers.zeros, bias_init=bias, name="linear")(mean)[
-            :, 0
-        ]
+        linear = nn.Dense(
+            1,
+            kernel_init=nn.initializers.zeros,
+            bias_init=nn.initializers.constant(-5.0),
+            name="linear",
+        )
+        return linear(mean)[:, 0]

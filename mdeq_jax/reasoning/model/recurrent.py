@@ -4,7 +4,9 @@ Source: Bansal et al., "End-to-end Algorithm Synthesis with Recurrent Networks",
 2202.05826; deepthinking/models of aks2203/deep-thinking.
 """
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
@@ -185,11 +187,21 @@ def position_norm(x: Float[Array, "*shape D"], groups: int) -> Float[Array, "*sh
       x: states; mean and variance are computed at least in float32.
       groups: number of groups; divides the channels.
     """
-    parts = x.reshape(*x.shape[:-1], groups, -1)
-    parts = parts.astype(jnp.promote_types(x.dtype, jnp.float32))
-    parts = parts - parts.mean(axis=-1, keepdims=True)
-    variance = jnp.square(parts).mean(axis=-1, keepdims=True)
-    return (parts * lax.rsqrt(variance + _EPSILON)).reshape(x.shape).astype(x.dtype)
+    wide = to_working_dtype(x)
+    wide = wide - _group_means(wide, groups)
+    variance = _group_means(jnp.square(wide), groups)
+    return (wide * lax.rsqrt(variance + _EPSILON)).astype(x.dtype)
+
+
+def _group_means(x: Float[Array, "*shape D"], groups: int) -> Float[Array, "*shape D"]:
+    """Return for each channel the mean over its group, at each position."""
+    size = x.shape[-1] // groups
+    if jax.default_backend() == "cpu":
+        # XLA on CPU is slow at reductions of a few neighbouring entries.
+        average = np.kron(np.eye(groups), np.full((size, size), 1 / size)).astype(x.dtype)
+        return jnp.matmul(x, average, precision="highest")
+    means = x.reshape(*x.shape[:-1], groups, size).mean(axis=-1)
+    return jnp.repeat(means, size, axis=-1)
 
 
 def _convolve(x: Array, kernel: Array) -> Array:

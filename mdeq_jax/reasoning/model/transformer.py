@@ -4,6 +4,7 @@ Source: models/eqr.py, models/trm.py and models/layers.py of locuslab/EqR (Huang
 "Equilibrium Reasoners", ICML 2026).
 """
 
+import functools
 import math
 
 import jax
@@ -140,7 +141,7 @@ class Positions(nn.Module):
         def vectors(name: str, number: np.ndarray) -> Float[Array, "H W D"]:
             return self.param(name, init, (number.max() + 1, self.width))[number]
 
-        return sum(vectors(name, number) for name, number in numbers.items())
+        return functools.reduce(jnp.add, [vectors(*item) for item in numbers.items()])
 
 
 class Block(nn.Module):

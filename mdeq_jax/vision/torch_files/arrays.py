@@ -4,24 +4,18 @@ import fnmatch
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
 from mdeq_jax.checks import require_names
+from mdeq_jax.torch_files.fitting import Wanted
 from mdeq_jax.torch_files.reader import LazyArray, read_state_dict
 from mdeq_jax.vision.torch_files.keys import array_name, canonical_name, to_torch, torch_shape
 
 Arrays = Mapping[str, LazyArray]
-
-
-class Wanted(NamedTuple):
-    """One of our arrays: its path, which begins with the collection, and its shape in PyTorch."""
-
-    path: tuple[str, ...]
-    shape: tuple[int, ...]
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, LazyArray]:

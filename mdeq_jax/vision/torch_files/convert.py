@@ -3,11 +3,10 @@
 torch is not needed, and no code in a file is executed.
 """
 
-import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,10 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
+from mdeq_jax.torch_files.fitting import Imported, Wanted, common_dtype, misfits
 from mdeq_jax.vision.model import ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
     Arrays,
-    Wanted,
     fold_weight_norm,
     matching,
     read_arrays,
@@ -26,13 +25,6 @@ from mdeq_jax.vision.torch_files.arrays import (
 )
 from mdeq_jax.vision.torch_files.infer import Inferred, infer, possible_fields
 from mdeq_jax.vision.torch_files.keys import from_torch, why_ignored
-
-
-class Imported(NamedTuple):
-    """A model's variables, and lines of text that say where they come from."""
-
-    variables: PyTree
-    report: list[str]
 
 
 def import_torch(
@@ -118,7 +110,7 @@ def import_with_report(
     wanted = wanted_arrays(jax.eval_shape(_initializer(config)), config.task)
     arrays = fold_weight_norm(kept, wanted)
     initial = matching(wanted.keys() - arrays.keys(), "allow_missing", allow_missing)
-    problems = _problems(arrays, {n: w for n, w in wanted.items() if n not in initial})
+    problems = misfits(arrays, {n: w for n, w in wanted.items() if n not in initial})
     if problems:
         problems += _explanations(_shapes(kept), config)
         raise ValueError("\n  ".join([f"{os.fspath(path)} does not fit:", *problems]))
@@ -141,19 +133,6 @@ def _initializer(config: ModelConfig) -> Callable[[], dict[tuple[str, ...], Any]
     return lambda: traverse_util.flatten_dict(model.init(jax.random.key(0), images))
 
 
-def _problems(arrays: Arrays, wanted: Mapping[str, Wanted]) -> list[str]:
-    missing, extra = wanted.keys() - arrays.keys(), arrays.keys() - wanted.keys()
-    problems = [f"missing: {name} {wanted[name].shape}" for name in sorted(missing)]
-    problems += [f"extra: {name} {arrays[name].shape}" for name in sorted(extra)]
-    for name in sorted(wanted.keys() - missing):
-        shape, dtype, _ = arrays[name]
-        if shape != wanted[name].shape:
-            problems.append(f"shape: {name} is {shape}, by the config {wanted[name].shape}")
-        if not jnp.issubdtype(dtype, jnp.floating):  # NumPy's own does not know bfloat16
-            problems.append(f"type: {name} is {dtype}; it must be floating point")
-    return problems
-
-
 def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> list[str]:
     """Return where the config differs from the architecture inferred from the file."""
     try:
@@ -170,9 +149,7 @@ def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) ->
 
 
 def _convert(arrays: Arrays, wanted: Mapping[str, Wanted], config: ModelConfig) -> PyTree:
-    taken = [array.dtype for name, array in arrays.items() if name in wanted]
-    # Two at a time, because NumPy finds no common type of float16 and bfloat16.
-    dtype = functools.reduce(np.promote_types, taken, np.dtype(np.float32))
+    dtype = common_dtype(array for name, array in arrays.items() if name in wanted)
     flat = {
         target.path: np.ascontiguousarray(from_torch(target.path, arrays[name].read()), dtype)
         for name, target in wanted.items()

@@ -383,6 +383,10 @@ def test_the_command_infers(tmp_path, capsys):
         (["--infer", "--input", "cls3.json"], "begins with b'{"),
         (["--infer", "--input", "nowhere.pkl"], "No such file"),
         (["--config", "configs/digits.py", "--input", "cls3.pkl"], "expansion is 5"),
+        (
+            ["--config", "configs/regression.py", "--input", "cls3.pkl"],
+            "config.app is 'regression', which imports no PyTorch files",
+        ),
         (["--config", "nowhere.py", "--input", "cls3.pkl"], "nowhere.py"),
         (["--config", "eval_nothing.py", "--input", "cls3.pkl"], "eval_nothing.py"),
         (
