@@ -134,12 +134,14 @@ class ForwardProblem:
 
     def solve(self) -> SolverResult:
         """Return the result of the problem's own solver."""
-        if self.solver.stop_scope == "batch" or self.f.has_effects:
-            return self.iterate(self.solver).result
+        solver, sample_at = self.solver, self.sample_at
+        if solver.stop_scope == "batch" or self.f.has_effects:
+            return self.iterate(solver).result
 
+        # It must not close over `self`: JAX keeps it longer than the arrays of the problem live.
         def run(f: Any, z0: State, args: PyTree, tol: Any, step_limit: Any, keys: Any) -> Any:
-            options = tol, step_limit, self.sample_at, keys
-            return ForwardProblem(f, z0, args, self.solver, *options).iterate(self.solver).result
+            options = tol, step_limit, sample_at, keys
+            return ForwardProblem(f, z0, args, solver, *options).iterate(solver).result
 
         f = lambda z, f_and_args: f_and_args[0](z, f_and_args[1])  # noqa: E731
         options = self.tol, self.step_limit, self.keys
