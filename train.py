@@ -9,8 +9,7 @@ The way of a training step, from here to the solver:
     mdeq_jax/training/steps.py            train_step(state, batch) -> (state, metrics)
     mdeq_jax/vision/experiment.py         MDEQ on images: forward pass, loss, metrics
     mdeq_jax/vision/model/mdeq.py         stem, equilibrium of the cell, head
-    mdeq_jax/implicit/deq.py              the equilibrium layer
-    mdeq_jax/implicit/equilibrium.py      the fixed point and its implicit gradient
+    mdeq_jax/implicit/deq.py              the equilibrium layer and its implicit gradient
     mdeq_jax/solvers/solve.py             the loop of every solver
     mdeq_jax/solvers/broyden.py           the default solver
 

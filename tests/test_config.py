@@ -140,7 +140,7 @@ def test_a_whole_number_is_a_fine_float():
         ),
         (
             {"solver": {"backward": {"name": "picard", "memory": 5}}},
-            r"config\.solver\.backward\.memory is 5, but 'picard' .* stop_scope, damping\.",
+            r"config\.solver\.backward\.memory is 5, but 'picard' .* stop_scope, damping, noise\.",
         ),
         (
             {"solver": {"forward": {"when_full": "restrat"}}},
@@ -193,8 +193,8 @@ def test_what_does_not_fit_is_named(nested, message):
         (SolverConfig("broyden", 5, memory=3), Broyden(5, memory=3)),
         (SolverConfig("anderson", 5, window=2, mixing=0.5), Anderson(5, window=2, mixing=0.5)),
         (
-            SolverConfig("picard", 5, damping=0.5, stop_mode="abs"),
-            Picard(5, 1e-3, "abs", damping=0.5),
+            SolverConfig("picard", 5, damping=0.5, noise=0.1, stop_mode="abs"),
+            Picard(5, 1e-3, "abs", damping=0.5, noise=0.1),
         ),
     ],
 )
@@ -323,7 +323,7 @@ def test_a_run_may_be_resumed_with_another(key, stored, current):
 
 
 SOLVER = "name max_steps tol stop_mode stop_scope memory when_full window ridge ridge_mode mixing "
-SOLVER += "damping"
+SOLVER += "damping noise"
 # What changes the training steps: a new key belongs here or in MAY_CHANGE_ON_RESUME.
 MATHEMATICS = {
     "model": "task num_classes branch_channels blocks_per_branch big_kernels expansion num_groups "

@@ -4,15 +4,14 @@ from mdeq_jax.implicit.adjoints import (
     Adjoint,
     Cotangent,
     Exact,
-    ForwardProblem,
     JacobianFree,
     Neumann,
 )
-from mdeq_jax.implicit.deq import DEQ, Solution
-from mdeq_jax.implicit.equilibrium import equilibrium
+from mdeq_jax.implicit.deq import DEQ, Solution, equilibrium
 from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.implicit.shine import Shine
 from mdeq_jax.implicit.unrolled import Unrolled
+from mdeq_jax.solvers import ForwardProblem
 
 __all__ = [
     "DEQ",

@@ -12,72 +12,15 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int
 
 from mdeq_jax.checks import require_int, require_share
-from mdeq_jax.solvers import Iteration, Solver, SolverResult, State, iterate
-from mdeq_jax.solvers.captures import ClosedMap
+from mdeq_jax.solvers import ForwardProblem, Solver, SolverResult, State
 from mdeq_jax.solvers.norms import norm, scale, select
-from mdeq_jax.solvers.solve import solve_closed
 from mdeq_jax.solvers.solver import check_solver
 
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ForwardProblem:
-    """A forward solve that an adjoint is asked to do; a pytree.
-
-    Attributes:
-      f: the map (z, args) -> z. It is a pytree that holds what the map captured.
-      z0: where the solve starts, leaves (B, ...).
-      args: the arguments of f, any pytree of arrays.
-      solver: the forward solver.
-      tol: replaces solver.tol; may be traced.
-      step_limit: bounds the solve below solver.max_steps; may be traced.
-      sample_at: rising numbers of steps after which a state is sampled.
-      outer_gradient: the map z -> ∂ℓ/∂z of the loss ℓ, or None.
-      keys: one key for each sample, for a solver that draws random numbers, or None.
-    """
-
-    f: ClosedMap
-    z0: State
-    args: PyTree
-    solver: Solver = dataclasses.field(metadata={"static": True})
-    tol: Float[Array, ""] | float | None = None
-    step_limit: Int[Array, ""] | int | None = None
-    sample_at: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
-    outer_gradient: ClosedMap | None = None
-    keys: Key[Array, " B"] | None = None
-
-    def solve(self) -> SolverResult:
-        """Return the result of the problem's own solver."""
-        return solve_closed(
-            self.f,
-            self.z0,
-            self.args,
-            self.solver,
-            self.tol,
-            self.step_limit,
-            self.sample_at,
-            self.keys,
-        )
-
-    def iterate(self, solver: Solver) -> Iteration:
-        """Return the result of another solver, and where that solver stood when it ended.
-
-        Args:
-          solver: takes the place of the problem's own solver.
-        """
-        return iterate(
-            self.f,
-            self.z0,
-            self.args,
-            solver,
-            tol=self.tol,
-            step_limit=self.step_limit,
-            sample_at=self.sample_at,
-            key=self.keys,
-        )
+Pullback = Callable[[State], State]
+Equilibrium = Callable[..., tuple[State, SolverResult]]
 
 
 class Cotangent(NamedTuple):
@@ -134,36 +77,28 @@ class Adjoint:
 
     is_solve: ClassVar[bool] = True
 
-    def find(
-        self,
-        problem: ForwardProblem,
-        implicit: Callable[[ForwardProblem, "Adjoint"], tuple[State, SolverResult]],
-    ) -> tuple[State, SolverResult]:
-        """Return the equilibrium as a differentiable state, and the `SolverResult`.
+    def find(self, problem: ForwardProblem) -> tuple[State, SolverResult] | None:
+        """Return a state that JAX can differentiate, and the `SolverResult`.
 
-        By default it is the state of `solve_forward`, differentiated by `solve`.
-
-        Args:
-          problem: the forward solve.
-          implicit: a function of a problem and an adjoint. It returns the solution of the problem
-            and its result; the adjoint's `solve` gives the gradient of the solution.
-        """
-        return implicit(problem, self)
-
-    def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, Any]:
-        """Return the result, and what `solve` needs to know of the forward solve; None by default.
+        None, the default, asks for the solution of the problem, differentiated by `solve`.
 
         Args:
           problem: the forward solve.
         """
-        return problem.solve(), None
+        return None
+
+    def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, Any] | None:
+        """Return the result, and what `solve` needs to know of the forward solve.
+
+        None, the default, asks for ``problem.solve()`` and hands `solve` no memory.
+
+        Args:
+          problem: the forward solve.
+        """
+        return None
 
     def solve(
-        self,
-        pullback: Callable[[State], State],
-        g: State,
-        equilibrium: Callable[..., tuple[State, SolverResult]],
-        memory: Any,
+        self, pullback: Pullback, g: State, equilibrium: Equilibrium, memory: Any
     ) -> Cotangent:
         """Return u for the equation u = pullback(u) + g.
 
@@ -171,7 +106,7 @@ class Adjoint:
           pullback: the function u ↦ u J at the equilibrium, linearised once and outside any loop.
           g: cotangent of the equilibrium; structure, shapes and dtypes of the state.
           equilibrium: `mdeq_jax.equilibrium`, for adjoints that are a fixed point themselves.
-          memory: what `solve_forward` returned with the result.
+          memory: what `solve_forward` returned with the result, or None.
         """
         raise NotImplementedError(f"{type(self).__name__} implements neither solve nor find")
 
@@ -200,11 +135,7 @@ class Exact(Adjoint):
         check_solver(self.solver)
 
     def solve(
-        self,
-        pullback: Callable[[State], State],
-        g: State,
-        equilibrium: Callable[..., tuple[State, SolverResult]],
-        memory: Any = None,
+        self, pullback: Pullback, g: State, equilibrium: Equilibrium, memory: Any = None
     ) -> Cotangent:
         """Return the solution of u = pullback(u) + g."""
         solver, size = self.solver.without_noise(), jnp.ones_like(norm(g))
@@ -232,11 +163,7 @@ class JacobianFree(Adjoint):
     """
 
     def solve(
-        self,
-        pullback: Callable[[State], State],
-        g: State,
-        equilibrium: Callable[..., tuple[State, SolverResult]],
-        memory: Any = None,
+        self, pullback: Pullback, g: State, equilibrium: Equilibrium, memory: Any = None
     ) -> Cotangent:
         """Return g itself."""
         return unsolved(g, g)
@@ -269,11 +196,7 @@ class Neumann(Adjoint):
         require_share(self, "damping")
 
     def solve(
-        self,
-        pullback: Callable[[State], State],
-        g: State,
-        equilibrium: Callable[..., tuple[State, SolverResult]],
-        memory: Any = None,
+        self, pullback: Pullback, g: State, equilibrium: Equilibrium, memory: Any = None
     ) -> Cotangent:
         """Return the sum of the first `steps` terms."""
 
@@ -295,3 +218,12 @@ def unsolved(u: State, g: State) -> Cotangent:
     """
     zeros = jnp.zeros_like(norm(g))
     return Cotangent(u, zeros.astype(jnp.int32), zeros, zeros[None][:0])
+
+
+def check_adjoint(adjoint: Any) -> None:
+    """Raise ValueError unless `adjoint` is an instance of `Adjoint`, not a name or a class."""
+    if not isinstance(adjoint, Adjoint):
+        raise ValueError(
+            f"adjoint is {adjoint!r}; it must be an instance, such as JacobianFree() or "
+            "Exact(Broyden(max_steps=30))."
+        )

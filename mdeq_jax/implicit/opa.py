@@ -24,12 +24,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from mdeq_jax.implicit.adjoints import ForwardProblem
-from mdeq_jax.solvers import Point, Solver, State
+from mdeq_jax.solvers import ForwardProblem, Point, Solver, State
 from mdeq_jax.solvers.inverse import InverseEstimate
-from mdeq_jax.solvers.norms import inner, norm, reciprocal, scale
+from mdeq_jax.solvers.norms import in_working_dtype, inner, norm, reciprocal, scale
 from mdeq_jax.solvers.rows import Rows
-from mdeq_jax.solvers.solve import in_working_dtype
 
 
 class Layout(NamedTuple):

@@ -9,8 +9,8 @@ from jax import lax
 from jaxtyping import PyTree
 
 from mdeq_jax.checks import require_int, require_share
-from mdeq_jax.implicit.adjoints import Adjoint, ForwardProblem
-from mdeq_jax.solvers import SolverResult, State
+from mdeq_jax.implicit.adjoints import Adjoint
+from mdeq_jax.solvers import ForwardProblem, SolverResult, State
 
 
 @jax.tree_util.register_static
@@ -48,16 +48,11 @@ class Phantom(Adjoint):
         require_int(self, "steps", minimum=1)
         require_share(self, "damping")
 
-    def find(
-        self,
-        problem: ForwardProblem,
-        implicit: Callable[[ForwardProblem, Adjoint], tuple[State, SolverResult]],
-    ) -> tuple[State, SolverResult]:
+    def find(self, problem: ForwardProblem) -> tuple[State, SolverResult]:
         """Return the state after the damped steps from the solved state, and the solve's result.
 
         Args:
           problem: the forward solve.
-          implicit: not used.
         """
         result = lax.stop_gradient(problem).solve()
         return self.unroll(problem.f, result.z, problem.args), result

@@ -5,16 +5,15 @@ forward pass for bi-level optimization and implicit models", ICLR 2022.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from mdeq_jax.checks import require_int, require_number
-from mdeq_jax.implicit.adjoints import Adjoint, Cotangent, Exact, ForwardProblem, unsolved
+from mdeq_jax.implicit.adjoints import Adjoint, Cotangent, Equilibrium, Exact, Pullback, unsolved
 from mdeq_jax.implicit.opa import OuterAwareBroyden
-from mdeq_jax.solvers import Broyden, SolverResult, State
+from mdeq_jax.solvers import Broyden, ForwardProblem, SolverResult, State
 from mdeq_jax.solvers.inverse import InverseEstimate, inverse_from_steps
 from mdeq_jax.solvers.norms import norm, reciprocal, scale, select
 from mdeq_jax.solvers.solver import Memory
@@ -74,11 +73,7 @@ class Shine(Adjoint):
         return end.result, inverse(memory, end.result.best_step)
 
     def solve(
-        self,
-        pullback: Callable[[State], State],
-        g: State,
-        equilibrium: Callable[..., tuple[State, SolverResult]],
-        memory: InverseEstimate,
+        self, pullback: Pullback, g: State, equilibrium: Equilibrium, memory: InverseEstimate
     ) -> Cotangent:
         """Return −g B⁻¹, refined; `memory` is −B⁻¹."""
         u, inverse = memory.apply_transposed(g), memory
@@ -92,10 +87,10 @@ class Shine(Adjoint):
 
     def _refined(
         self,
-        pullback: Callable[[State], State],
+        pullback: Pullback,
         g: State,
         u: State,
-        equilibrium: Callable[..., tuple[State, SolverResult]],
+        equilibrium: Equilibrium,
         inverse: InverseEstimate,
     ) -> Cotangent:
         """Return u after the further steps, which are taken for u/‖g‖ as in `Exact`."""

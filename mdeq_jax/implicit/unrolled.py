@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import PyTree
 
 from mdeq_jax.checks import require, require_int
-from mdeq_jax.implicit.adjoints import Adjoint, ForwardProblem
-from mdeq_jax.solvers import SolverResult, State, Status
+from mdeq_jax.implicit.adjoints import Adjoint
+from mdeq_jax.solvers import ForwardProblem, SolverResult, State, Status
 from mdeq_jax.solvers.norms import norm
 from mdeq_jax.solvers.stopping import relative_residual
 
@@ -57,16 +57,11 @@ class Unrolled(Adjoint):
         require_int(self, "steps", minimum=0)
         require(self, "checkpoint", isinstance(self.checkpoint, bool), "True or False")
 
-    def find(
-        self,
-        problem: ForwardProblem,
-        implicit: Callable[[ForwardProblem, Adjoint], tuple[State, SolverResult]],
-    ) -> tuple[State, SolverResult]:
+    def find(self, problem: ForwardProblem) -> tuple[State, SolverResult]:
         """Return the state after all applications, and their statistics.
 
         Args:
           problem: its map, start and arguments are used.
-          implicit: not used.
         """
         f = jax.checkpoint(problem.f) if self.checkpoint else problem.f
         result = unroll(f, problem.z0, problem.args, self.steps)

@@ -6,7 +6,8 @@ The same weights solve problems of any size; a larger or harder problem needs mo
 """
 
 import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import grain
@@ -19,10 +20,13 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from mdeq_jax.reasoning.config import Config
 from mdeq_jax.reasoning.data.problems import Problems
 from mdeq_jax.reasoning.model.create import create_model
+from mdeq_jax.reasoning.model.torch_files import import_with_report
 from mdeq_jax.reasoning.tasks import TASKS
 from mdeq_jax.solvers import State, initial_state
 from mdeq_jax.solvers.norms import select
 from mdeq_jax.stability import cosine
+from mdeq_jax.torch_files.fitting import Imported
+from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -104,7 +108,11 @@ class Reasoning:
 
     def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
         """Return variables with the weights of a checkpoint or of a deep-thinking PyTorch file."""
-        return load_matching(variables, source, self.config.init_from_allow_missing)
+        allowed = self.config.init_from_allow_missing
+        if os.path.isfile(source):
+            imported = import_with_report(source, self.model, allow_missing=allowed)
+            return imported.variables, imported.report
+        return load_matching(variables, source, allowed)
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of shuffled batches."""
@@ -299,3 +307,26 @@ def mean_over_positions(
 def create_experiment(config: Config) -> Reasoning:
     """Return the experiment of a config."""
     return Reasoning(config)
+
+
+def import_torch(
+    config: Config,
+    path: str | os.PathLike[str],
+    *,
+    allow_missing: Iterable[str],
+    drop: Iterable[str],
+) -> Imported:
+    """Return the variables of `config.model` from a file of deep-thinking, and where they are from.
+
+    Args:
+      config: config whose sections ``model`` and ``data`` determine the network.
+      path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
+      allow_missing: PyTorch names, with ``*`` for any part, of arrays that get initial values if
+        they are missing in the file.
+      drop: PyTorch names, with ``*`` for any part, of arrays that are not read from the file.
+
+    Raises:
+      ValueError: the file cannot be read, or does not fit the network.
+    """
+    model = Reasoning(override(config, {"data.train_problems": 8})).model
+    return import_with_report(path, model, allow_missing=allow_missing, drop=drop)

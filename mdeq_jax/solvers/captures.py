@@ -55,9 +55,22 @@ def without_captures(
       name: what a message calls f.
 
     Raises:
-      ValueError: f returns another structure, shape or dtype than z has.
+      ValueError: a leaf of args is not an array, or f returns another structure, shape or dtype
+        than z has.
     """
+    _check_args(args)
     closed, fz = jax.make_jaxpr(lambda *operands: f(*operands), return_shape=True)(z, *args)
     check_map(z, fz, name)
     empty = closed.replace(consts=[None] * len(closed.consts))
     return ClosedMap(closed.consts, empty, jax.tree.structure(z))
+
+
+def _check_args(args: tuple[PyTree, ...]) -> None:
+    for path, leaf in jax.tree.leaves_with_path(args[0] if args else None):
+        try:
+            jax.typeof(leaf)
+        except TypeError:
+            raise ValueError(
+                f"args{jax.tree_util.keystr(path)} is {leaf!r}, which is no array; let f close over"
+                " it instead."
+            ) from None

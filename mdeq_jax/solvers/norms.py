@@ -5,6 +5,8 @@ the shape (B,).
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,13 @@ def to_working_dtype(tree: State) -> State:
 def cast_like(tree: State, like: State) -> State:
     """Cast each leaf to the dtype of the leaf of `like` in the same place."""
     return jax.tree.map(lambda x, like: x.astype(like.dtype), tree, like)
+
+
+def in_working_dtype(
+    f: Callable[[State, Any], State], args: PyTree, like: State
+) -> Callable[[State], State]:
+    """Return z ↦ f(z, args) on states in the working dtype, for an f on states like `like`."""
+    return lambda z: to_working_dtype(f(cast_like(z, like), args))
 
 
 def total(terms: list[Float[Array, "B ..."]]) -> Float[Array, "B ..."]:

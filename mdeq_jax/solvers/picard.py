@@ -32,10 +32,6 @@ class Picard(Solver):
         require_share(self, "damping")
         require_number(self, "noise", lambda x: x >= 0, "of at least 0")
 
-    def init(self, point: Point) -> tuple[()]:
-        """Return an empty memory."""
-        return ()
-
     def propose(self, memory: tuple[()], point: Point) -> tuple[State, tuple[()]]:
         """Return the damped application of f, with noise; ValueError if the noise has no key."""
         z = jax.tree.map(lambda z, g: z + self.damping * g, point.z, point.g)

@@ -1,5 +1,6 @@
 """Solve a fixed point: `solve`, and the loop that every solver runs in."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,16 +9,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from mdeq_jax.solvers import samples
 from mdeq_jax.solvers.captures import ClosedMap, without_captures
 from mdeq_jax.solvers.folding import solve_folded
 from mdeq_jax.solvers.keys import fold_in_each, sample_keys
-from mdeq_jax.solvers.norms import cast_like, select, to_working_dtype, vary_together
-from mdeq_jax.solvers.samples import (
-    Samples,
-    check_samples,
-    complete_samples,
-    no_samples,
-    take_sample,
+from mdeq_jax.solvers.norms import (
+    cast_like,
+    in_working_dtype,
+    select,
+    to_working_dtype,
+    vary_together,
 )
 from mdeq_jax.solvers.solver import (
     Memory,
@@ -26,9 +27,9 @@ from mdeq_jax.solvers.solver import (
     SolverResult,
     State,
     Status,
+    as_state,
     check_map,
     check_solver,
-    check_state,
 )
 from mdeq_jax.solvers.stopping import StopRule
 
@@ -101,40 +102,59 @@ def solve(
     if keys is not None:
         z0 = vary_together(z0, like=keys)
     closed = without_captures(lambda z: f(z, args), z0)
-    return solve_closed(closed, z0, None, solver, tol, step_limit, sample_at, keys)
+    return ForwardProblem(closed, z0, None, solver, tol, step_limit, sample_at, keys).solve()
 
 
-def solve_closed(
-    f: ClosedMap,
-    z0: State,
-    args: PyTree,
-    solver: Solver,
-    tol: Float[Array, ""] | float | None = None,
-    step_limit: Int[Array, ""] | int | None = None,
-    sample_at: tuple[int, ...] = (),
-    keys: Key[Array, " B"] | None = None,
-) -> SolverResult:
-    """Return what `solve` does, with its arguments, for an f that closes over no array."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ForwardProblem:
+    """A forward solve as a value; a pytree. It is what an `Adjoint` is asked to do.
 
-    def run(f: Callable, z0: State, args: PyTree, tol: Any, step_limit: Any, keys: Any) -> Any:
-        options = {"tol": tol, "step_limit": step_limit, "sample_at": sample_at, "key": keys}
-        return iterate(f, z0, args, solver, **options).result
+    Attributes:
+      f: the map (z, args) -> z. It is a pytree that holds what the map captured.
+      z0: where the solve starts, leaves (B, ...).
+      args: the arguments of f, any pytree of arrays.
+      solver: the forward solver.
+      tol: replaces solver.tol; may be traced.
+      step_limit: bounds the solve below solver.max_steps; may be traced.
+      sample_at: rising numbers of steps after which a state is sampled.
+      keys: one key for each sample, for a solver that draws random numbers, or None.
+      outer_gradient: the map z -> ∂ℓ/∂z of the loss ℓ, or None. The solve does not use it.
+    """
 
-    if solver.stop_scope == "batch" or f.has_effects:
-        return run(f, z0, args, tol, step_limit, keys)
-    return solve_folded(run, _apply, z0, (f, args), tol, step_limit, keys)
+    f: ClosedMap
+    z0: State
+    args: PyTree
+    solver: Solver = dataclasses.field(metadata={"static": True})
+    tol: Float[Array, "..."] | float | None = None
+    step_limit: Int[Array, "..."] | int | None = None
+    sample_at: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+    keys: Key[Array, " B"] | None = None
+    outer_gradient: ClosedMap | None = None
 
+    def solve(self) -> SolverResult:
+        """Return the result of the problem's own solver."""
+        solver, sample_at = self.solver, self.sample_at
+        if solver.stop_scope == "batch" or self.f.has_effects:
+            return self.iterate(solver).result
 
-def _apply(z: State, map_and_args: tuple[ClosedMap, PyTree]) -> State:
-    f, args = map_and_args
-    return f(z, args)
+        # It must not close over `self`: JAX keeps it longer than the arrays of the problem live.
+        def run(f: Any, z0: State, args: PyTree, tol: Any, step_limit: Any, keys: Any) -> Any:
+            options = tol, step_limit, sample_at, keys
+            return ForwardProblem(f, z0, args, solver, *options).iterate(solver).result
 
+        f = lambda z, f_and_args: f_and_args[0](z, f_and_args[1])  # noqa: E731
+        options = self.tol, self.step_limit, self.keys
+        return solve_folded(run, f, self.z0, (self.f, self.args), *options)
 
-def as_state(z: PyTree) -> State:
-    """Return z with its leaves as arrays; raises ValueError unless it is a state."""
-    z = jax.tree.map(jnp.asarray, z)
-    check_state(z)
-    return z
+    def iterate(self, solver: Solver) -> "Iteration":
+        """Return the result of another solver, and where that solver stood when it ended.
+
+        Args:
+          solver: takes the place of the problem's own solver.
+        """
+        options = {"tol": self.tol, "step_limit": self.step_limit, "sample_at": self.sample_at}
+        return iterate(self.f, self.z0, self.args, solver, **options, key=self.keys)
 
 
 class Iteration(NamedTuple):
@@ -154,21 +174,14 @@ class Iteration(NamedTuple):
     g: State
     k: Int[Array, ""]
 
-    def point(
-        self,
-        f: Callable[[State, Any], State],
-        args: PyTree,
-        key: Key[Array, "..."] | None = None,
-    ) -> Point:
-        """Return where the loop ended, as `Solver.propose` takes it.
+    def point(self, f: Callable[[State, Any], State], args: PyTree) -> Point:
+        """Return where the loop ended, as `Solver.propose` takes it, without keys.
 
         Args:
           f: the map (z, args) -> z that was solved.
           args: its arguments.
-          key: the key of the solve.
         """
-        keys = fold_in_each(sample_keys(key, self.z), self.k)
-        return Point(self.z, self.g, self.k, in_working_dtype(f, args, like=self.result.z), keys)
+        return Point(self.z, self.g, self.k, in_working_dtype(f, args, like=self.result.z))
 
 
 class _Carry(NamedTuple):
@@ -184,7 +197,7 @@ class _Carry(NamedTuple):
     best_residual: Float[Array, " B"]
     best_step: Int[Array, " B"]
     trace: Float[Array, "max_steps B"]
-    states: Samples
+    states: samples.Samples
 
     def running(self, limit: Int[Array, "..."] | int) -> Bool[Array, " B"]:
         """Return whether no test has ended the sample and it may take another step."""
@@ -210,7 +223,7 @@ def iterate(
     z0 = as_state(z0)
     fz0 = f(z0, args)
     check_map(z0, fz0)
-    check_samples(sample_at, solver.max_steps)
+    samples.check_samples(sample_at, solver.max_steps)
     limit = solver.max_steps
     if step_limit is not None:
         limit = jnp.minimum(jnp.asarray(step_limit, jnp.int32), limit)
@@ -242,7 +255,7 @@ def iterate(
             best_residual=jnp.where(better, now.residual, c.best_residual),
             best_step=best_step,
             trace=trace,
-            states=take_sample(c.states, best, c.k + 1, sample_at),
+            states=samples.take_sample(c.states, best, c.k + 1, sample_at),
         )
 
     z, g, k = to_working_dtype(z0), _subtract(fz0, z0), jnp.zeros((), jnp.int32)
@@ -260,7 +273,7 @@ def iterate(
         best_residual=jnp.where(status == Status.CONVERGED, first, jnp.inf),
         best_step=jnp.zeros_like(status),
         trace=jnp.broadcast_to(jnp.zeros_like(first), (solver.max_steps, *first.shape)),
-        states=no_samples(z0, sample_at),
+        states=samples.no_samples(z0, sample_at),
     )
     # Each device counts its own steps, so under shard_map the whole carry varies.
     start = vary_together(start, like=(g, keys))
@@ -275,7 +288,7 @@ def iterate(
         converged=end.status == Status.CONVERGED,
         status=end.status,
         trace=jnp.where(taken, end.trace, lowest[None]),
-        states=complete_samples(end.states, end.best, end.k, sample_at),
+        states=samples.complete_samples(end.states, end.best, end.k, sample_at),
     )
     return Iteration(result, end.memory, end.z, end.g, end.k)
 
@@ -283,10 +296,3 @@ def iterate(
 def _subtract(fz: State, z: State) -> State:
     """Return fz − z in the working dtype."""
     return jax.tree.map(jnp.subtract, to_working_dtype(fz), to_working_dtype(z))
-
-
-def in_working_dtype(
-    f: Callable[[State, Any], State], args: PyTree, like: State
-) -> Callable[[State], State]:
-    """Return z ↦ f(z, args) on states in the working dtype, for an f on states like `like`."""
-    return lambda z: to_working_dtype(f(cast_like(z, like), args))

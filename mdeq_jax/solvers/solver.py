@@ -117,9 +117,10 @@ class Solver(abc.ABC):
     """Options that all solvers have, and the protocol for a solver of your own.
 
     A subclass is a frozen dataclass, decorated with `jax.tree_util.register_static`. It adds its
-    own options and implements `init` and `propose`. The loop around the two methods is
-    `mdeq_jax.solve`. The loop freezes samples that have stopped, remembers the best iterates and
-    applies the stop rule. In each step it evaluates f at the iterate that `propose` returns.
+    own options and implements `propose`, and `init` if it has a memory. The loop around the two
+    methods is `mdeq_jax.solve`. The loop freezes samples that have stopped, remembers the best
+    iterates and applies the stop rule. In each step it evaluates f at the iterate that `propose`
+    returns.
 
     Attributes:
       max_steps: largest number of steps of one solve, at least 1; static, it sizes the buffers.
@@ -139,8 +140,6 @@ class Solver(abc.ABC):
       >>> @jax.tree_util.register_static
       ... @dataclasses.dataclass(frozen=True)
       ... class Halfway(mx.Solver):
-      ...     def init(self, point):
-      ...         return ()
       ...     def propose(self, memory, point):
       ...         return jax.tree.map(lambda z, g: z + g / 2, point.z, point.g), memory
       >>> r = mx.solve(lambda z, _: 2 - z, jnp.zeros((1, 1)), None, Halfway())
@@ -155,8 +154,6 @@ class Solver(abc.ABC):
       >>> @jax.tree_util.register_static
       ... @dataclasses.dataclass(frozen=True)
       ... class NewtonKrylov(mx.Solver):
-      ...     def init(self, point):
-      ...         return ()
       ...     def propose(self, memory, point):
       ...         _, jacobian = jax.linearize(point.f, point.z)
       ...         step, _ = gmres(lambda s: s - jacobian(s), point.g)
@@ -180,13 +177,15 @@ class Solver(abc.ABC):
         require(self, "stop_mode", self.stop_mode in ("rel", "abs"), "'rel' or 'abs'")
         require(self, "stop_scope", self.stop_scope in ("sample", "batch"), "'sample' or 'batch'")
 
-    @abc.abstractmethod
     def init(self, point: Point) -> Memory:
         """Return what the solver remembers before the first step, a pytree of fixed shapes.
+
+        By default it remembers nothing and returns ().
 
         Args:
           point: the start, with k = 0.
         """
+        return ()
 
     @abc.abstractmethod
     def propose(self, memory: Memory, point: Point) -> tuple[State, Memory]:
@@ -213,8 +212,13 @@ def check_solver(solver: Any) -> None:
         )
 
 
-def check_state(z: PyTree) -> None:
-    """Raise ValueError unless z is a pytree of floating-point arrays that agree on the batch."""
+def as_state(z: PyTree) -> State:
+    """Return z with its leaves as arrays.
+
+    Raises:
+      ValueError: z has no leaves, or they are not floating-point arrays that agree on the batch.
+    """
+    z = jax.tree.map(jnp.asarray, z)
     leaves = jax.tree.leaves(z)
     if not leaves:
         raise ValueError("The state z0 has no arrays; give at least one, batch first.")
@@ -227,6 +231,7 @@ def check_state(z: PyTree) -> None:
     if len({x.shape[0] for x in leaves}) > 1:
         shapes = [x.shape for x in leaves]
         raise ValueError(f"The leaves of z0 disagree on the batch, their first axis: {shapes}.")
+    return z
 
 
 def check_map(z: State, fz: PyTree, name: str = "f") -> None:

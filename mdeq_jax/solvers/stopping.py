@@ -74,18 +74,32 @@ class StopRule(NamedTuple):
         unit = unit_of(z, fz)
         if solver.stop_scope == "batch":
             unit = jnp.ones_like(unit)
-            first = _measure(solver, unit, g, z)
+        tol = jnp.asarray(solver.tol if tol is None else tol, unit.dtype)
+        rule = cls(solver, unit, largest=unit, tol=tol)  # the true `largest` needs the sizes
+        first = rule.measure(g, z)
+        if solver.stop_scope == "batch":
             largest = _ORIGINAL_EXPLOSION[solver.stop_mode] * first.size
         else:
-            first = _measure(solver, unit, g, z)
-            sizes = [_size(solver, unit, x) for x in (fz, z, g)]
-            largest = _EXPLOSION * jnp.stack(sizes).max(axis=0)
-        tol = jnp.asarray(solver.tol if tol is None else tol, first.residual.dtype)
-        return cls(solver, unit, largest, tol), first
+            largest = _EXPLOSION * jnp.stack([rule._size(x) for x in (fz, z, g)]).max(axis=0)
+        return rule._replace(largest=largest), first
 
     def measure(self, g: State, z: State) -> Measure:
         """Return the measure of an iterate z with the residual g = f(z) − z."""
-        return _measure(self.solver, self.unit, g, z)
+        batch, size = self.solver.stop_scope == "batch", self._size(g)
+        if self.solver.stop_mode == "abs":
+            residual = size * self.unit
+        else:
+            of_fz = self._size(jax.tree.map(jnp.add, z, g))
+            residual = size / (of_fz + 1e-9) if batch else _ratio(size, of_fz)
+        return Measure(residual, residual if batch else size)
+
+    def _size(self, tree: State) -> Float[Array, " B"]:
+        """Return each sample's norm in its unit; in scope "batch" the batch's norm, repeated."""
+        scaled = in_unit(tree, self.unit)
+        squared = inner(scaled, scaled)
+        if self.solver.stop_scope == "batch":
+            squared = jnp.full_like(squared, squared.sum())
+        return jnp.sqrt(squared)
 
     def status(self, now: Measure, stalled: Bool[Array, " B"] | bool = False) -> Int[Array, " B"]:
         """Return the `Status` of each sample; STEP_LIMIT means that no test ends it here.
@@ -125,25 +139,6 @@ class StopRule(NamedTuple):
         if self.solver.stop_scope == "sample":  # a residual that still falls is slow, not stalled
             stalled &= best_step <= start + 1
         return stalled
-
-
-def _measure(solver: Solver, unit: Float[Array, " B"], g: State, z: State) -> Measure:
-    batch, size = solver.stop_scope == "batch", _size(solver, unit, g)
-    if solver.stop_mode == "abs":
-        residual = size * unit
-    else:
-        of_fz = _size(solver, unit, jax.tree.map(jnp.add, z, g))
-        residual = size / (of_fz + 1e-9) if batch else _ratio(size, of_fz)
-    return Measure(residual, residual if batch else size)
-
-
-def _size(solver: Solver, unit: Float[Array, " B"], tree: State) -> Float[Array, " B"]:
-    """Return each sample's norm in its unit; in scope "batch" the batch's norm, repeated."""
-    scaled = in_unit(tree, unit)
-    squared = inner(scaled, scaled)
-    if solver.stop_scope == "batch":
-        squared = jnp.full_like(squared, squared.sum())
-    return jnp.sqrt(squared)
 
 
 def relative_residual(g: State, z: State) -> Float[Array, " B"]:

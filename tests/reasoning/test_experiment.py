@@ -23,7 +23,7 @@ TINY = override(
         "data.eval_problems": 20,
         "data.batch_size": 16,
         "data.eval_batch_size": 16,
-        "model.width": 8,
+        "model.width": 12,
         "evaluation.sizes": (8, 24),
         "evaluation.steps": (4, 6),
         "solver.forward.max_steps": 4,
