@@ -9,42 +9,20 @@ processes 0, 1, ..., in that order, are the batch that a single process yields.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
 
 from mdeq_jax.training.batches import BatchIterator
+from mdeq_jax.training.config import DataConfig
 from mdeq_jax.training.reader import Example, Reader
-
-
-class LoaderOptions(Protocol):
-    """The keys of `config.data` that say how batches are made; `DataConfig` has them.
-
-    Attributes:
-      batch_size: rows of a training batch, over all processes.
-      eval_batch_size: rows of an evaluation batch, over all processes.
-      workers: number of processes that make batches; 0 does so in the training process.
-      threads: number of threads of each process that makes batches.
-      max_bad_records: number of records that may be unreadable, in each process that reads.
-    """
-
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def eval_batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def workers(self) -> int: ...  # noqa: D102
-    @property
-    def threads(self) -> int: ...  # noqa: D102
-    @property
-    def max_bad_records(self) -> int: ...  # noqa: D102
 
 
 def shuffled_batches(
     records: Sequence[Any],
     transform: Callable[[Any, np.random.Generator], Example],
-    options: LoaderOptions,
+    options: DataConfig,
     *,
     seed: int,
     process_index: int = 0,
@@ -60,7 +38,7 @@ def shuffled_batches(
       records: raw records by position, in a fixed order.
       transform: (record, generator) to example. The generator's seed follows from `seed` and the
         position of the example in the shuffled order. Raises BadRecordError if the record is bad.
-      options: how batches are made.
+      options: the section ``data`` of the config, which says how batches are made.
       seed: seed of shuffling and of the generators, in [0, 2³²); the same in all processes.
       process_index: index of this process, in [0, process_count).
       process_count: number of training processes.
@@ -85,7 +63,7 @@ def shuffled_batches(
 def ordered_batches(
     records: Sequence[Any],
     transform: Callable[[Any], Example],
-    options: LoaderOptions,
+    options: DataConfig,
     *,
     process_index: int = 0,
     process_count: int = 1,
@@ -101,7 +79,7 @@ def ordered_batches(
       transform: record to example. An example may say {"reset": True} if its record does not
         continue the one before, as at the beginning of a film. Raises BadRecordError if the record
         is bad; the next record then takes its place, with "reset".
-      options: how batches are made.
+      options: the section ``data`` of the config, which says how batches are made.
       process_index: index of this process, in [0, process_count).
       process_count: number of training processes.
       prepare_process: called before the first batch in every process that makes batches, for
@@ -133,7 +111,7 @@ def ordered_batches(
 def eval_batches(
     records: Sequence[Any],
     transform: Callable[[Any], Example],
-    options: LoaderOptions,
+    options: DataConfig,
     *,
     process_index: int = 0,
     process_count: int = 1,
@@ -173,7 +151,7 @@ def eval_batches(
 
 
 def _open_for_training(
-    records: Sequence[Any], options: LoaderOptions, process_count: int
+    records: Sequence[Any], options: DataConfig, process_count: int
 ) -> tuple[Reader, int]:
     """Return the reader and this process's share of the batch size, both checked."""
     share = _share("batch_size", options.batch_size, process_count)
@@ -195,7 +173,7 @@ def _share(key: str, batch_size: int, process_count: int) -> int:
 
 
 def _iterate(
-    batches: grain.MapDataset, options: LoaderOptions, prepare_process: Callable[[], None] | None
+    batches: grain.MapDataset, options: DataConfig, prepare_process: Callable[[], None] | None
 ) -> BatchIterator:
     return BatchIterator(
         batches,
