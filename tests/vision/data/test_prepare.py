@@ -25,7 +25,6 @@ from mdeq_jax.vision.data.cityscapes import class_table, open_images
 from mdeq_jax.vision.data.classification_transforms import centre
 from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.imagenet2012 import class_names
-from mdeq_jax.vision.data.prepare import SOURCES
 from mdeq_jax.vision.data.prepared import ARCHIVES
 
 WRITE = {
@@ -45,7 +44,7 @@ def folder(tmp_path):
     return tmp_path / "archives"
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_what_to_put_where(name, folder, tmp_path, capsys):
     WRITE[name](folder)
     for archive in ARCHIVES[name].names:
@@ -57,7 +56,7 @@ def test_what_to_put_where(name, folder, tmp_path, capsys):
         (tmp_path / "elsewhere").rename(folder / archive)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_tensorflow_is_needed(name, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     WRITE[name](folder)
