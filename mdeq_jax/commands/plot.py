@@ -20,9 +20,9 @@ from absl import flags
 from mdeq_jax.commands import cli
 from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import solver_traces
-from mdeq_jax.training.weights import Trained
+from mdeq_jax.training.weights import Trained, read_trained
+from mdeq_jax.vision.config import finalize
 from mdeq_jax.vision.experiment import create_experiment
-from mdeq_jax.vision.load import load_trained
 from mdeq_jax.viz.curves import plot_curves, read_metrics
 from mdeq_jax.viz.formation import animate_formation, observe_formation, plot_formation
 from mdeq_jax.viz.image_statistics import (
@@ -117,7 +117,7 @@ def _trained(options: Options) -> Trained:
     """Return the trained model, with the command line's data and solver in its config."""
     if options.checkpoint is None:
         raise ValueError("--checkpoint is not given; name a workdir or a checkpoint in one.")
-    trained = load_trained(options.checkpoint)
+    trained = read_trained(options.checkpoint, finalize)
     config = override(trained.config, options.changes)
     create_experiment(config)  # raises if the data do not fit the model
     return trained._replace(config=config)

@@ -14,8 +14,9 @@ from mdeq_jax.comparison.measure import Row, latency, measure_gradient, silenced
 from mdeq_jax.comparison.settings import Run
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
+from mdeq_jax.training.weights import read_trained
 from mdeq_jax.training.workdir import config_differences
-from mdeq_jax.vision.load import load_trained
+from mdeq_jax.vision.config import finalize
 
 _FILE = "result.json"
 _EXAMINE = {"silenced": silenced_scales, "latency": latency}
@@ -57,7 +58,7 @@ def carry_out(run: Run, workdir: Path, base: Run) -> Result:
         if not run.examination:
             rows = _train(run, workdir / run.folder)
         elif read_result(base, workdir).status == "done":
-            trained = load_trained(workdir / base.folder)
+            trained = read_trained(workdir / base.folder, finalize)
             rows = _EXAMINE[run.examination](trained.config, trained.variables)
         else:
             return Result("skipped", message="the base is not done, so there is no model yet")

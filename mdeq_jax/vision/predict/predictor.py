@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.solvers import State
 from mdeq_jax.training.evaluation import evaluation_layer, solver_statistics
+from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.experiment import VisionExperiment
-from mdeq_jax.vision.load import Trained
 from mdeq_jax.vision.segment import padding
 
 
