@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from absl import logging
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 
@@ -74,19 +75,10 @@ def config_differences(
     Returns:
       One line per differing key, sorted. The value of a key that one config lacks is "absent".
     """
-    there, here = flatten(stored), flatten(current)
+    there, here = (flatten_dict(config, sep=".") for config in (stored, current))
     allowed = tuple(f"{key}." for key in may_differ)
     return [
         f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
         for key in sorted(there.keys() | here.keys())
         if there.get(key, ...) != here.get(key, ...) and not f"{key}.".startswith(allowed)
     ]
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a nested mapping by their keys, joined by dots."""
-    flat = {}
-    for key, value in config.items():
-        nested = isinstance(value, Mapping) and value
-        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
