@@ -18,8 +18,9 @@ from flax.traverse_util import flatten_dict
 from mdeq_jax.applications import finalize
 from mdeq_jax.comparison import baselines
 from mdeq_jax.training.config import RunConfig
+from mdeq_jax.training.layer_config import SolverConfig
 from mdeq_jax.training.sections import suggestion, with_values
-from mdeq_jax.vision.config import Config, SolverConfig
+from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.model import ModelConfig, create_model
 
 # Dotted keys of the config, and their values. The value of a section is a mapping; keys that it
