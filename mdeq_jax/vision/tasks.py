@@ -33,7 +33,7 @@ from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.segment import padding, segment
 
 # A function from images to logits, an array or a dict of arrays, and any other pytree.
-Forward = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
+Apply = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Classification:
         return {"accuracy": (logits.argmax(-1) == _image_label(batch)).mean()}
 
     def predict(
-        self, forward: Forward, images: Float[Array, "B H W 3"]
+        self, forward: Apply, images: Float[Array, "B H W 3"]
     ) -> tuple[Float[Array, "B num_classes"], PyTree]:
         """Return the logits of the images at their own size."""
         return forward(images)
@@ -118,7 +118,7 @@ class Segmentation:
         return {"pixel_accuracy": masked_mean(right, labels != IGNORE, axis_name)}
 
     def predict(
-        self, forward: Forward, images: Float[Array, "B H W 3"]
+        self, forward: Apply, images: Float[Array, "B H W 3"]
     ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
         """Return the logits of every pixel, by `segment`."""
         return segment(forward, images, self.inference, self.divisor)
@@ -193,7 +193,7 @@ class MultiTask:
         return metrics
 
     def predict(
-        self, forward: Forward, images: Float[Array, "B H W 3"]
+        self, forward: Apply, images: Float[Array, "B H W 3"]
     ) -> tuple[dict[str, Array], PyTree]:
         """Return the logits of every pixel, by `segment`, and the logits of each image.
 
