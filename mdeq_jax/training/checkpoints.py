@@ -173,14 +173,12 @@ class Checkpointer:
                 self._best.reload()
         return None
 
-    def wait(self) -> None:
-        """Wait until all saves are on disk; raise OSError if one cannot be written."""
-        for manager in (self._latest, self._best):
-            with _writing(manager.directory):
-                manager.wait_until_finished()
-
     def close(self) -> None:
-        """Wait until all saves are on disk, and end the threads."""
+        """Wait until all saves are on disk, and end the threads.
+
+        Raises:
+          OSError: a save cannot be written.
+        """
         for manager in (self._latest, self._best):
             with _writing(manager.directory):
                 manager.close()
