@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from mdeq_jax.training.batches import BatchIterator
@@ -25,8 +26,8 @@ def shuffled_batches(
     options: DataConfig,
     *,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_index: int | None = None,
+    process_count: int | None = None,
     prepare_process: Callable[[], None] | None = None,
 ) -> BatchIterator:
     """Return endless training batches, each epoch shuffled anew.
@@ -40,8 +41,8 @@ def shuffled_batches(
         position of the example in the shuffled order. Raises BadRecordError if the record is bad.
       options: the section ``data`` of the config, which says how batches are made.
       seed: seed of shuffling and of the generators, in [0, 2³²); the same in all processes.
-      process_index: index of this process, in [0, process_count).
-      process_count: number of training processes.
+      process_index: index of this process, in [0, process_count); None asks JAX.
+      process_count: number of training processes; None asks JAX.
       prepare_process: called before the first batch in every process that makes batches, for
         instance to limit the threads of a library.
 
@@ -49,14 +50,15 @@ def shuffled_batches(
       ValueError: the batch size is not a multiple of `process_count`, or is above the number of
         records. From the iterator: more records are bad than allowed.
     """
-    reader, share = _open_for_training(records, options, process_count)
+    index, count = _this_process(process_index, process_count)
+    reader, share = _open_for_training(records, options, count)
 
-    def example(index: int, generator: np.random.Generator) -> Example:
-        return reader.read(index, lambda record: transform(record, generator)).example
+    def example(position: int, generator: np.random.Generator) -> Example:
+        return reader.read(position, lambda record: transform(record, generator)).example
 
     examples = grain.MapDataset.range(len(reader)).seed(seed).shuffle().random_map(example)
     whole = len(reader) // options.batch_size * options.batch_size
-    batches = examples[:whole].batch(share)[process_index::process_count]
+    batches = examples[:whole].batch(share)[index::count]
     return _iterate(batches.repeat(), options, prepare_process)
 
 
@@ -65,8 +67,8 @@ def ordered_batches(
     transform: Callable[[Any], Example],
     options: DataConfig,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_index: int | None = None,
+    process_count: int | None = None,
     prepare_process: Callable[[], None] | None = None,
 ) -> BatchIterator:
     """Return endless training batches of streams: row r continues row r of the batch before.
@@ -80,8 +82,8 @@ def ordered_batches(
         continue the one before, as at the beginning of a film. Raises BadRecordError if the record
         is bad; the next record then takes its place, with "reset".
       options: the section ``data`` of the config, which says how batches are made.
-      process_index: index of this process, in [0, process_count).
-      process_count: number of training processes.
+      process_index: index of this process, in [0, process_count); None asks JAX.
+      process_count: number of training processes; None asks JAX.
       prepare_process: called before the first batch in every process that makes batches, for
         instance to limit the threads of a library.
 
@@ -93,18 +95,19 @@ def ordered_batches(
       ValueError: the batch size is not a multiple of `process_count`, or is above the number of
         records. From the iterator: more records are bad than allowed.
     """
-    reader, share = _open_for_training(records, options, process_count)
+    index, count = _this_process(process_index, process_count)
+    reader, share = _open_for_training(records, options, count)
     length = len(reader) // options.batch_size
 
     def row(position: int) -> Example:
         step, stream = divmod(position, options.batch_size)
-        index = stream * length + step
-        read = reader.read(index, transform)
-        anew = step == 0 or read.index != index or read.example.get("reset", False)
+        place = stream * length + step
+        read = reader.read(place, transform)
+        anew = step == 0 or read.index != place or read.example.get("reset", False)
         return {**read.example, "reset": np.bool_(anew)}
 
     rows = grain.MapDataset.range(length * options.batch_size).map(row)
-    batches = rows.batch(share)[process_index::process_count]
+    batches = rows.batch(share)[index::count]
     return _iterate(batches.repeat(), options, prepare_process)
 
 
@@ -113,8 +116,8 @@ def eval_batches(
     transform: Callable[[Any], Example],
     options: DataConfig,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_index: int | None = None,
+    process_count: int | None = None,
     prepare_process: Callable[[], None] | None = None,
 ) -> BatchIterator:
     """Return the batches of one pass in order, for evaluation.
@@ -125,8 +128,8 @@ def eval_batches(
       records: raw records by position, in a fixed order.
       transform: record to example. Raises BadRecordError if the record is bad.
       options: how batches are made; `eval_batch_size` is the number of rows.
-      process_index: index of this process, in [0, process_count).
-      process_count: number of processes.
+      process_index: index of this process, in [0, process_count); None asks JAX.
+      process_count: number of processes; None asks JAX.
       prepare_process: called before the first batch in every process that makes batches, for
         instance to limit the threads of a library.
 
@@ -138,7 +141,8 @@ def eval_batches(
       ValueError: the batch size is not a multiple of `process_count`. From the iterator: more
         records are bad than allowed.
     """
-    share = _share("eval_batch_size", options.eval_batch_size, process_count)
+    index, count = _this_process(process_index, process_count)
+    share = _share("eval_batch_size", options.eval_batch_size, count)
     reader = Reader(records, options.max_bad_records)
 
     def row(position: int) -> Example:
@@ -147,7 +151,14 @@ def eval_batches(
 
     padded = -(-len(reader) // options.eval_batch_size) * options.eval_batch_size
     batches = grain.MapDataset.range(padded).map(row).batch(share)
-    return _iterate(batches[process_index::process_count], options, prepare_process)
+    return _iterate(batches[index::count], options, prepare_process)
+
+
+def _this_process(index: int | None, count: int | None) -> tuple[int, int]:
+    return (
+        jax.process_index() if index is None else index,
+        jax.process_count() if count is None else count,
+    )
 
 
 def _open_for_training(

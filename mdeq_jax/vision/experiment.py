@@ -1,12 +1,11 @@
 """MDEQ as an experiment: classification and segmentation, one head or several."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from typing import Any
 
 import grain
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
@@ -17,7 +16,6 @@ from mdeq_jax.training.experiment import (
     Batch,
     Evaluation,
     Forward,
-    HostBatch,
     Layer,
     Metrics,
     Prediction,
@@ -92,26 +90,13 @@ class VisionExperiment:
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of shuffled, augmented batches."""
-        return train_iterator(
-            self.config.data,
-            seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            dataset=self.dataset,
-        )
+        return train_iterator(self.config.data, seed=self.config.seed, dataset=self.dataset)
 
     def evaluations(self) -> Mapping[str, Evaluation]:
         """Return the one evaluation, "eval"; raises ValueError if its images are missing."""
         self.dataset.open_eval()
-        return {"eval": Evaluation(self._eval_batches)}
-
-    def _eval_batches(self) -> Iterator[HostBatch]:
-        return eval_batches(
-            self.config.data,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            dataset=self.dataset,
-        )
+        batches = partial(eval_batches, self.config.data, dataset=self.dataset)
+        return {"eval": Evaluation(batches)}
 
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch with its uint8 images normalised."""
