@@ -1,9 +1,10 @@
-"""Checks of a workdir before a run may continue in it, and folders that are created atomically."""
+"""Checks of a workdir before a run may continue in it; files and folders written as one."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +27,13 @@ def require_writable(folder: epath.Path) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error}. Use another --workdir.") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file, which holds either its old text or the new one if the process is killed."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 @contextlib.contextmanager
