@@ -155,6 +155,7 @@ def eval_batches(
 
 
 def _this_process(index: int | None, count: int | None) -> tuple[int, int]:
+    """Return index and count of the processes, with JAX's in place of None."""
     return (
         jax.process_index() if index is None else index,
         jax.process_count() if count is None else count,
