@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import optax
+from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
 from benchmarks.problems import Setting, setting
 from benchmarks.resnet import ResNet
 from benchmarks.timing import milliseconds, ratio, report, take_turns
 from benchmarks.training import repeatable, training_step
-from mdeq_jax.vision.losses import cross_entropy
 
 DEPTHS = (18, 50, 101)
 

@@ -95,7 +95,7 @@ def load_trained(
       ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
         differ.
     """
-    trained = weights.load_trained(checkpoint_dir, finalize)
+    trained = weights.read_trained(checkpoint_dir, finalize)
     if expected is None:
         return trained
     where, found = os.fspath(checkpoint_dir), trained.config

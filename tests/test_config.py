@@ -16,15 +16,17 @@ from mdeq_jax import (
     applications,
 )
 from mdeq_jax.training import config as run_config
-from mdeq_jax.training.layer_config import without_unused_options
+from mdeq_jax.training.layer_config import (
+    AdjointConfig,
+    CorrectionConfig,
+    SolverConfig,
+    without_unused_options,
+)
 from mdeq_jax.training.sections import keys, with_values
 from mdeq_jax.training.workdir import config_differences
 from mdeq_jax.vision.config import (
     MAY_CHANGE_ON_RESUME,
-    AdjointConfig,
     Config,
-    CorrectionConfig,
-    SolverConfig,
     default_config,
     finalize,
     override,

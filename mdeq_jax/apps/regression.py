@@ -117,20 +117,11 @@ class Regression:
             lambda pair, generator: pair,
             self.config.data,
             seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
 
     def evaluations(self) -> Mapping[str, Evaluation]:
         """Return the one evaluation, "eval", which counts plain steps."""
-        batches = functools.partial(
-            eval_batches,
-            self._eval_pairs,
-            dict,
-            self.config.data,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+        batches = functools.partial(eval_batches, self._eval_pairs, dict, self.config.data)
         return {"eval": Evaluation(batches, solver=COUNTING)}
 
     def prepare(self, batch: Batch) -> Batch:

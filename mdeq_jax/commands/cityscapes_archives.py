@@ -18,39 +18,27 @@ from mdeq_jax.commands import cli
 from mdeq_jax.vision.data.cityscapes_archives import COUNTS, check_archives, extract, write_lists
 
 
-def main(archives: Path | None, root: Path | None, *, partial: bool) -> dict[str, Any]:
-    """Check archives, extract them, and write the lists of what was extracted.
-
-    Args:
-      archives: folder of the official archives; None neither checks nor extracts.
-      root: folder to extract into, and to write the lists in; None does neither.
-      partial: whether archives may hold any number of images.
-    """
-    if archives is None and root is None:
-        raise ValueError("nothing to do; give --archives=DIR, --root=ROOT, or both.")
-    result = {}
-    if archives is not None:
-        result["images"] = check_archives(archives, None if partial else COUNTS)
-        if root is not None:
-            extract(archives, root)
-    if root is not None:
-        result["notes"] = write_lists(root)
-    return result
-
-
 def run() -> None:
     """Run the command under the flags of the process."""
     archives = flags.DEFINE_string("archives", None, "Folder with the official archives.")
     root = flags.DEFINE_string("root", None, "Where to extract them, and to write lists.")
     partial = flags.DEFINE_bool("partial", False, "Accept any number of images.")
-    folders = (archives, root)
-    cli.run(
-        __doc__,
-        lambda: main(
-            *(None if folder.value is None else Path(folder.value) for folder in folders),
-            partial=partial.value,
-        ),
-    )
+
+    def command() -> dict[str, Any]:
+        source, target = archives.value, root.value
+        if source is None and target is None:
+            raise ValueError("nothing to do; give --archives=DIR, --root=ROOT, or both.")
+        result = {}
+        if source is not None:
+            counts = None if partial.value else COUNTS
+            result["images"] = check_archives(Path(source), counts)
+            if target is not None:
+                extract(Path(source), Path(target))
+        if target is not None:
+            result["notes"] = write_lists(Path(target))
+        return result
+
+    cli.run(__doc__, command)
 
 
 if __name__ == "__main__":

@@ -9,28 +9,14 @@ in the workdir. The last line on stdout is one JSON object.
 
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from mdeq_jax.commands import cli
 from mdeq_jax.comparison.compare import compare
 from mdeq_jax.comparison.settings import GROUPS
-from mdeq_jax.vision.config import Config, finalize
-
-
-def main(config: Config, workdir: Path, groups: Sequence[str]) -> dict[str, Any]:
-    """Run the comparison in a workdir, or continue it.
-
-    Args:
-      config: the base that every setting changes.
-      workdir: folder for the report and for each run.
-      groups: groups of settings, keys of `GROUPS`.
-    """
-    command = shlex.join(["python", "-m", "mdeq_jax.commands.compare", *sys.argv[1:]])
-    return compare(config, workdir, groups, command)
+from mdeq_jax.vision.config import finalize
 
 
 def run() -> None:
@@ -40,7 +26,8 @@ def run() -> None:
         "workdir", None, "Folder for the report and for each run.", required=True
     )
     groups = flags.DEFINE_list("groups", list(GROUPS), "Groups of settings to compare.")
-    cli.run(__doc__, lambda: main(config.value, Path(workdir.value), groups.value))
+    command = shlex.join(["python", "-m", "mdeq_jax.commands.compare", *sys.argv[1:]])
+    cli.run(__doc__, lambda: compare(config.value, Path(workdir.value), groups.value, command))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ All pictures except the last one solve images of the evaluation split under the 
 The last line on stdout is one JSON object.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -20,9 +19,9 @@ from absl import flags
 from mdeq_jax.commands import cli
 from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import solver_traces
-from mdeq_jax.training.weights import Trained
+from mdeq_jax.training.weights import Trained, read_trained
+from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.experiment import create_experiment
-from mdeq_jax.vision.load import load_trained
 from mdeq_jax.viz.curves import plot_curves, read_metrics
 from mdeq_jax.viz.formation import animate_formation, observe_formation, plot_formation
 from mdeq_jax.viz.image_statistics import (
@@ -33,102 +32,63 @@ from mdeq_jax.viz.image_statistics import (
 )
 from mdeq_jax.viz.solver_trace import plot_solver_traces
 
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of a picture.
-
-    Attributes:
-      output: picture to write.
-      checkpoint: a workdir, its best/, or one step's folder.
-      workdir: folder of a training run, whose curves are drawn.
-      images: most images to solve, at least 1.
-      image: index of the image for "formation", from 0.
-      iterations: number of products vᵀJ of the power method, at least 1.
-      changes: new values for some dotted keys of the run's config.
-    """
-
-    output: Path
-    checkpoint: str | None
-    workdir: str | None
-    images: int
-    image: int
-    iterations: int
-    changes: dict[str, object]
+PICTURES = ("traces", "formation", "steps", "radius", "curves")
 
 
-def draw_traces(options: Options) -> None:
-    """Draw the residuals of the forward and of the adjoint solve against solver steps."""
-    trained = _trained(options)
-    batch = next(first_images(trained.config.data, options.images))
+def draw_traces(trained: Trained[Config], output: Path, count: int) -> None:
+    """Draw the residuals of the forward and of the adjoint solve of the first `count` images."""
+    batch = next(first_images(trained.config.data, count))
     traces = solver_traces(create_experiment(trained.config), trained.variables, batch)
     forward, backward = jax.device_get(traces)
-    plot_solver_traces(forward, backward, options.output)
+    plot_solver_traces(forward, backward, output)
 
 
-def draw_formation(options: Options) -> None:
-    """Draw the state of each resolution against solver steps; a .gif is animated."""
-    trained = _trained(options)
-    images = [
-        image
-        for batch in first_images(trained.config.data, options.image + 1)
-        for image in batch["image"]
-    ]
-    if options.image >= len(images):
-        raise ValueError(f"--image is {options.image}, but images are 0 to {len(images) - 1}.")
-    formation = observe_formation(trained.config, trained.variables, images[options.image])
-    plot = animate_formation if options.output.suffix == ".gif" else plot_formation
-    plot(formation, options.output)
+def draw_formation(trained: Trained[Config], output: Path, index: int) -> None:
+    """Draw the state of each resolution against the steps of one image; a .gif is animated."""
+    batches = first_images(trained.config.data, index + 1)
+    images = [image for batch in batches for image in batch["image"]]
+    if index >= len(images):
+        raise ValueError(f"--image is {index}, but images are 0 to {len(images) - 1}.")
+    formation = observe_formation(trained.config, trained.variables, images[index])
+    plot = animate_formation if output.suffix == ".gif" else plot_formation
+    plot(formation, output)
 
 
-def draw_steps(options: Options) -> None:
-    """Draw the solver steps of each image against confidence."""
-    trained = _trained(options)
-    batches = first_images(trained.config.data, options.images)
+def draw_steps(trained: Trained[Config], output: Path, count: int) -> None:
+    """Draw the solver steps of the first `count` images against confidence."""
+    batches = first_images(trained.config.data, count)
     images = observe_images(trained.config, trained.variables, batches, radius_iterations=0)
-    plot_steps_against_confidence(images, options.output)
+    plot_steps_against_confidence(images, output)
 
 
-def draw_radius(options: Options) -> None:
-    """Draw the histogram of the spectral radius of the cell's Jacobian at the equilibria."""
-    trained = _trained(options)
-    batches = first_images(trained.config.data, options.images)
-    images = observe_images(trained.config, trained.variables, batches, options.iterations)
-    plot_spectral_radius(images, options.output)
+def draw_radius(trained: Trained[Config], output: Path, count: int, iterations: int) -> None:
+    """Draw the histogram of the spectral radius at the equilibria of the first `count` images."""
+    batches = first_images(trained.config.data, count)
+    images = observe_images(trained.config, trained.variables, batches, iterations)
+    plot_spectral_radius(images, output)
 
 
-def draw_curves(options: Options) -> None:
-    """Draw loss, scores, solver steps and residuals against training steps."""
-    if options.workdir is None:
+def draw_curves(workdir: str | None, output: Path) -> None:
+    """Draw loss, scores, solver steps and residuals of a training run against its steps."""
+    if workdir is None:
         raise ValueError("--workdir is not given; name the folder of a training.")
-    plot_curves(read_metrics(Path(options.workdir) / "metrics.jsonl"), options.output)
+    plot_curves(read_metrics(Path(workdir) / "metrics.jsonl"), output)
 
 
-_PICTURES: dict[str, Callable[[Options], None]] = {
-    "traces": draw_traces,
-    "formation": draw_formation,
-    "steps": draw_steps,
-    "radius": draw_radius,
-    "curves": draw_curves,
-}
+def load(checkpoint: str | None, changes: Mapping[str, object]) -> Trained[Config]:
+    """Return the trained model of a checkpoint, with some values of its config changed.
 
-
-def _trained(options: Options) -> Trained:
-    """Return the trained model, with the command line's data and solver in its config."""
-    if options.checkpoint is None:
+    Args:
+      checkpoint: a workdir, its best/, or one step's folder.
+      changes: values by dotted key; None keeps the run's own.
+    """
+    if checkpoint is None:
         raise ValueError("--checkpoint is not given; name a workdir or a checkpoint in one.")
-    trained = load_trained(options.checkpoint)
-    config = override(trained.config, options.changes)
+    trained = read_trained(checkpoint, finalize)
+    given = {key: value for key, value in changes.items() if value is not None}
+    config = override(trained.config, given)
     create_experiment(config)  # raises if the data do not fit the model
     return trained._replace(config=config)
-
-
-def main(name: str, options: Options) -> dict[str, str]:
-    """Draw a picture by name."""
-    if name not in _PICTURES:
-        raise ValueError(f"there is no picture {name}; there are {', '.join(_PICTURES)}.")
-    _PICTURES[name](options)
-    return {"wrote": str(options.output)}
 
 
 def run() -> None:
@@ -149,17 +109,23 @@ def run() -> None:
     data_dir = flags.DEFINE_string("data-dir", None, "config.data.dir; the run's own by default.")
 
     def command(name: str) -> dict[str, str]:
+        path = Path(output.value)
+        if name not in PICTURES:
+            raise ValueError(f"there is no picture {name}; there are {', '.join(PICTURES)}.")
+        if name == "curves":
+            draw_curves(workdir.value, path)
+            return {"wrote": str(path)}
         changes = {"solver.forward.max_steps": max_steps.value, "data.dir": data_dir.value}
-        options = Options(
-            output=Path(output.value),
-            checkpoint=checkpoint.value,
-            workdir=workdir.value,
-            images=images.value,
-            image=image.value,
-            iterations=iterations.value,
-            changes={key: value for key, value in changes.items() if value is not None},
-        )
-        return main(name, options)
+        trained = load(checkpoint.value, changes)
+        if name == "traces":
+            draw_traces(trained, path, images.value)
+        elif name == "formation":
+            draw_formation(trained, path, image.value)
+        elif name == "steps":
+            draw_steps(trained, path, images.value)
+        else:
+            draw_radius(trained, path, images.value, iterations.value)
+        return {"wrote": str(path)}
 
     cli.run(__doc__, command, arguments=("NAME",))
 

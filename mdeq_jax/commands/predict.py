@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from absl import flags, logging
 
+from mdeq_jax.applications import load_trained
 from mdeq_jax.commands import cli
 from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.training.weights import Trained
@@ -26,7 +27,6 @@ from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
 from mdeq_jax.vision.data.files import read_image
 from mdeq_jax.vision.experiment import VisionExperiment, create_experiment
-from mdeq_jax.vision.load import load_trained
 from mdeq_jax.vision.predict.images import find_images, model_input
 from mdeq_jax.vision.predict.label_pictures import palette
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
@@ -61,7 +61,7 @@ def main(
     started = time.monotonic()
     images, experiment = find_images(inputs, output), create_experiment(config)
     dataset = experiment.dataset
-    trained = load_trained(checkpoint, expected=config.model)
+    trained = load_trained(checkpoint, expected=config)
     predictor = make_predictor(trained, experiment)
     output.mkdir(parents=True, exist_ok=True)
     task = config.model.task

@@ -14,12 +14,13 @@ from pathlib import Path
 from absl import flags
 
 from mdeq_jax.commands import cli
-from mdeq_jax.vision.data.prepare import SOURCES, prepare
+from mdeq_jax.vision.data.prepare import prepare
+from mdeq_jax.vision.data.prepared import ARCHIVES
 
 
 def run() -> None:
     """Run the command under the flags of the process."""
-    name = flags.DEFINE_enum("name", None, list(SOURCES), "The data set.", required=True)
+    name = flags.DEFINE_enum("name", None, list(ARCHIVES), "The data set.", required=True)
     source = flags.DEFINE_string(
         "source", None, "Folder with the official archives.", required=True
     )

@@ -179,28 +179,22 @@ def render(summary: Summary) -> str:
     )
 
 
-def main(config: Config, *, compile_step: bool) -> dict[str, int]:
-    """Print the table and return the totals.
-
-    Args:
-      config: the config of the model and of the training step.
-      compile_step: whether to compile a training step and add XLA's figures for its memory.
-    """
-    summary = summarize(config)
-    print(render(summary))
-    memory = compiled_memory(config) if compile_step else {}
-    for kind, size in memory.items():
-        print(f"{kind.replace('_', ' ')} {size / 2**20:.2f} MiB per device")
-    return summary.totals() | memory
-
-
 def run() -> None:
     """Run the command under the flags of the process."""
     config = cli.ConfigFlag(finalize)
     compile_step = flags.DEFINE_bool(
         "compile", False, "Add XLA's figures of a training step's memory."
     )
-    cli.run(__doc__, lambda: main(config.value, compile_step=compile_step.value))
+
+    def command() -> dict[str, int]:
+        summary = summarize(config.value)
+        print(render(summary))
+        memory = compiled_memory(config.value) if compile_step.value else {}
+        for kind, size in memory.items():
+            print(f"{kind.replace('_', ' ')} {size / 2**20:.2f} MiB per device")
+        return summary.totals() | memory
+
+    cli.run(__doc__, command)
 
 
 if __name__ == "__main__":

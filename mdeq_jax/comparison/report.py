@@ -14,6 +14,7 @@ from mdeq_jax.comparison.figure import Point, plot_comparison
 from mdeq_jax.comparison.measure import Row
 from mdeq_jax.comparison.runs import Result
 from mdeq_jax.comparison.settings import GROUPS, Run, Setting
+from mdeq_jax.training.workdir import replace_text
 
 
 class _Column(NamedTuple):
@@ -81,9 +82,7 @@ def write_report(
       command: the command that the report states.
     """
     path = workdir / "report.md"
-    partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(_lines(settings, results, command)) + "\n")
-    os.replace(partial, path)
+    replace_text(path, "\n".join(_lines(settings, results, command)) + "\n")
     points = [
         Point(setting.group, name, accuracy, _BATCH.read(row) or _STEP.read(row), _CELL.read(row))
         for setting in settings

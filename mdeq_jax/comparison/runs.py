@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,8 +13,9 @@ from mdeq_jax.comparison.measure import Row, latency, measure_gradient, silenced
 from mdeq_jax.comparison.settings import Run
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.metrics import NonFiniteError
-from mdeq_jax.training.workdir import config_differences
-from mdeq_jax.vision.load import load_trained
+from mdeq_jax.training.weights import read_trained
+from mdeq_jax.training.workdir import config_differences, replace_text
+from mdeq_jax.vision.config import finalize
 
 _FILE = "result.json"
 _EXAMINE = {"silenced": silenced_scales, "latency": latency}
@@ -57,7 +57,7 @@ def carry_out(run: Run, workdir: Path, base: Run) -> Result:
         if not run.examination:
             rows = _train(run, workdir / run.folder)
         elif read_result(base, workdir).status == "done":
-            trained = load_trained(workdir / base.folder)
+            trained = read_trained(workdir / base.folder, finalize)
             rows = _EXAMINE[run.examination](trained.config, trained.variables)
         else:
             return Result("skipped", message="the base is not done, so there is no model yet")
@@ -69,9 +69,7 @@ def carry_out(run: Run, workdir: Path, base: Run) -> Result:
         return Result("interrupted")
     path = workdir / run.folder / _FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"config": _config(run), "rows": rows}, indent=1) + "\n")
-    os.replace(partial, path)
+    replace_text(path, json.dumps({"config": _config(run), "rows": rows}, indent=1) + "\n")
     return Result("done", rows)
 
 

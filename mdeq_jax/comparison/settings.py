@@ -13,13 +13,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from mdeq_jax.applications import finalize
 from mdeq_jax.comparison import baselines
 from mdeq_jax.training.config import RunConfig
+from mdeq_jax.training.layer_config import SolverConfig
 from mdeq_jax.training.sections import suggestion, with_values
-from mdeq_jax.training.workdir import flatten
-from mdeq_jax.vision.config import Config, SolverConfig
+from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.model import ModelConfig, create_model
 
 # Dotted keys of the config, and their values. The value of a section is a mapping; keys that it
@@ -97,7 +98,7 @@ def plan(base: Config, groups: Collection[str], table: Table | None = None) -> l
             place = "base/base" if examination else group
             folder = f"{place}/{re.sub(r'[^a-z0-9.]+', '_', name.lower())}"
             run = runs.setdefault((config, examination), Run(config, folder, examination))
-            new, old = flatten(dataclasses.asdict(config)), flatten(own)
+            new, old = (flatten_dict(c, sep=".") for c in (dataclasses.asdict(config), own))
             changed = {key: value for key, value in new.items() if old.get(key, ...) != value}
             settings.append(Setting(group, name, run, changed))
     return settings

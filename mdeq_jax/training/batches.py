@@ -36,7 +36,7 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         """
         super().__init__()
         self._batches, self._threads, self._workers = batches, threads, workers
-        self._prepare_process = prepare_process or _nothing
+        self._prepare_process = prepare_process or (lambda: None)
         self._position = 0
         self._ahead: grain.DatasetIterator[Batch] | None = None
 
@@ -91,7 +91,3 @@ class BatchIterator(grain.DatasetIterator[Batch]):
         if self._ahead is not None:
             self._ahead.close()
             self._ahead = None
-
-
-def _nothing() -> None:
-    pass

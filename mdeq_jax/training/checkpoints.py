@@ -24,8 +24,7 @@ from mdeq_jax.training.workdir import config_differences, require_writable, set_
 
 LATEST, BEST = "checkpoints", "best"
 
-
-State = TypeVar("State")
+Tree = TypeVar("Tree")
 Content = TypeVar("Content")
 
 
@@ -133,8 +132,8 @@ class Checkpointer:
                 manager.save(step, args=ocp.args.Composite(config=config, **items), force=True)
 
     def restore_latest(
-        self, abstract_state: State, data_iterator: grain.DatasetIterator
-    ) -> tuple[int, State] | None:
+        self, abstract_state: Tree, data_iterator: grain.DatasetIterator
+    ) -> tuple[int, Tree] | None:
         """Restore the newest intact checkpoint; damaged newer ones are renamed with a warning.
 
         Args:
@@ -174,14 +173,12 @@ class Checkpointer:
                 self._best.reload()
         return None
 
-    def wait(self) -> None:
-        """Wait until all saves are on disk; raise OSError if one cannot be written."""
-        for manager in (self._latest, self._best):
-            with _writing(manager.directory):
-                manager.wait_until_finished()
-
     def close(self) -> None:
-        """Wait until all saves are on disk, and end the threads."""
+        """Wait until all saves are on disk, and end the threads.
+
+        Raises:
+          OSError: a save cannot be written.
+        """
         for manager in (self._latest, self._best):
             with _writing(manager.directory):
                 manager.close()

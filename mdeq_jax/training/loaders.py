@@ -9,46 +9,25 @@ processes 0, 1, ..., in that order, are the batch that a single process yields.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import grain
+import jax
 import numpy as np
 
 from mdeq_jax.training.batches import BatchIterator
+from mdeq_jax.training.config import DataConfig
 from mdeq_jax.training.reader import Example, Reader
-
-
-class LoaderOptions(Protocol):
-    """The keys of `config.data` that say how batches are made; `DataConfig` has them.
-
-    Attributes:
-      batch_size: rows of a training batch, over all processes.
-      eval_batch_size: rows of an evaluation batch, over all processes.
-      workers: number of processes that make batches; 0 does so in the training process.
-      threads: number of threads of each process that makes batches.
-      max_bad_records: number of records that may be unreadable, in each process that reads.
-    """
-
-    @property
-    def batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def eval_batch_size(self) -> int: ...  # noqa: D102
-    @property
-    def workers(self) -> int: ...  # noqa: D102
-    @property
-    def threads(self) -> int: ...  # noqa: D102
-    @property
-    def max_bad_records(self) -> int: ...  # noqa: D102
 
 
 def shuffled_batches(
     records: Sequence[Any],
     transform: Callable[[Any, np.random.Generator], Example],
-    options: LoaderOptions,
+    options: DataConfig,
     *,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_index: int | None = None,
+    process_count: int | None = None,
     prepare_process: Callable[[], None] | None = None,
 ) -> BatchIterator:
     """Return endless training batches, each epoch shuffled anew.
@@ -60,10 +39,10 @@ def shuffled_batches(
       records: raw records by position, in a fixed order.
       transform: (record, generator) to example. The generator's seed follows from `seed` and the
         position of the example in the shuffled order. Raises BadRecordError if the record is bad.
-      options: how batches are made.
+      options: the section ``data`` of the config, which says how batches are made.
       seed: seed of shuffling and of the generators, in [0, 2³²); the same in all processes.
-      process_index: index of this process, in [0, process_count).
-      process_count: number of training processes.
+      process_index: index of this process, in [0, process_count); None asks JAX.
+      process_count: number of training processes; None asks JAX.
       prepare_process: called before the first batch in every process that makes batches, for
         instance to limit the threads of a library.
 
@@ -71,24 +50,25 @@ def shuffled_batches(
       ValueError: the batch size is not a multiple of `process_count`, or is above the number of
         records. From the iterator: more records are bad than allowed.
     """
-    reader, share = _open_for_training(records, options, process_count)
+    index, count = _this_process(process_index, process_count)
+    reader, share = _open_for_training(records, options, count)
 
-    def example(index: int, generator: np.random.Generator) -> Example:
-        return reader.read(index, lambda record: transform(record, generator)).example
+    def example(position: int, generator: np.random.Generator) -> Example:
+        return reader.read(position, lambda record: transform(record, generator)).example
 
     examples = grain.MapDataset.range(len(reader)).seed(seed).shuffle().random_map(example)
     whole = len(reader) // options.batch_size * options.batch_size
-    batches = examples[:whole].batch(share)[process_index::process_count]
+    batches = examples[:whole].batch(share)[index::count]
     return _iterate(batches.repeat(), options, prepare_process)
 
 
 def ordered_batches(
     records: Sequence[Any],
     transform: Callable[[Any], Example],
-    options: LoaderOptions,
+    options: DataConfig,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_index: int | None = None,
+    process_count: int | None = None,
     prepare_process: Callable[[], None] | None = None,
 ) -> BatchIterator:
     """Return endless training batches of streams: row r continues row r of the batch before.
@@ -101,9 +81,9 @@ def ordered_batches(
       transform: record to example. An example may say {"reset": True} if its record does not
         continue the one before, as at the beginning of a film. Raises BadRecordError if the record
         is bad; the next record then takes its place, with "reset".
-      options: how batches are made.
-      process_index: index of this process, in [0, process_count).
-      process_count: number of training processes.
+      options: the section ``data`` of the config, which says how batches are made.
+      process_index: index of this process, in [0, process_count); None asks JAX.
+      process_count: number of training processes; None asks JAX.
       prepare_process: called before the first batch in every process that makes batches, for
         instance to limit the threads of a library.
 
@@ -115,28 +95,29 @@ def ordered_batches(
       ValueError: the batch size is not a multiple of `process_count`, or is above the number of
         records. From the iterator: more records are bad than allowed.
     """
-    reader, share = _open_for_training(records, options, process_count)
+    index, count = _this_process(process_index, process_count)
+    reader, share = _open_for_training(records, options, count)
     length = len(reader) // options.batch_size
 
     def row(position: int) -> Example:
         step, stream = divmod(position, options.batch_size)
-        index = stream * length + step
-        read = reader.read(index, transform)
-        anew = step == 0 or read.index != index or read.example.get("reset", False)
+        place = stream * length + step
+        read = reader.read(place, transform)
+        anew = step == 0 or read.index != place or read.example.get("reset", False)
         return {**read.example, "reset": np.bool_(anew)}
 
     rows = grain.MapDataset.range(length * options.batch_size).map(row)
-    batches = rows.batch(share)[process_index::process_count]
+    batches = rows.batch(share)[index::count]
     return _iterate(batches.repeat(), options, prepare_process)
 
 
 def eval_batches(
     records: Sequence[Any],
     transform: Callable[[Any], Example],
-    options: LoaderOptions,
+    options: DataConfig,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_index: int | None = None,
+    process_count: int | None = None,
     prepare_process: Callable[[], None] | None = None,
 ) -> BatchIterator:
     """Return the batches of one pass in order, for evaluation.
@@ -147,8 +128,8 @@ def eval_batches(
       records: raw records by position, in a fixed order.
       transform: record to example. Raises BadRecordError if the record is bad.
       options: how batches are made; `eval_batch_size` is the number of rows.
-      process_index: index of this process, in [0, process_count).
-      process_count: number of processes.
+      process_index: index of this process, in [0, process_count); None asks JAX.
+      process_count: number of processes; None asks JAX.
       prepare_process: called before the first batch in every process that makes batches, for
         instance to limit the threads of a library.
 
@@ -160,7 +141,8 @@ def eval_batches(
       ValueError: the batch size is not a multiple of `process_count`. From the iterator: more
         records are bad than allowed.
     """
-    share = _share("eval_batch_size", options.eval_batch_size, process_count)
+    index, count = _this_process(process_index, process_count)
+    share = _share("eval_batch_size", options.eval_batch_size, count)
     reader = Reader(records, options.max_bad_records)
 
     def row(position: int) -> Example:
@@ -169,11 +151,19 @@ def eval_batches(
 
     padded = -(-len(reader) // options.eval_batch_size) * options.eval_batch_size
     batches = grain.MapDataset.range(padded).map(row).batch(share)
-    return _iterate(batches[process_index::process_count], options, prepare_process)
+    return _iterate(batches[index::count], options, prepare_process)
+
+
+def _this_process(index: int | None, count: int | None) -> tuple[int, int]:
+    """Return index and count of the processes, with JAX's in place of None."""
+    return (
+        jax.process_index() if index is None else index,
+        jax.process_count() if count is None else count,
+    )
 
 
 def _open_for_training(
-    records: Sequence[Any], options: LoaderOptions, process_count: int
+    records: Sequence[Any], options: DataConfig, process_count: int
 ) -> tuple[Reader, int]:
     """Return the reader and this process's share of the batch size, both checked."""
     share = _share("batch_size", options.batch_size, process_count)
@@ -195,7 +185,7 @@ def _share(key: str, batch_size: int, process_count: int) -> int:
 
 
 def _iterate(
-    batches: grain.MapDataset, options: LoaderOptions, prepare_process: Callable[[], None] | None
+    batches: grain.MapDataset, options: DataConfig, prepare_process: Callable[[], None] | None
 ) -> BatchIterator:
     return BatchIterator(
         batches,

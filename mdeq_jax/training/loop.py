@@ -94,7 +94,7 @@ def train(experiment: Experiment, workdir: Path, *, profile: bool = False) -> Tr
         state = place_state(create_state(experiment, optimizer), mesh)
         state, step = _resume_or_start(experiment, checkpointer, state, batches, mesh)
         recorder = stack.enter_context(_recording(experiment, workdir, step, total_steps))
-        run = Run(
+        loop = Loop(
             options=config.train,
             total_steps=total_steps,
             batches=batches,
@@ -111,61 +111,56 @@ def train(experiment: Experiment, workdir: Path, *, profile: bool = False) -> Tr
             print(_opening(state, mesh.size, step, total_steps), file=sys.stderr)
         terminated = stack.enter_context(_catch_sigterm())
         with profiling(workdir / "profile" if profile else None, step) as after_step:
-            run.advance(terminated, after_step)
-        finished = run.step == total_steps
-        metrics = run.evaluate() if finished else {}
+            loop.advance(terminated, after_step)
+        finished = loop.step == total_steps
+        metrics = loop.evaluate() if finished else {}
     summary = {
-        "steps": run.step,
+        "steps": loop.step,
         "wall_s": round(time.monotonic() - started, 2),
         "resumed_from_step": step,
-        "params_sha256": fingerprint(run.state.params),
+        "params_sha256": fingerprint(loop.state.params),
         "interrupted": not finished,
     }
-    return TrainResult({**metrics, **summary}, run.state)
+    return TrainResult({**metrics, **summary}, loop.state)
 
 
-class Run:
-    """The loop, and when it records, evaluates and saves."""
+@dataclasses.dataclass
+class Loop:
+    """The loop, and when it records, evaluates and saves.
 
-    def __init__(
-        self,
-        *,
-        options: TrainConfig,
-        total_steps: int,
-        batches: grain.DatasetIterator,
-        put: Callable[[PyTree], Batch],
-        train_step: Callable[[int | None], TrainStep],
-        evaluator: Callable[..., dict[str, float]],
-        score: Score,
-        checkpointer: Checkpointer,
-        recorder: Recorder | None,
-        state: TrainState,
-        step: int,
-    ):
-        """Store the parts that the loop works with.
+    Attributes:
+      options: the section ``train`` of the config.
+      total_steps: the step to stop at.
+      batches: the training data, at the position after `step` steps.
+      put: moves a host batch to the devices and prepares it.
+      train_step: returns the compiled step for a number of unrolled applications, or None.
+      evaluator: returns the metrics of variables.
+      score: the metric of the best checkpoint.
+      checkpointer: the checkpoints of the workdir.
+      recorder: records metrics; None in all processes but one.
+      state: the state after `step` steps.
+      step: number of steps taken.
+    """
 
-        Args:
-          options: the section ``train`` of the config.
-          total_steps: the step to stop at.
-          batches: the training data, at the position after `step` steps.
-          put: moves a host batch to the devices and prepares it.
-          train_step: returns the compiled step for a number of unrolled applications, or None.
-          evaluator: returns the metrics of variables.
-          score: the metric of the best checkpoint.
-          checkpointer: the checkpoints of the workdir.
-          recorder: records metrics; None in all processes but one.
-          state: the state after `step` steps.
-          step: number of steps taken.
-        """
-        self.options, self.total_steps = options, total_steps
-        self.batches, self.put, self.train_step = batches, put, train_step
-        self.evaluator, self.score = evaluator, score
-        self.checkpointer, self.recorder = checkpointer, recorder
-        self.state, self.step = state, step
+    options: TrainConfig
+    total_steps: int
+    batches: grain.DatasetIterator
+    put: Callable[[PyTree], Batch]
+    train_step: Callable[[int | None], TrainStep]
+    evaluator: Callable[..., dict[str, float]]
+    score: Score
+    checkpointer: Checkpointer
+    recorder: Recorder | None
+    state: TrainState
+    step: int
+
+    def __post_init__(self):
+        """Start the records of the loop itself."""
+        options = self.options
         self.metrics = MetricBuffer(options.max_skipped if options.on_nonfinite == "skip" else 0)
-        self.saved_step, self.saved_at = step, time.monotonic()
-        best = checkpointer.best_metrics()
-        self.best = best[score.name] if best else None
+        self.saved_step, self.saved_at = self.step, time.monotonic()
+        best = self.checkpointer.best_metrics()
+        self.best = best[self.score.name] if best else None
 
     def advance(
         self, terminated: Callable[[], bool], after_step: Callable[[int, PyTree], None]

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+
+from mdeq_jax.training.workdir import replace_text
 
 
 class NonFiniteError(RuntimeError):
@@ -195,9 +196,7 @@ def _reopen(path: Path, resumed_from: int) -> TextIO:
     """Open a JSON-lines file to append to, and delete the lines after a step."""
     if path.exists():
         kept = [line for line in path.read_text().splitlines() if _step(line) <= resumed_from]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, path)
+        replace_text(path, "".join(line + "\n" for line in kept))
     return path.open("a")
 
 

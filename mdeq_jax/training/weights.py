@@ -31,27 +31,20 @@ class Trained(NamedTuple, Generic[AnyConfig]):
     step: int
 
 
-def load_trained(
-    checkpoint_dir: str | os.PathLike[str],
-    finalize: Callable[[Mapping[str, Any]], AnyConfig],
-    expected: Any = None,
+def read_trained(
+    checkpoint_dir: str | os.PathLike[str], finalize: Callable[[Mapping[str, Any]], AnyConfig]
 ) -> Trained[AnyConfig]:
-    """Read a trained model, and check that it has an expected architecture.
+    """Read a trained model.
 
     Args:
       checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
       finalize: checks a config and freezes it.
-      expected: the section ``model`` of a config, which the checkpoint's must equal, up to dropout:
-        dropout plays no part in evaluation. None accepts any.
 
     Raises:
-      ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
-        differ.
+      ValueError: the folder does not exist, or holds no intact checkpoint.
     """
     checkpoint = load_checkpoint(os.fspath(checkpoint_dir))
-    config: Any = finalize(checkpoint.config)
-    if expected is not None:
-        require_same_architecture(config.model, expected, os.fspath(checkpoint_dir))
+    config = finalize(checkpoint.config)
     variables = jax.tree.map(jnp.asarray, eval_variables(checkpoint.state))
     return Trained(variables, config, checkpoint.step)
 
@@ -70,6 +63,8 @@ def eval_variables(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def require_same_architecture(stored: Any, expected: Any, where: str) -> None:
     """Raise ValueError unless two architectures are the same, up to dropout.
+
+    Dropout plays no part in evaluation.
 
     Args:
       stored: the section ``model`` of a checkpoint's config, a dataclass.

@@ -1,14 +1,16 @@
-"""Checks of a workdir before a run may continue in it, and folders that are created atomically."""
+"""Checks of a workdir before a run may continue in it; files and folders written as one."""
 
 import contextlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 from absl import logging
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
 
@@ -25,6 +27,13 @@ def require_writable(folder: epath.Path) -> None:
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error}. Use another --workdir.") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file, which holds either its old text or the new one if the process is killed."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -74,19 +83,10 @@ def config_differences(
     Returns:
       One line per differing key, sorted. The value of a key that one config lacks is "absent".
     """
-    there, here = flatten(stored), flatten(current)
+    there, here = (flatten_dict(config, sep=".") for config in (stored, current))
     allowed = tuple(f"{key}." for key in may_differ)
     return [
         f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
         for key in sorted(there.keys() | here.keys())
         if there.get(key, ...) != here.get(key, ...) and not f"{key}.".startswith(allowed)
     ]
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a nested mapping by their keys, joined by dots."""
-    flat = {}
-    for key, value in config.items():
-        nested = isinstance(value, Mapping) and value
-        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat

@@ -12,33 +12,19 @@ from ml_collections import ConfigDict
 
 from mdeq_jax.checks import require, require_int, require_share
 from mdeq_jax.training import config as run_config
-from mdeq_jax.training.config import OptimConfig, RunConfig, TrainConfig, override
+from mdeq_jax.training.config import RunConfig, override
 from mdeq_jax.training.config_files import config_file, load_config
-from mdeq_jax.training.layer_config import (
-    AdjointConfig,
-    CorrectionConfig,
-    JacobianConfig,
-    SolverConfig,
-    SolversConfig,
-)
 from mdeq_jax.training.sections import from_mapping, to_config_dict
 from mdeq_jax.vision.model.config import ModelConfig
 
 __all__ = [
     "IGNORE",
     "MAY_CHANGE_ON_RESUME",
-    "AdjointConfig",
     "Config",
-    "CorrectionConfig",
     "DataConfig",
     "InferenceConfig",
-    "JacobianConfig",
     "LossConfig",
     "ModelConfig",
-    "OptimConfig",
-    "SolverConfig",
-    "SolversConfig",
-    "TrainConfig",
     "config_file",
     "default_config",
     "finalize",

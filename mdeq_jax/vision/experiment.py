@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import grain
-import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import State
@@ -18,7 +18,6 @@ from mdeq_jax.training.experiment import (
     Batch,
     Evaluation,
     Forward,
-    HostBatch,
     Layer,
     Metrics,
     Prediction,
@@ -29,7 +28,7 @@ from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.vision.config import Config
 from mdeq_jax.vision.data import Dataset, eval_batches, find_dataset, train_iterator
 from mdeq_jax.vision.load import start_from
-from mdeq_jax.vision.model import MDEQ, create_model
+from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.segment import padding
 from mdeq_jax.vision.tasks import Task, make_task
 from mdeq_jax.vision.torch_files.convert import import_with_report
@@ -49,11 +48,12 @@ class VisionExperiment:
 
     sample = "image"
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, model: nn.Module | None = None):
         """Find the data set and make the model.
 
         Args:
           config: the config of the run.
+          model: the model; None is the MDEQ of the config.
 
         Raises:
           ValueError: there is no such data set, or the model does not fit it.
@@ -68,9 +68,7 @@ class VisionExperiment:
             eval_image_size=cache(dataset.eval_image_size),
         )
         self.task: Task = make_task(config, self.dataset.class_names)
-        self.model: MDEQ = create_model(config.model, dtype=config.compute_dtype)
-        # In training, batch statistics are taken over all devices.
-        self._in_training: MDEQ = self.model.clone(axis_name=AXIS)
+        self.model = model or create_model(config.model, dtype=config.compute_dtype)
         self.score = Score(f"eval/{self.task.score}")
         self.progress = {self.task.train_score: ".2%"}
         self.record_name = self.task.output_name
@@ -95,26 +93,13 @@ class VisionExperiment:
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of shuffled, augmented batches."""
-        return train_iterator(
-            self.config.data,
-            seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            dataset=self.dataset,
-        )
+        return train_iterator(self.config.data, seed=self.config.seed, dataset=self.dataset)
 
     def evaluations(self) -> Mapping[str, Evaluation]:
         """Return the one evaluation, "eval"; raises ValueError if its images are missing."""
         self.dataset.open_eval()
-        return {"eval": Evaluation(self._eval_batches)}
-
-    def _eval_batches(self) -> Iterator[HostBatch]:
-        return eval_batches(
-            self.config.data,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            dataset=self.dataset,
-        )
+        batches = partial(eval_batches, self.config.data, dataset=self.dataset)
+        return {"eval": Evaluation(batches)}
 
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch with its uint8 images normalised."""
@@ -137,7 +122,8 @@ class VisionExperiment:
             output: Any = self.model.apply(variables, jnp.pad(batch["image"], pads), deq=layer)
             logits, info = output
             return Forward(logits, info.solution, collections)
-        output = self._in_training.apply(
+        # In training, batch statistics are taken over all devices.
+        output = self.model.clone(axis_name=AXIS).apply(
             variables,
             batch["image"],
             deq=layer,
@@ -153,7 +139,7 @@ class VisionExperiment:
         if not train:
             return self.model.apply(variables, z, method="predict")
         # The new running statistics are dropped.
-        output: Any = self._in_training.apply(
+        output: Any = self.model.clone(axis_name=AXIS).apply(
             variables, z, train=True, method="predict", mutable=["batch_stats"]
         )
         return output[0]

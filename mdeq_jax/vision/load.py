@@ -9,8 +9,7 @@ from flax import traverse_util
 from jaxtyping import PyTree
 
 from mdeq_jax.torch_files.reader import LazyArray
-from mdeq_jax.training import weights
-from mdeq_jax.training.weights import Trained
+from mdeq_jax.training.weights import read_trained
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
 from mdeq_jax.vision.torch_files.arrays import (
@@ -44,26 +43,10 @@ def load(checkpoint_dir: str | os.PathLike[str]) -> tuple[MDEQ, PyTree, Config]:
       >>> config.model.branch_channels, sorted(variables)
       ((24, 24), ['batch_stats', 'params'])
     """
-    trained = load_trained(checkpoint_dir)
+    trained = read_trained(checkpoint_dir, finalize)
     config = trained.config
     model = create_model(config.model, dtype=config.compute_dtype)
     return model, trained.variables, config
-
-
-def load_trained(
-    checkpoint_dir: str | os.PathLike[str], expected: ModelConfig | None = None
-) -> Trained[Config]:
-    """Read a trained MDEQ, and check that it has an expected architecture.
-
-    Args:
-      checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
-      expected: architecture that the checkpoint must have, up to dropout; None accepts any.
-
-    Raises:
-      ValueError: the folder does not exist, or holds no intact checkpoint; or the architectures
-        differ.
-    """
-    return weights.load_trained(checkpoint_dir, finalize, expected)
 
 
 def start_from(
@@ -118,7 +101,7 @@ def _arrays_in(source: str | os.PathLike[str]) -> dict[str, LazyArray]:
     """Return the arrays of a PyTorch file or of one of our checkpoints, by PyTorch name."""
     if os.path.isfile(source):
         return read_arrays(source)
-    trained = load_trained(source)
+    trained = read_trained(source, finalize)
     return arrays_of(trained.variables, trained.config.model.task)
 
 

@@ -12,18 +12,6 @@ from mdeq_jax.vision.config import IGNORE, LossConfig
 from mdeq_jax.vision.model.resize import resize_bilinear
 
 
-def cross_entropy(
-    logits: Float[Array, "*B num_classes"], labels: Int[Array, "*B"]
-) -> Float[Array, "*B"]:
-    """Return −log softmax(logits)[label] of each image or pixel.
-
-    Args:
-      logits: logits of any floating dtype.
-      labels: class of each image or pixel, in [0, num_classes).
-    """
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
 def pixel_cross_entropy(
     logits: Float[Array, "B h w num_classes"], labels: Int[Array, "B H W"]
 ) -> Float[Array, "B H W"]:
@@ -36,7 +24,9 @@ def pixel_cross_entropy(
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     known = labels != IGNORE
     logits = resize_bilinear(logits, labels.shape[1:])
-    return jnp.where(known, cross_entropy(logits, jnp.where(known, labels, 0)), 0)
+    classes = jnp.where(known, labels, 0)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, classes)
+    return jnp.where(known, losses, 0)
 
 
 def pixel_weights(

@@ -106,7 +106,8 @@ def at_scale(
     if scale > 1 and options.window is not None:
         window = tuple(map(min, options.window, window))
     corners = list(itertools.product(*map(window_starts, scaled.shape[1:3], window)))
-    views = jnp.stack([_cut(scaled, corner, window) for corner in corners])
+    height, width = window
+    views = jnp.stack([scaled[:, i : i + height, j : j + width] for i, j in corners])
     see = functools.partial(_see, forward, flip=options.flip, divisor=divisor)
     # One after the other, so that a large image does not need more memory than one window.
     logits, statistics = lax.map(see, views)
@@ -153,11 +154,6 @@ def _see(
     both = jnp.stack([images, jnp.flip(images, axis=2)])
     (straight, mirrored), statistics = lax.map(pass_over, both)
     return (straight + jnp.flip(mirrored, axis=2)) / 2, statistics
-
-
-def _cut(images: Array, corner: tuple[int, ...], size: tuple[int, ...]) -> Array:
-    (top, left), (height, width) = corner, size
-    return images[:, top : top + height, left : left + width]
 
 
 def _assemble(

@@ -1,72 +1,35 @@
-"""Tasks: losses, metrics and outputs of classification, segmentation, and both at once."""
+"""Tasks: losses, metrics and outputs of classification, segmentation, and both at once.
+
+All tasks have the same attributes and methods. `score` is the evaluation metric that ranks models;
+higher is better. `train_score` is the training metric that the progress line shows. `output_name`
+is the name of the array that evaluation writes for the images.
+
+Logits are an array; with extra heads, a dict of arrays. Where a method takes the name of a mesh
+axis, the batch is split over the devices of the axis, and the mean of the devices' values is the
+value of the whole batch. `sums` leaves out images where ``batch["mask"]`` is False; its sums add up
+over batches. `summarize` takes these sums and ``count``, the number of images.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
+from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
 from mdeq_jax.training.evaluation import masked_sums
 from mdeq_jax.training.experiment import Batch, Metrics
 from mdeq_jax.training.losses import masked_mean
 from mdeq_jax.vision.config import IGNORE, Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
-from mdeq_jax.vision.losses import (
-    cross_entropy,
-    pixel_cross_entropy,
-    pixel_weights,
-    segmentation_loss,
-)
+from mdeq_jax.vision.losses import pixel_cross_entropy, pixel_weights, segmentation_loss
 from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.segment import padding, segment
 
 # A function from images to logits, an array or a dict of arrays, and any other pytree.
-Forward = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
-
-
-class Task(Protocol):
-    """A task: what it computes from a model's logits and the batch that they belong to.
-
-    The logits are an array; with extra heads, a dict of arrays.
-
-    Where a method takes the name of a mesh axis, the batch is split over the devices of the axis,
-    and the mean of the devices' values is the value of the whole batch.
-
-    Attributes:
-      score: name of the evaluation metric that ranks models; higher is better.
-      train_score: name of the metric that the progress line shows.
-      output_name: name of the array that evaluation writes for the images.
-    """
-
-    score: ClassVar[str]
-    train_score: ClassVar[str]
-    output_name: ClassVar[str]
-
-    def loss(self, logits: PyTree, batch: Batch, axis_name: str | None = None) -> Float[Array, ""]:
-        """Return what training minimises."""
-        ...
-
-    def train_metrics(self, logits: PyTree, batch: Batch, axis_name: str | None = None) -> Metrics:
-        """Return the metrics that training reports beside the loss, at least `train_score`."""
-        ...
-
-    def predict(self, forward: Forward, images: Float[Array, "B H W 3"]) -> tuple[PyTree, PyTree]:
-        """Return logits and statistics of images in evaluation."""
-        ...
-
-    def sums(self, logits: PyTree, batch: Batch) -> dict[str, PyTree]:
-        """Return sums over the images where ``batch["mask"]`` is True; they add up over batches."""
-        ...
-
-    def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
-        """Return the metrics of a data set from its sums and ``count``, its number of images."""
-        ...
-
-    def output(self, logits: PyTree) -> Array:
-        """Return what evaluation writes for each image."""
-        ...
+Apply = Callable[[Float[Array, "B H W 3"]], tuple[PyTree, PyTree]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +53,7 @@ class Classification:
         return {"accuracy": (logits.argmax(-1) == _image_label(batch)).mean()}
 
     def predict(
-        self, forward: Forward, images: Float[Array, "B H W 3"]
+        self, forward: Apply, images: Float[Array, "B H W 3"]
     ) -> tuple[Float[Array, "B num_classes"], PyTree]:
         """Return the logits of the images at their own size."""
         return forward(images)
@@ -151,7 +114,7 @@ class Segmentation:
         return {"pixel_accuracy": masked_mean(right, labels != IGNORE, axis_name)}
 
     def predict(
-        self, forward: Forward, images: Float[Array, "B H W 3"]
+        self, forward: Apply, images: Float[Array, "B H W 3"]
     ) -> tuple[Float[Array, "B H W num_classes"], PyTree]:
         """Return the logits of every pixel, by `segment`."""
         return segment(forward, images, self.inference, self.divisor)
@@ -184,7 +147,7 @@ class Part(NamedTuple):
       weight: weight of the part's loss in the sum.
     """
 
-    task: Task
+    task: Classification | Segmentation
     weight: float
 
 
@@ -226,7 +189,7 @@ class MultiTask:
         return metrics
 
     def predict(
-        self, forward: Forward, images: Float[Array, "B H W 3"]
+        self, forward: Apply, images: Float[Array, "B H W 3"]
     ) -> tuple[dict[str, Array], PyTree]:
         """Return the logits of every pixel, by `segment`, and the logits of each image.
 
@@ -257,6 +220,9 @@ class MultiTask:
     def output(self, logits: Mapping[str, Array]) -> UInt8[Array, "B H W"]:
         """Return the label of every pixel."""
         return self.parts["segmentation"].task.output(logits["segmentation"])
+
+
+Task = Classification | Segmentation | MultiTask
 
 
 def _prefixed(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:

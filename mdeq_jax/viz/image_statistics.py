@@ -11,13 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from mdeq_jax.stability import spectral_radius
+from mdeq_jax.training.experiment import HostBatch
 from mdeq_jax.vision.config import IGNORE, Config, DataConfig
 from mdeq_jax.vision.data import eval_batches, find_dataset
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.viz.style import BLUE, ORANGE, finish, new_figure, save
-
-Batch = dict[str, np.ndarray]
 
 # A probability that rounds to 1 has no place on a logit axis.
 _MOST_CONFIDENT = 1 - 1e-6
@@ -41,7 +40,7 @@ class ImageStatistics(NamedTuple):
     spectral_radius: Float[np.ndarray, " images"]
 
 
-def first_images(data: DataConfig, count: int) -> Iterator[Batch]:
+def first_images(data: DataConfig, count: int) -> Iterator[HostBatch]:
     """Yield the first images of the evaluation split, at most `count` of them, normalised."""
     normalise = find_dataset(data).normalise
     for batch in eval_batches(data):
@@ -54,7 +53,7 @@ def first_images(data: DataConfig, count: int) -> Iterator[Batch]:
 
 
 def observe_images(
-    config: Config, variables: PyTree, batches: Iterator[Batch], radius_iterations: int
+    config: Config, variables: PyTree, batches: Iterator[HostBatch], radius_iterations: int
 ) -> ImageStatistics:
     """Solve some images and return their statistics.
 

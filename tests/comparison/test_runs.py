@@ -38,7 +38,7 @@ def trainings(monkeypatch):
 
     trained = SimpleNamespace(config=None, variables=None)
     monkeypatch.setattr(runs, "_train", train)
-    monkeypatch.setattr(runs, "load_trained", lambda folder: trained)
+    monkeypatch.setattr(runs, "read_trained", lambda folder, finalize: trained)
     monkeypatch.setitem(runs._EXAMINE, "silenced", lambda config, variables: {"scale 0": ROW})
     monkeypatch.setattr(report, "plot_comparison", lambda points, path: None)
     return seen

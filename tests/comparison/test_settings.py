@@ -7,7 +7,8 @@ from bases import load
 
 from mdeq_jax.comparison.baselines import ExplicitModel
 from mdeq_jax.comparison.settings import GROUPS, TABLE, count_parameters, nearest, plan
-from mdeq_jax.vision.config import AdjointConfig, override
+from mdeq_jax.training.layer_config import AdjointConfig
+from mdeq_jax.vision.config import override
 from mdeq_jax.vision.model import create_model
 
 EQUALLY_LARGE = ("resolutions", "scales", "explicit")

@@ -137,8 +137,8 @@ def test_saved_are_the_values_at_the_call(tmp_path):
             state = overwrite(state)
             next(iterator)
         jax.block_until_ready(state)
-        checkpointer.wait()
-        fresh = data_iterator()
+    fresh = data_iterator()
+    with Checkpointer(tmp_path, CONFIG) as checkpointer:
         _, restored = checkpointer.restore_latest(abstract(state), fresh)
     assert_same(jax.device_get(restored), expected)
     assert next(fresh) == 1

@@ -3,12 +3,12 @@
 import json
 import os
 from itertools import islice
-from types import SimpleNamespace
 
 import grain
 import numpy as np
 import pytest
 
+from mdeq_jax.training.config import DataConfig
 from mdeq_jax.training.loaders import eval_batches, ordered_batches, shuffled_batches
 from mdeq_jax.training.reader import BadRecordError
 
@@ -17,8 +17,9 @@ EPOCH = COUNT // ROWS  # batches
 
 
 def options(**changes):
-    defaults = {"batch_size": ROWS, "eval_batch_size": ROWS, "workers": 0, "threads": 1}
-    return SimpleNamespace(**{**defaults, "max_bad_records": 2, **changes})
+    return DataConfig(
+        **{"batch_size": ROWS, "eval_batch_size": ROWS, "max_bad_records": 2, **changes}
+    )
 
 
 def example(record, generator=None):

@@ -7,7 +7,7 @@ import pytest
 
 from mdeq_jax.training.config import TrainConfig
 from mdeq_jax.training.experiment import Score
-from mdeq_jax.training.loop import Run
+from mdeq_jax.training.loop import Loop
 from mdeq_jax.training.state import TrainState
 
 ACCURACY = Score("eval/accuracy")
@@ -18,7 +18,7 @@ def make_run(batches, evaluator, score=ACCURACY, best=None):
     """A run of 40 steps that do nothing, with an evaluation after 20, and its checkpointer."""
     checkpointer = mock.Mock()
     checkpointer.best_metrics.return_value = best
-    run = Run(
+    run = Loop(
         options=TrainConfig(eval_every=20, checkpoint_seconds=1000, log_every=1000),
         total_steps=40,
         batches=batches,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_segmentation
+from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 from test_segmentation import MODEL, with_segmentation
 from test_steps import eval_step_of, experiment_of, initial_state, on_one_device, setup
 
@@ -18,7 +19,7 @@ from mdeq_jax.training.steps import make_objective
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.experiment import require_fit
-from mdeq_jax.vision.losses import cross_entropy, segmentation_loss
+from mdeq_jax.vision.losses import segmentation_loss
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.tasks import make_task
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
 from mdeq_jax.implicit import Phantom, Unrolled
 from mdeq_jax.solvers import Broyden
@@ -25,7 +26,6 @@ from mdeq_jax.vision import experiment as vision_experiment
 from mdeq_jax.vision.config import DataConfig, finalize
 from mdeq_jax.vision.data import find_dataset
 from mdeq_jax.vision.experiment import VisionExperiment
-from mdeq_jax.vision.losses import cross_entropy
 from mdeq_jax.vision.model import create_model
 
 CONFIG = finalize(

@@ -16,7 +16,7 @@ from torch_files import write_zip
 
 import mdeq_jax as mx
 from mdeq_jax.training.checkpoints import write_checkpoint
-from mdeq_jax.training.weights import load_trained
+from mdeq_jax.training.weights import read_trained
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.load import start_from
 from mdeq_jax.vision.model import ModelConfig, create_model
@@ -120,7 +120,7 @@ def test_a_model_without_other_collections_is_loaded(tmp_path):
     path, params = tmp_path / "run", {"w": np.arange(3.0)}
     state = {"params": params, "collections": {}, "carry": (), "ema": None}
     write_checkpoint(epath.Path(path), state, dataclasses.asdict(Config()), 3)
-    assert load_trained(path, finalize).variables.keys() == {"params"}
+    assert read_trained(path, finalize).variables.keys() == {"params"}
 
 
 @pytest.mark.parametrize("stored", [True, False])

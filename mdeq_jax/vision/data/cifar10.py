@@ -5,6 +5,7 @@ preprocessing: `tools/cls_train.py`, locuslab/deq.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,7 @@ from mdeq_jax.vision.data.dataset import (
     Dataset,
     Example,
     Normalisation,
-    Size,
     require_image_size,
-    without_augmentation,
 )
 from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.prepared import open_prepared
@@ -49,20 +48,20 @@ def cifar10(data: DataConfig) -> Dataset:
         eval_image_size=lambda: SIZE,
         open_train=functools.partial(split, "train"),
         open_eval=functools.partial(split, "test"),
-        train_transform=_augmented if data.augment else without_augmentation(_evaluated, SIZE),
-        eval_transform=_evaluated,
+        train_transform=_augmented if data.augment else _plain,
+        eval_transform=_plain,
         normalise=NORMALISATION,
         fit=functools.partial(scaled_middle, size=SIZE),
     )
 
 
-def _evaluated(example: Example, size: Size) -> Example:
-    del size  # all images have one size
+def _plain(example: Example, _: Any) -> Example:
+    """Return the example: no augmentation, and all images have one size."""
     image = decode(example["image"], example["id"].decode())
     return {"image": image, "label": np.int32(example["label"])}
 
 
 def _augmented(example: Example, generator: np.random.Generator) -> Example:
-    plain = _evaluated(example, SIZE)
+    plain = _plain(example, generator)
     image = random_shift(plain["image"], _PADDING, generator)
     return {**plain, "image": random_flip(image, generator)}

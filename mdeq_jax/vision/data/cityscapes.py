@@ -12,21 +12,17 @@ From the official archives, `mdeq_jax.commands.prepare` prepares it for TFDS, an
 """
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from mdeq_jax.vision.config import IGNORE, DataConfig
+from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.cityscapes_labels import CLASS_NAMES, LABELS
 from mdeq_jax.vision.data.dataset import Dataset, Example
 from mdeq_jax.vision.data.decoding import decode, decode_label
 from mdeq_jax.vision.data.files import read_text
 from mdeq_jax.vision.data.prepared import ARCHIVES, open_prepared
 from mdeq_jax.vision.data.segmentation import (
-    UNKNOWN,
-    ClassTable,
     Pairs,
+    class_table,
     labelled_pixels,
     pixel_labelled,
     require_pairs_exist,
@@ -35,6 +31,7 @@ from mdeq_jax.vision.data.segmentation import (
 IMAGE_SIZE = (1024, 2048)
 BUILDER = "cityscapes/semantic_segmentation"
 LABEL_SUFFIX = "_labelIds.png"
+CLASS_OF_ID = class_table([label.id for label in LABELS], [label.train_id for label in LABELS])
 
 _COMMAND = "python -m mdeq_jax.commands.cityscapes_archives"
 
@@ -50,20 +47,21 @@ def cityscapes(data: DataConfig) -> Dataset:
         names is missing.
     """
     if data.root is None:
-        open_train = functools.partial(open_images, data.dir, "train")
-        open_eval = functools.partial(open_images, data.dir, "validation")
+        open_split = functools.partial(
+            open_prepared,
+            BUILDER,
+            data.dir,
+            images=("image_left", "segmentation_label"),
+            convert=_labelled,
+            otherwise=" If the archives are extracted, set config.data.root to the folder that has"
+            " list/ and cityscapes/ in it.",
+        )
+        open_train = functools.partial(open_split, "train")
+        open_eval = functools.partial(open_split, "validation")
     else:
         open_train = functools.partial(open_list, Path(data.root), "train")
         open_eval = functools.partial(open_list, Path(data.root), "val")
     return pixel_labelled(data, CLASS_NAMES, open_train, open_eval, own_size=lambda: IMAGE_SIZE)
-
-
-def class_table() -> ClassTable:
-    """Return the class of each id in the label files; `IGNORE` for ids without a class."""
-    table = np.full(256, UNKNOWN, np.uint8)
-    table[[label.id for label in LABELS]] = [label.train_id for label in LABELS]
-    table[IGNORE] = IGNORE
-    return table
 
 
 def list_path(root: Path, split: str) -> Path:
@@ -103,7 +101,7 @@ def open_list(root: Path, split: str) -> Pairs:
                 f" its label file *{LABEL_SUFFIX}."
             )
         pairs.append((root / "cityscapes" / names[0], root / "cityscapes" / names[1]))
-    return Pairs(require_pairs_exist(pairs), class_table())
+    return Pairs(require_pairs_exist(pairs), CLASS_OF_ID)
 
 
 def _labelled(record: Example) -> Example:
@@ -112,24 +110,4 @@ def _labelled(record: Example) -> Example:
     label_name = f"{name}{LABEL_SUFFIX}"
     image = decode(record["image_left"], name)
     ids = decode_label(record["segmentation_label"], label_name)
-    return labelled_pixels(image, ids, class_table(), name, label_name)
-
-
-def open_images(data_dir: str | None, split: str) -> Sequence[Example]:
-    """Return the images of a split that TFDS prepared.
-
-    Args:
-      data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
-      split: "train" or "validation".
-
-    Raises:
-      ValueError: it is not prepared, or not as ArrayRecord.
-    """
-    images = ("image_left", "segmentation_label")
-    otherwise = (
-        " If the archives are extracted, set config.data.root to the folder that has list/ and"
-        " cityscapes/ in it."
-    )
-    return open_prepared(
-        BUILDER, data_dir, split, images=images, convert=_labelled, otherwise=otherwise
-    )
+    return labelled_pixels(image, ids, CLASS_OF_ID, name, label_name)

@@ -12,7 +12,7 @@ from mdeq_jax.vision.data.classification_transforms import (
     random_flip,
     random_resized_crop,
 )
-from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Size, without_augmentation
+from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Size
 from mdeq_jax.vision.data.decoding import decode
 
 
@@ -45,7 +45,7 @@ def labelled_images(
     if data.augment:
         train = functools.partial(_augmented, size=data.image_size, colour=data.colour_jitter)
     else:
-        train = without_augmentation(evaluated, data.image_size)
+        train = lambda example, _: evaluated(example, data.image_size)  # noqa: E731
     return Dataset(
         task="classification",
         class_names=class_names,

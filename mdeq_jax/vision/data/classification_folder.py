@@ -14,7 +14,7 @@ from absl import logging
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.classification import labelled_images
 from mdeq_jax.vision.data.dataset import Dataset, Example, require_root
-from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_folders, list_images, read_file
+from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_images, read_file, visible
 
 _EVAL_SPLITS = ("val", "validation", "test")
 _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg"
@@ -76,7 +76,7 @@ def class_names(split: Path) -> tuple[str, ...]:
     """
     if not split.is_dir():
         raise ValueError(f"{split} does not exist; config.data.root must hold {_LAYOUT}.")
-    names = tuple(list_folders(split))
+    names = tuple(sorted(visible(path.name for path in split.iterdir() if path.is_dir())))
     if not names:
         raise ValueError(f"{split} holds no class; config.data.root must hold {_LAYOUT}.")
     return names

@@ -5,6 +5,7 @@ Source: `tools/cls_train.py`, locuslab/deq, which takes them from torchvision's 
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from mdeq_jax.vision.data.dataset import Pixels, Size
@@ -80,15 +81,18 @@ def random_flip(image: Pixels, generator: np.random.Generator) -> Pixels:
     return cv2.flip(image, 1) if generator.integers(2) else image
 
 
-def random_shift(image: Pixels, padding: int, generator: np.random.Generator) -> Pixels:
+def random_shift(
+    image: UInt8[np.ndarray, "H W C"], padding: int, generator: np.random.Generator
+) -> UInt8[np.ndarray, "H W C"]:
     """Frame an image with black, and cut out an image of its size.
 
     Args:
-      image: uint8 (H, W, 3).
+      image: uint8 (H, W, C).
       padding: width of the frame.
       generator: source of the place; every place is equally likely.
     """
     height, width, channels = image.shape
+    # np.pad takes eight times as long.
     framed = np.zeros((height + 2 * padding, width + 2 * padding, channels), np.uint8)
     framed[padding : padding + height, padding : padding + width] = image
     top, left = generator.integers(2 * padding, size=2, endpoint=True)

@@ -102,10 +102,3 @@ def require_root(data: DataConfig, layout: str) -> Path:
             f"config.data.root is not set; set it to a folder ROOT that holds {layout}."
         )
     return Path(data.root)
-
-
-def without_augmentation(
-    eval_transform: Callable[[Example, Size], Example], size: Size
-) -> Callable[[Example, np.random.Generator], Example]:
-    """Return a training transform that draws nothing: an evaluation transform to one size."""
-    return lambda example, _: eval_transform(example, size)

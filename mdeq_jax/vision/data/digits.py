@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import embedded
-from mdeq_jax.vision.data.classification_transforms import scaled_middle
+from mdeq_jax.vision.data.classification_transforms import random_shift, scaled_middle
 from mdeq_jax.vision.data.dataset import Dataset, Example, Normalisation, Pixels, require_image_size
 
 TEST_EXAMPLES = 360
@@ -92,23 +92,13 @@ def _three_colours(grey: UInt8[np.ndarray, "H W 1"]) -> Pixels:
     return np.repeat(grey, 3, axis=-1)
 
 
-def _shift(
-    image: UInt8[np.ndarray, "8 8 1"], generator: np.random.Generator
-) -> UInt8[np.ndarray, "8 8 1"]:
-    """Shift by -1, 0 or 1 pixel along each axis, uniformly, over background."""
-    framed = np.zeros((10, 10, 1), np.uint8)  # np.pad takes eight times as long
-    framed[1:9, 1:9] = image
-    top, left = generator.integers(0, 3, size=2)
-    return framed[top : top + 8, left : left + 8]
-
-
 def _plain(example: Example, _: Any) -> Example:
     """Return the example: no augmentation, and all images have one size."""
     return {"image": _three_colours(example["image"]), "label": np.int32(example["label"])}
 
 
 def _augmented(example: Example, generator: np.random.Generator) -> Example:
-    return _plain({**example, "image": _shift(example["image"], generator)}, generator)
+    return _plain({**example, "image": random_shift(example["image"], 1, generator)}, generator)
 
 
 def digits(data: DataConfig) -> Dataset:

@@ -3,26 +3,24 @@
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
 from mdeq_jax.vision.data.dataset import Example
 
 
-def open_split(
+def load_split(
     builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None, split: str
-) -> Sequence[Example]:
-    """Open a split of a builder that generates its own data, and prepare it if necessary.
+) -> list[Example]:
+    """Return the decoded examples of a split, from a builder that generates its own data.
+
+    They are prepared if necessary, and held in memory.
 
     Args:
       builder_class: the TFDS builder.
       data_dir: folder of all TFDS data sets; None for TFDS's default (TFDS_DATA_DIR).
       split: name of the split.
-
-    Returns:
-      The decoded examples, by random access.
 
     Raises:
       ValueError: the folder cannot be written.
@@ -30,15 +28,7 @@ def open_split(
     builder = builder_class(data_dir=data_dir)
     if not builder.data_path.exists():
         _prepare(builder)
-    source = tfds.data_source(builder.name, split=split, data_dir=builder.data_dir_root)
-    return cast(Sequence[Example], source)  # TFDS returns one source for one split
-
-
-def load_split(
-    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None, split: str
-) -> Sequence[Example]:
-    """Return the examples of `open_split` as a list, for a data set that fits in memory."""
-    return list(open_split(builder_class, data_dir, split))
+    return list(tfds.data_source(builder.name, split=split, data_dir=builder.data_dir_root))
 
 
 def _prepare(builder: tfds.core.GeneratorBasedBuilder) -> None:

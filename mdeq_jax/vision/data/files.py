@@ -20,11 +20,6 @@ def visible(names: Iterable[str]) -> list[str]:
     return [name for name in names if not name.startswith(".") and name != "__MACOSX"]
 
 
-def list_folders(folder: Path) -> list[str]:
-    """Return the names of the visible folders in a folder, sorted."""
-    return sorted(visible(path.name for path in folder.iterdir() if path.is_dir()))
-
-
 def list_images(folder: Path, *, below: bool = False) -> list[str]:
     """Return the paths of the visible image files relative to a folder, sorted part by part.
 

@@ -84,8 +84,8 @@ def train_iterator(
     data: DataConfig,
     *,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_index: int | None = None,
+    process_count: int | None = None,
     dataset: Dataset | None = None,
 ) -> BatchIterator:
     """Return endless training batches: "image" uint8 (b, H, W, 3) and "label".
@@ -98,8 +98,8 @@ def train_iterator(
     Args:
       data: the data section of the config; batch_size is the total over all processes.
       seed: seed of shuffling and augmentation, in [0, 2**32); the same in all processes.
-      process_index: index of this process, in [0, process_count).
-      process_count: number of processes.
+      process_index: index of this process, in [0, process_count); None asks JAX.
+      process_count: number of processes; None asks JAX.
       dataset: the data set; None finds the configured one.
 
     Returns:
@@ -125,8 +125,8 @@ def train_iterator(
 def eval_batches(
     data: DataConfig,
     *,
-    process_index: int = 0,
-    process_count: int = 1,
+    process_index: int | None = None,
+    process_count: int | None = None,
     dataset: Dataset | None = None,
 ) -> BatchIterator:
     """Return one ordered pass: "image" uint8 (b, H, W, 3), "label", and "mask" bool (b,).
@@ -137,8 +137,8 @@ def eval_batches(
 
     Args:
       data: the data section of the config; eval_batch_size is the total over all processes.
-      process_index: index of this process, in [0, process_count).
-      process_count: number of processes.
+      process_index: index of this process, in [0, process_count); None asks JAX.
+      process_count: number of processes; None asks JAX.
       dataset: the data set; None finds the configured one.
 
     Returns:

@@ -1,10 +1,7 @@
 """Data sets that TFDS prepares in ArrayRecord from their official archives."""
 
-import dataclasses
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
@@ -14,20 +11,6 @@ from mdeq_jax.vision.data.prepared import ARCHIVES
 
 # Number of members in each archive of ImageNet: synsets, and images.
 _IMAGENET_COUNTS = (1000, 50_000)
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """How a data set is prepared.
-
-    Attributes:
-      builder: the builder of TFDS.
-      check: function of the folder and of whether archives may hold a part of the images. It raises
-        ValueError if archives are incomplete.
-    """
-
-    builder: str
-    check: Callable[[Path, bool], Any]
 
 
 def _check_imagenet(folder: Path, partial: bool) -> None:
@@ -53,27 +36,16 @@ def _check_cityscapes(folder: Path, partial: bool) -> None:
     cityscapes_archives.check_archives(folder, counts)
 
 
-SOURCES = {
-    "cifar10": Source(
-        builder="cifar10",
-        check=lambda folder, partial: None,  # TFDS compares checksums
-    ),
-    "imagenet2012": Source(
-        builder="imagenet2012",
-        check=_check_imagenet,
-    ),
-    "cityscapes": Source(
-        builder=cityscapes.BUILDER,
-        check=_check_cityscapes,
-    ),
-}
+# Checks that archives are complete; for CIFAR-10, TFDS compares checksums.
+_CHECKS = {"imagenet2012": _check_imagenet, "cityscapes": _check_cityscapes}
+_BUILDERS = {"cityscapes": cityscapes.BUILDER}
 
 
 def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = False) -> Path:
     """Prepare a data set through TFDS, and return its folder.
 
     Args:
-      name: a key of `SOURCES`.
+      name: a key of `ARCHIVES`.
       folder: folder with the official archives.
       data_dir: folder of all TFDS data sets, for `data.dir`; None for TFDS's default.
       partial: whether archives may hold a part of the images.
@@ -81,11 +53,12 @@ def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = Fa
     Raises:
       ValueError: an archive is missing or incomplete, or TensorFlow is not installed.
     """
-    source, archives = SOURCES[name], ARCHIVES[name]
+    archives = ARCHIVES[name]
     for archive in archives.names:
         if not (folder / archive).is_file():
             raise ValueError(f"{folder / archive} does not exist; {archives.into(folder)}.")
-    source.check(folder, partial)
+    if name in _CHECKS:
+        _CHECKS[name](folder, partial)
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
@@ -93,7 +66,7 @@ def prepare(name: str, folder: Path, data_dir: str | None, *, partial: bool = Fa
             f"TFDS needs TensorFlow to prepare {name}; `pip install -r requirements-prepare.txt` in"
             " an environment of its own, and run this command there."
         ) from error
-    builder = tfds.builder(source.builder, data_dir=data_dir)
+    builder = tfds.builder(_BUILDERS.get(name, name), data_dir=data_dir)
     try:
         builder.download_and_prepare(
             file_format="array_record",

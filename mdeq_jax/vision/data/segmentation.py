@@ -34,6 +34,14 @@ _HEADER_BYTES = 2**16
 ClassTable = UInt8[np.ndarray, "256"]
 
 
+def class_table(ids: Sequence[int], classes: Sequence[int]) -> ClassTable:
+    """Return the class of each id in label files; `UNKNOWN` for ids that are not given."""
+    table = np.full(256, UNKNOWN, np.uint8)
+    table[ids] = classes
+    table[IGNORE] = IGNORE
+    return table
+
+
 @dataclasses.dataclass(frozen=True)
 class Pairs(Sequence[Example]):
     """Images with their labels, read on access.

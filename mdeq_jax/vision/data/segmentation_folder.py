@@ -7,15 +7,13 @@ ROOT/{train,val}/labels/NAME.png one 8-bit channel: the class of each pixel, 255
 
 from pathlib import Path
 
-import numpy as np
-
-from mdeq_jax.vision.config import IGNORE, DataConfig
+from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.dataset import Dataset, require_root
 from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_images, read_text
 from mdeq_jax.vision.data.segmentation import (
     UNKNOWN,
-    ClassTable,
     Pairs,
+    class_table,
     largest_size,
     pixel_labelled,
     require_pairs_exist,
@@ -36,7 +34,7 @@ def seg_folder(data: DataConfig) -> Dataset:
     """
     root = require_root(data, _LAYOUT)
     names = read_class_names(root / "classes.txt")
-    classes = class_table(len(names))
+    classes = class_table(range(len(names)), range(len(names)))
     return pixel_labelled(
         data,
         names,
@@ -74,14 +72,6 @@ def read_class_names(path: Path) -> tuple[str, ...]:
             " own."
         )
     return names
-
-
-def class_table(num_classes: int) -> ClassTable:
-    """Return the table in which the ids 0 to num_classes - 1 stand for themselves."""
-    table = np.full(256, UNKNOWN, np.uint8)
-    table[:num_classes] = np.arange(num_classes)
-    table[IGNORE] = IGNORE
-    return table
 
 
 def find_pairs(split: Path) -> tuple[tuple[Path, Path], ...]:

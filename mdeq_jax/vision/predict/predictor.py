@@ -10,12 +10,12 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.solvers import State
 from mdeq_jax.training.evaluation import evaluation_layer, solver_statistics
+from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.experiment import VisionExperiment
-from mdeq_jax.vision.load import Trained
 from mdeq_jax.vision.segment import padding
 
 
-class Prediction(NamedTuple):
+class ImagePrediction(NamedTuple):
     """The prediction of an image.
 
     Attributes:
@@ -53,14 +53,14 @@ class Predictor:
 
         self._run = run
 
-    def __call__(self, image: Float[np.ndarray, "H W 3"]) -> Prediction:
+    def __call__(self, image: Float[np.ndarray, "H W 3"]) -> ImagePrediction:
         """Return the prediction of a normalised image."""
         images, (height, width, _) = image[None], image.shape
         if self._pads:
             images = np.pad(images, padding(images.shape, self._divisor))
         output, statistics = self._run(self._variables, images)
         rows = np.asarray(output[0])
-        return Prediction(rows[:height, :width] if self._pads else rows, _numbers(statistics))
+        return ImagePrediction(rows[:height, :width] if self._pads else rows, _numbers(statistics))
 
 
 class FramePredictor:
@@ -111,7 +111,7 @@ class FramePredictor:
 
         self._cold_start = cold_start
 
-    def __call__(self, image: Float[np.ndarray, "H W 3"]) -> Prediction:
+    def __call__(self, image: Float[np.ndarray, "H W 3"]) -> ImagePrediction:
         """Return the prediction of the next normalised frame."""
         images = image[None]
         cold = self._cold_start(images.shape)
@@ -122,7 +122,7 @@ class FramePredictor:
         if self._compare:
             _, statistics, _ = self._run(self._variables, images, cold)
             numbers["cold_solver_steps"] = _numbers(statistics)["solver_steps"]
-        return Prediction(np.asarray(output[0]), numbers)
+        return ImagePrediction(np.asarray(output[0]), numbers)
 
 
 def _shapes(z: State | None) -> PyTree:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import dataset_info, eval_batches, find_dataset, train_iterator
-from mdeq_jax.vision.data.cityscapes import class_table
+from mdeq_jax.vision.data.cityscapes import CLASS_OF_ID
 from mdeq_jax.vision.data.cityscapes_labels import (
     CLASS_NAMES,
     CLASSES,
@@ -111,7 +111,7 @@ def test_the_label_table():
 
 
 def test_ids_and_classes_are_inverse():
-    np.testing.assert_array_equal(class_table()[LABEL_IDS], np.arange(19))
+    np.testing.assert_array_equal(CLASS_OF_ID[LABEL_IDS], np.arange(19))
 
 
 @pytest.mark.parametrize("source", ["extracted", "tfds"])

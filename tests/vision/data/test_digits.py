@@ -19,7 +19,7 @@ from mdeq_jax.vision.data import digits, embedded
 random.seed(0)
 print("ready", flush=True)
 sys.stdin.readline()
-print(len(embedded.open_split(digits.Digits, sys.argv[1], "train")))
+print(len(embedded.load_split(digits.Digits, sys.argv[1], "train")))
 """
 
 PREPARE_AND_DIE = """
@@ -34,7 +34,7 @@ def die_midway(self, images, labels, rows):
             os.kill(os.getpid(), signal.SIGKILL)
         yield position, example
 digits.Digits._generate_examples = die_midway
-embedded.open_split(digits.Digits, sys.argv[1], "train")
+embedded.load_split(digits.Digits, sys.argv[1], "train")
 """
 
 
@@ -52,7 +52,7 @@ def test_splits_are_the_rows_of_their_definition(tmp_path):
     order = np.random.RandomState(0).permutation(1797)
     indices = {
         split: [
-            example["index"] for example in embedded.open_split(digits.Digits, str(tmp_path), split)
+            example["index"] for example in embedded.load_split(digits.Digits, str(tmp_path), split)
         ]
         for split in ("train", "test")
     }
@@ -60,21 +60,21 @@ def test_splits_are_the_rows_of_their_definition(tmp_path):
     np.testing.assert_array_equal(indices["test"], fixture["test_index"])
     np.testing.assert_array_equal(indices["train"], order[:1437])
     labels = [
-        example["label"] for example in embedded.open_split(digits.Digits, str(tmp_path), "test")
+        example["label"] for example in embedded.load_split(digits.Digits, str(tmp_path), "test")
     ]
     np.testing.assert_array_equal(labels, fixture["labels"])
 
 
 def test_features_are_raw(tmp_path):
-    example = embedded.open_split(digits.Digits, str(tmp_path), "train")[0]
+    example = embedded.load_split(digits.Digits, str(tmp_path), "train")[0]
     assert example["image"].shape == (8, 8, 1)
     assert example["image"].dtype == np.uint8
-    images = [e["image"] for e in embedded.open_split(digits.Digits, str(tmp_path), "train")]
+    images = [e["image"] for e in embedded.load_split(digits.Digits, str(tmp_path), "train")]
     assert (np.min(images), np.max(images)) == (0, 16)
 
 
 def test_preparation_is_silent_and_leaves_only_the_data_set(tmp_path, capfd):
-    embedded.open_split(digits.Digits, str(tmp_path), "train")
+    embedded.load_split(digits.Digits, str(tmp_path), "train")
     assert capfd.readouterr() == ("", "")
     assert [path.name for path in tmp_path.iterdir()] == ["digits"]
     assert [path.name for path in (tmp_path / "digits").iterdir()] == ["1.0.0"]
@@ -86,7 +86,7 @@ def test_default_folder_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     program = (
         "from mdeq_jax.vision.data import digits, embedded\n"
-        "embedded.open_split(digits.Digits, None, 'train')\n"
+        "embedded.load_split(digits.Digits, None, 'train')\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     assert (tmp_path / "digits" / "1.0.0" / "dataset_info.json").exists()
@@ -111,14 +111,14 @@ def test_an_interrupted_preparation_is_not_seen(tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "digits" / "1.0.0").exists()
-    assert len(embedded.open_split(digits.Digits, str(tmp_path), "test")) == 360
+    assert len(embedded.load_split(digits.Digits, str(tmp_path), "test")) == 360
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     # A parent that is a file stands for missing permissions, which do not bind for root.
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"digits.*file/tfds.*data\.dir"):
-        embedded.open_split(digits.Digits, str(tmp_path / "file" / "tfds"), "train")
+        embedded.load_split(digits.Digits, str(tmp_path / "file" / "tfds"), "train")
 
 
 def test_a_write_that_fails(tmp_path, monkeypatch):
@@ -127,17 +127,17 @@ def test_a_write_that_fails(tmp_path, monkeypatch):
 
     monkeypatch.setattr(digits.Digits, "download_and_prepare", fail)
     with pytest.raises(ValueError, match=r"No space left on device.*data\.dir"):
-        embedded.open_split(digits.Digits, str(tmp_path), "train")
+        embedded.load_split(digits.Digits, str(tmp_path), "train")
     assert list(tmp_path.iterdir()) == [tmp_path / "digits"]
 
 
 def test_a_prepared_data_set_is_read_without_writing(tmp_path, monkeypatch):
-    embedded.open_split(digits.Digits, str(tmp_path), "train")
+    embedded.load_split(digits.Digits, str(tmp_path), "train")
 
     def refuse(*_, **__):
         raise AssertionError("prepared again")
 
     monkeypatch.setattr(embedded, "_prepare", refuse)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert len(list(embedded.open_split(digits.Digits, str(tmp_path), "train"))) == 1437
+    assert len(list(embedded.load_split(digits.Digits, str(tmp_path), "train"))) == 1437
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before

@@ -214,13 +214,13 @@ def test_as_many_threads_are_used_as_are_asked_for(data, monkeypatch):
         # Iterators that other tests left behind may still be making batches.
         others = set(threading.enumerate())
 
-        def slow(image, generator, ours=ours, others=others):
+        def slow(image, padding, generator, ours=ours, others=others):
             if (thread := threading.current_thread()) not in others:
                 ours.add(thread)
             time.sleep(1e-4)
             return image
 
-        monkeypatch.setattr(digits, "_shift", slow)
+        monkeypatch.setattr(digits, "random_shift", slow)
         list(islice(train_iterator(replace(data, threads=threads), seed=0), 20))
     assert len(used[1]) == 1
     assert 1 < len(used[4]) <= 4

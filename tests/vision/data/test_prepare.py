@@ -20,12 +20,11 @@ from tensorflow_datasets.core.download import checksums
 
 from mdeq_jax.commands import prepare as command
 from mdeq_jax.vision.config import DataConfig
-from mdeq_jax.vision.data import eval_batches, train_iterator
-from mdeq_jax.vision.data.cityscapes import class_table, open_images
+from mdeq_jax.vision.data import eval_batches, find_dataset, train_iterator
+from mdeq_jax.vision.data.cityscapes import CLASS_OF_ID
 from mdeq_jax.vision.data.classification_transforms import centre
 from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.imagenet2012 import class_names
-from mdeq_jax.vision.data.prepare import SOURCES
 from mdeq_jax.vision.data.prepared import ARCHIVES
 
 WRITE = {
@@ -45,7 +44,7 @@ def folder(tmp_path):
     return tmp_path / "archives"
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_what_to_put_where(name, folder, tmp_path, capsys):
     WRITE[name](folder)
     for archive in ARCHIVES[name].names:
@@ -57,7 +56,7 @@ def test_what_to_put_where(name, folder, tmp_path, capsys):
         (tmp_path / "elsewhere").rename(folder / archive)
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ARCHIVES)
 def test_tensorflow_is_needed(name, folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     WRITE[name](folder)
@@ -145,7 +144,7 @@ def test_cityscapes(folder, tmp_path):
     images, annotations = cityscapes_files()
     write_archives(folder, images, annotations)
     assert run("cityscapes", folder, tmp_path / "tfds", "--partial") == 0
-    source = open_images(str(tmp_path / "tfds"), "validation")
+    source = find_dataset(DataConfig(name="cityscapes", dir=str(tmp_path / "tfds"))).open_eval()
     assert len(source) == COUNTS["val"]
     for example in map(source.__getitem__, range(len(source))):
         stem = f"val/frankfurt/{example['name']}"
@@ -153,4 +152,4 @@ def test_cityscapes(folder, tmp_path):
         np.testing.assert_array_equal(example["image"], image)
         (tmp_path / "ids.png").write_bytes(annotations[f"gtFine/{stem}_gtFine_labelIds.png"])
         ids = np.asarray(Image.open(tmp_path / "ids.png"))
-        np.testing.assert_array_equal(example["label"], class_table()[ids])
+        np.testing.assert_array_equal(example["label"], CLASS_OF_ID[ids])
