@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.solvers import State
 from mdeq_jax.training.evaluation import evaluation_layer, solver_statistics
+from mdeq_jax.training.experiment import Layer
 from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.experiment import VisionExperiment
 from mdeq_jax.vision.segment import padding
@@ -44,7 +45,7 @@ class Predictor:
         # Pad on the host, so that images of similar sizes share one compiled function.
         self._pads = config.model.task == "segmentation" and config.inference.is_plain
         unrolled = trained.config.train.unrolled_at(trained.step)
-        layer = evaluation_layer(config, unrolled)
+        layer = Layer(evaluation_layer(config, unrolled))
 
         @jax.jit
         def run(variables: PyTree, images: Array) -> tuple[Array, PyTree]:
