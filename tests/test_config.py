@@ -341,7 +341,8 @@ MATHEMATICS = {
     "decay_steps cycle_rise warmup_steps weight_decay weight_decay_mode groups momentum nesterov "
     "clip_norm ema_decay",
     "jacobian": "probability weight pretrain_weight increment_steps stop_epoch step_jitter",
-    "train": "epochs epoch_fraction steps pretrain_steps num_layers initial_state accumulate_steps",
+    "train": "epochs epoch_fraction steps pretrain_steps num_layers fewest_solver_steps "
+    "initial_state accumulate_steps",
 }
 
 

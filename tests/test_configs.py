@@ -22,8 +22,9 @@ from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.model import create_model
 
 ROOT = Path(__file__).parent.parent
-# Models other than MDEQ; tests/comparison and tests/apps have their sizes.
+# Models other than MDEQ; tests/comparison, tests/apps and tests/reasoning have their sizes.
 OTHERS = {"digits_resnet", "regression"}
+OTHERS |= {"mazes", "mazes_large", "prefix_sums", "sudoku4", "sudoku9"}
 FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
 NAMES = sorted(FILES - OTHERS)
 COUNTS = {
