@@ -127,7 +127,11 @@ def test_a_halted_row_takes_a_new_problem():
     np.testing.assert_array_equal(carry["finished"], [True, False, True, False])
 
 
-@pytest.mark.parametrize("config", [TINY, SEGMENTS], ids=["steps", "segments"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(TINY, marks=pytest.mark.slow), SEGMENTS],
+    ids=["steps", "segments"],
+)
 def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch):
     whole = train(create_experiment(config), tmp_path / "whole")
     interrupted_after(monkeypatch, create_experiment(config), tmp_path / "parts", last=4)
@@ -142,8 +146,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"loss.segments": 2, "solver.forward.noise": 0.1}, {"loss.alignment_weight": 0.1}],
-    ids=["plain", "segments", "alignment"],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"loss.segments": 2, "solver.forward.noise": 0.1, "loss.alignment_weight": 0.1},
+    ],
+    ids=["plain", "all options"],
 )
 def test_results_do_not_depend_on_the_number_of_devices(changes, x64):
     experiment = create_experiment(override(TINY, changes))
