@@ -37,7 +37,8 @@ def get_config() -> ConfigDict:
     config.optim.weight_decay = 0.1
     config.optim.weight_decay_mode = "decoupled"
     config.optim.ema_decay = 0.99
-    config.train.steps = 2000
+    config.train.steps = 600
+    config.train.eval_every = 600
     config.train.fewest_solver_steps = None
     config.train.initial_state = "normal"
     config.evaluation.sizes = (4,)
