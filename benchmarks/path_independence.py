@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from mdeq_jax.reasoning.config import Config
@@ -28,6 +27,7 @@ from mdeq_jax.training.config import override
 from mdeq_jax.training.config_files import load_config
 from mdeq_jax.training.loop import train
 from mdeq_jax.training.sections import from_mapping
+from mdeq_jax.viz.reasoning import plot_alignment_against_accuracy, rank_correlation
 
 ZEROS = {"train.initial_state": "zeros"}
 FIXED = {"train.fewest_solver_steps": None}
@@ -54,9 +54,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "alignment penalised": ZEROS | {"loss.alignment_weight": 0.3},
     "alignment penalised strongly": ZEROS | {"loss.alignment_weight": 1.0},
 }
-
-
-_CORRELATED = ("alignment", "exact")
 
 
 def run(experiment: Reasoning, workdir: Path) -> dict[str, Any]:
@@ -91,10 +88,18 @@ def table(rows: list[dict[str, Any]], sizes: tuple[int, ...]) -> str:
             line += f"{np.mean(values):8.3f} ±{np.std(values):4.2f}" if values else " " * 14
         lines.append(line)
     for size in sizes[1:]:
-        alignments, exact = ([row[f"eval/{x}_{size}"] for row in rows] for x in _CORRELATED)
-        found: Any = spearmanr(alignments, exact)
-        lines.append(f"size {size}: rank correlation {found.statistic:.2f} of {len(rows)} runs")
+        correlation = rank_correlation(*alignments_and_accuracies(rows, size))
+        lines.append(f"size {size}: rank correlation {correlation:.2f} of {len(rows)} runs")
     return "\n".join(lines)
+
+
+def alignments_and_accuracies(
+    rows: list[dict[str, Any]], size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the alignment score and the accuracy of each run on one size."""
+    names = "alignment", "exact"
+    alignments, accuracies = (np.array([row[f"eval/{x}_{size}"] for row in rows]) for x in names)
+    return alignments, accuracies
 
 
 def main() -> None:
@@ -124,7 +129,12 @@ def main() -> None:
             rows.append({"setting": setting, "seed": seed, **found})
             with path.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-    print(table(rows, base.evaluation.sizes))
+    sizes = base.evaluation.sizes
+    print(table(rows, sizes))
+    for size in sizes[1:]:
+        points = alignments_and_accuracies(rows, size)
+        path, kinds = options.workdir / f"alignment_{size}.png", [row["setting"] for row in rows]
+        plot_alignment_against_accuracy(*points, path, kinds=kinds)
 
 
 if __name__ == "__main__":
