@@ -25,7 +25,9 @@ from mdeq_jax.reasoning.experiment import Reasoning, create_experiment
 from mdeq_jax.reasoning.scaling import make_attempts
 from mdeq_jax.training.config import override
 from mdeq_jax.training.config_files import load_config
+from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.loop import train
+from mdeq_jax.training.mesh import create_mesh, replicate
 from mdeq_jax.training.sections import from_mapping
 from mdeq_jax.viz.reasoning import plot_alignment_against_accuracy, rank_correlation
 
@@ -60,19 +62,22 @@ def run(experiment: Reasoning, workdir: Path) -> dict[str, Any]:
     """Train, and return the metrics of the final evaluation and the areas under the curves."""
     result = train(experiment, workdir)
     options, areas = experiment.config.evaluation, {}
-    variables = jax.device_get(result.state.eval_variables)
+    variables, mesh = jax.device_get(result.state.eval_variables), create_mesh()
+    # Training by unrolling evaluates at its own depth; here all take the same numbers of steps.
+    metrics = Evaluator(experiment, mesh)(replicate(variables, mesh), unrolled=None)
+    own_depth = {f"own_depth/{k}": v for k, v in result.metrics.items() if "exact" in k}
     for size, steps in zip(options.sizes, options.steps, strict=True):
         attempts, right, alignments = make_attempts(experiment, (steps,), 1), [], []
-        for batch in experiment.evaluations()[f"eval/{size}"].batches():
+        for batch in experiment.test_batches(size):
             found = attempts(variables, experiment.prepare(batch), jax.random.key(0))
             truth = np.where(batch["counted"], batch["targets"], 0)
             right += [(np.asarray(found.answers)[:, 0, 0] == truth).all((1, 2))[batch["mask"]]]
-            alignments += [np.asarray(found.swapped)[batch["mask"]]]
+            alignments += [np.asarray(found.alignment)[batch["mask"], 0]]
         right, alignments = np.concatenate(right), np.concatenate(alignments)
         if right.any() and not right.all():
             areas[f"area_{size}"] = float(roc_auc_score(right, alignments))
-    kept = ("eval/exact_", "eval/alignment_", "eval/residual_", "loss", "wall_s")
-    return {k: v for k, v in result.metrics.items() if k.startswith(kept)} | areas
+    kept = ("eval/exact_", "eval/alignment_", "eval/residual_")
+    return {k: v for k, v in metrics.items() if k.startswith(kept)} | own_depth | areas
 
 
 def table(rows: list[dict[str, Any]], sizes: tuple[int, ...]) -> str:
@@ -134,7 +139,8 @@ def main() -> None:
     for size in sizes[1:]:
         points = alignments_and_accuracies(rows, size)
         path, kinds = options.workdir / f"alignment_{size}.png", [row["setting"] for row in rows]
-        plot_alignment_against_accuracy(*points, path, kinds=kinds)
+        title = f"{len(rows)} trained models, size {size}"
+        plot_alignment_against_accuracy(*points, path, title=title, kinds=kinds)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def _inference(bench: Any, batch: int) -> tuple[Any, ...]:
             logits, info = bench.model.apply(variables, images, solver=solver)
             return logits, {"steps": info.solver.steps}
 
-        logits, _ = task.predict(forward, images)
+        logits: Any = task.predict(forward, images)[0]
         return task.output(logits)
 
     return infer, bench.variables, jax.ShapeDtypeStruct((batch, *_IMAGE_SIZE, 3), jnp.float32)

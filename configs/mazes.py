@@ -24,8 +24,8 @@ def get_config() -> ConfigDict:
     config.data.task = "mazes"
     config.data.size = 9
     config.data.batch_size = 64
-    config.data.eval_batch_size = 50
-    config.data.eval_problems = 100
+    config.data.eval_batch_size = 64
+    config.data.eval_problems = 128
     config.optim.learning_rate = 2e-3
     config.solver.forward.max_steps = 10
     config.evaluation.sizes = (9, 13, 17, 25)

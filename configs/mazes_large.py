@@ -25,8 +25,8 @@ def get_config() -> ConfigDict:
     config.data.maze_resolution = "pixels"
     config.data.batch_size = 50
     config.data.train_problems = 50_000
-    config.data.eval_problems = 500
-    config.data.eval_batch_size = 50
+    config.data.eval_problems = 512
+    config.data.eval_batch_size = 64
     config.model.width = 128
     config.solver.forward.max_steps = 25
     config.optim.learning_rate = 1e-3

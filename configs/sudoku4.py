@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 600
     config.train.fewest_solver_steps = None
     config.train.initial_state = "normal"
+    config.evaluation.initial_state = "normal"
     config.evaluation.sizes = (4,)
     config.evaluation.steps = (32,)
     return config

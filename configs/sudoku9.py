@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
     config.train.eval_every = 2_000
     config.train.fewest_solver_steps = None
     config.train.initial_state = "normal"
+    config.evaluation.initial_state = "normal"
     config.evaluation.sizes = (9,)
     config.evaluation.steps = (288,)
     config.dtype = "bfloat16"

@@ -11,10 +11,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import Solver, SolverResult, State, solve
 from mdeq_jax.solvers.initial import normal_samples
+from mdeq_jax.solvers.keys import fold_in_each, sample_keys
 from mdeq_jax.solvers.norms import (
     in_unit,
     inner,
@@ -141,6 +142,7 @@ def alignment(
     *,
     tol: Float[Array, ""] | float | None = None,
     step_limit: Int[Array, ""] | int | None = None,
+    key: Key[Array, "..."] | None = None,
 ) -> Float[Array, " B"]:
     """Return the asymptotic alignment score of each sample, which is low if the start matters.
 
@@ -161,6 +163,8 @@ def alignment(
       tol: replaces solver.tol, as in the solve that found z; may be traced.
       step_limit: bounds the solves below solver.max_steps, as in the solve that found z; may be
         traced.
+      key: for a solver that draws random numbers, as in `solve`; each start draws its own. Give
+        another key than the solve that found z had.
 
     Returns:
       Scores in [−1, 1], by `cosine`.
@@ -183,10 +187,15 @@ def alignment(
     Computation", NeurIPS 2022.
     """
 
-    def score(start: State) -> Float[Array, " B"]:
-        return cosine(z, solve(f, start, args, solver, tol=tol, step_limit=step_limit).z)
+    keys = sample_keys(key, z)
 
-    return lax.map(score, vary_together(starts, like=f(z, args))).mean(0)
+    def score(numbered: tuple[Int[Array, ""], State]) -> Float[Array, " B"]:
+        number, start = numbered
+        options = {"tol": tol, "step_limit": step_limit, "key": fold_in_each(keys, number)}
+        return cosine(z, solve(f, start, args, solver, **options).z)
+
+    count = jax.tree.leaves(starts)[0].shape[0]
+    return lax.map(score, (jnp.arange(count), vary_together(starts, like=f(z, args)))).mean(0)
 
 
 def rolled(z: State, shifts: Sequence[int] | None = None) -> PyTree[Float[Array, "S B ..."]]:

@@ -3,13 +3,15 @@
     python -m mdeq_jax.commands.reason --checkpoint runs/prefix_sums \\
         --sizes 16,64,256 --steps 10,30,60,120 --restarts 1,4,16
 
-For each size, number of solver steps and number of restarts from random states the table has the
-accuracy from the model's own initial state ("own"), of the restarts on average ("single"), and of
-the answers chosen by the lowest residual, by majority and by a vote weighted by trust. Trust is
-calibrated on the first half of the problems; all figures are of the second half. "believed" is the
-accuracy that the vote believes in; restarts of one model are not independent, so compare it with
-the vote's accuracy. The folder --output gets table.jsonl and figures. The last line on stdout is
-one JSON object.
+R restarts are one solve from the initial state of the evaluations and R − 1 from random states. For
+each size, number of solver steps and number of restarts the table has the accuracy of the first
+solve ("own"), of the restarts on average ("single"), and of the answers chosen by the lowest
+residual, by majority and by a vote weighted by trust. Trust is calibrated on the first half of the
+problems; all figures are of the second half. "believed" is the accuracy that the vote believes in;
+restarts of one model are not independent, so compare it with the vote's accuracy. "agreement" is
+the mean cosine between the states of the restarts and of the first solve, "alignment" the
+asymptotic alignment score. The folder --output gets table.jsonl and figures. The last line on
+stdout is one JSON object.
 """
 
 from collections.abc import Sequence
@@ -32,7 +34,7 @@ from mdeq_jax.viz import reasoning as viz
 
 _COLUMNS = (
     *("size", "steps", "restarts", "own", "single", "lowest_residual", "majority", "vote"),
-    *("any", "believed", "residual", "alignment", "swapped"),
+    *("any", "believed", "residual", "agreement", "alignment"),
 )
 
 
@@ -45,7 +47,7 @@ def main(
     restarts: Sequence[Any],
     problems: int | None,
 ) -> dict[str, Any]:
-    """Print and save the table, draw the figures, and return the row of the most computation.
+    """Print and save the table, draw the figures, and return the last row, of the most computation.
 
     Args:
       checkpoint: a workdir, its best/, or one step's folder.
@@ -71,6 +73,11 @@ def main(
         "evaluation.steps": (steps[-1],) * len(sizes),
         "data.eval_problems": problems or trained.config.data.eval_problems,
     }
+    if changes["data.eval_problems"] < 2:
+        raise ValueError(
+            "config.data.eval_problems is 1, but half of the problems calibrate trust; give "
+            "--problems 2 or more."
+        )
     experiment = create_experiment(override(trained.config, changes))
     output.mkdir(parents=True, exist_ok=True)
     print("  ".join(f"{name:>9}" for name in _COLUMNS), flush=True)
@@ -104,6 +111,7 @@ def _draw(rows: Sequence[Row], output: Path) -> None:
         np.array([row["alignment"] for row in most]),
         np.array([row["own"] for row in most]),
         output / "alignment.png",
+        title=f"{len(most)} sizes and numbers of steps of one model",
         kinds=[f"size {row['size']:g}" for row in most],
     )
 
@@ -112,7 +120,7 @@ def _draw_maze(
     experiment: Reasoning, variables: Variables, size: int, steps: Sequence[int], path: Path
 ) -> None:
     """Draw the path of the first test maze as it forms over the steps."""
-    batch = next(iter(experiment.evaluations()[f"eval/{size}"].batches()))
+    batch = next(experiment.test_batches(size))
     attempts = make_attempts(experiment, steps, restarts=1)
     found = attempts(variables, experiment.prepare(batch), jax.random.key(0))
     predicted = np.asarray(found.answers)[0, 0] == 1

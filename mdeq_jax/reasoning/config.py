@@ -1,6 +1,7 @@
 """The configuration of a run of equilibrium reasoning: prefix sums, mazes or Sudoku."""
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 from mdeq_jax.checks import require, require_int
@@ -20,7 +21,8 @@ class DataConfig(run_config.DataConfig):
       task: "prefix_sums", "mazes" or "sudoku".
       root: folder of published problems: for "prefix_sums" and "mazes" the one that holds the
         folders of easy-to-hard-data, for "sudoku" the one of Sudoku-Extreme's train.csv and
-        test.csv. None generates the problems.
+        test.csv. None generates the problems. Published prefix sums have no splits: the last fifth
+        of a file is for evaluation.
       size: size of the training problems: number of bits, size of a maze as its published folder
         names it (odd), or side of a Sudoku.
       train_problems: number of problems to train on, at least 1.
@@ -52,6 +54,7 @@ class DataConfig(run_config.DataConfig):
         for field in ("size", "train_problems", "eval_problems"):
             require_int(self, field, minimum=1)
         require_int(self, "seed", minimum=0)
+        require(self, "seed", self.seed < 2**32, "below 2**32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +66,16 @@ class EvaluationConfig:
         "eval/exact_64".
       steps: largest number of solver steps for each of the sizes.
       alignment_group: number of neighbouring rows of a batch among which the asymptotic alignment
-        score exchanges equilibria; it costs as many solves less one. 1 leaves the score out. Each
-        device's share of `data.eval_batch_size` must be a multiple of it.
+        score exchanges equilibria. A group of n costs n − 1 more solves; 1 leaves the score out.
+        Each device's share of `data.eval_batch_size` must be a multiple of it.
+      initial_state: where the solves start: "own" is `model.start`; the other kinds are those of
+        `mdeq_jax.initial_state`.
     """
 
     sizes: tuple[int, ...] = (16, 64, 256)
     steps: tuple[int, ...] = (30, 60, 240)
     alignment_group: int = 2
+    initial_state: Literal["own", "zeros", "normal", "mixed", "mixed_samples"] = "own"
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
@@ -87,8 +93,8 @@ class LossConfig:
     Attributes:
       segments: number of training steps for which a row keeps its problem. Each of them continues
         from the state of the one before, without its gradient, and has its own loss and update.
-        With 1 every step starts afresh on new problems. A model with a halting head drops a problem
-        that it takes for solved.
+        With 1 every step starts afresh on new problems. A model with a halting head ends a problem
+        early when its halting logit is above 0.
       halting_weight: weight of the halting head's loss, the cross-entropy of whether the answer is
         right; at least 0.
       alignment_weight: weight of the mean cosine between the equilibrium and the one that is
@@ -104,6 +110,7 @@ class LossConfig:
         """Check the options; raises ValueError."""
         require_int(self, "segments", minimum=1)
         require(self, "halting_weight", self.halting_weight >= 0, "at least 0")
+        require(self, "alignment_weight", math.isfinite(self.alignment_weight), "finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +127,6 @@ class Config(RunConfig):
 
     may_change_on_resume: ClassVar[tuple[str, ...]] = (
         *run_config.MAY_CHANGE_ON_RESUME,
-        "data.root",
         "data.eval_problems",
         "evaluation",
     )

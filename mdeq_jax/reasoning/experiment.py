@@ -21,12 +21,11 @@ from mdeq_jax.reasoning.config import Config
 from mdeq_jax.reasoning.data.problems import Problems
 from mdeq_jax.reasoning.model.create import create_model
 from mdeq_jax.reasoning.model.torch_files import import_with_report
-from mdeq_jax.reasoning.tasks import TASKS
+from mdeq_jax.reasoning.tasks import TASKS, open_problems
 from mdeq_jax.solvers import State, initial_state
 from mdeq_jax.solvers.norms import select
 from mdeq_jax.stability import cosine
 from mdeq_jax.torch_files.fitting import Imported
-from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -58,8 +57,8 @@ class Reasoning:
 
     Attributes:
       config: the config of the run.
+      shape: grid, channels and classes of the training problems.
       model: the network.
-      train_problems: the problems to train on.
     """
 
     sample = "problem"
@@ -67,36 +66,50 @@ class Reasoning:
     record_name = "answers"
 
     def __init__(self, config: Config):
-        """Read or generate the training problems, and make the model.
-
-        Raises:
-          ValueError: the problems cannot be read, or a size does not fit the task.
-        """
+        """Make the model; the problems are read or generated when they are used."""
         self.config, data = config, config.data
         self.score = Score(f"eval/exact_{max(config.evaluation.sizes)}")
-        self._open = functools.partial(TASKS[data.task], data)
-        self.train_problems: Problems = self._open("train", data.size)
-        self.train_size = len(self.train_problems.inputs)
-        self._open_eval = functools.cache(lambda size: self._open("test", size))
+        self.shape = TASKS[data.task].shape(data, data.size)
         self.model = create_model(
             config.model,
-            channels=self.train_problems.inputs.shape[-1],
-            classes=int(self.train_problems.targets.max()) + 1,
-            size=self.train_problems.inputs.shape[1:3],
+            channels=self.shape.channels,
+            classes=self.shape.classes,
+            size=self.shape.grid,
             dtype=config.compute_dtype,
         )
+        self._test_problems = functools.cache(functools.partial(open_problems, data, "test"))
+
+    @functools.cached_property
+    def train_problems(self) -> Problems:
+        """The problems to train on; raises ValueError if they cannot be read."""
+        return open_problems(self.config.data, "train", self.config.data.size)
+
+    @property
+    def train_size(self) -> int:
+        """Return the number of problems to train on."""
+        return self.config.data.train_problems
 
     def init(self, key: PRNGKeyArray) -> Variables:
         """Return random variables."""
-        return self.model.init(key, jnp.asarray(self.train_problems.inputs[:1]))
+        return self.model.init(key, self._no_problems(1).inputs)
+
+    def _no_problems(self, count: int) -> Problems:
+        """Return zeros in the shapes and dtypes of training problems."""
+        positions = (count, *self.shape.grid)
+        return Problems(
+            np.zeros((*positions, self.shape.channels), np.float32),
+            np.zeros(positions, np.int32),
+            np.zeros(positions, bool),
+        )
 
     def init_carry(self, batch_size: int) -> PyTree:
-        """Return rows without a problem; () where every step has new problems."""
+        """Return rows that are all finished, so that each takes a new problem.
+
+        It is () where every step has new problems.
+        """
         if self.config.loss.segments == 1:
             return ()
-        rows = jax.tree.map(
-            lambda x: jnp.zeros((batch_size, *x.shape[1:]), x.dtype), self.train_problems
-        )
+        rows = jax.tree.map(jnp.asarray, self._no_problems(batch_size))
         variables = jax.eval_shape(self.init, jax.random.key(0))
         z0 = jax.eval_shape(lambda v: self.problem(v, rows.inputs).z0, variables)
         return {
@@ -111,7 +124,8 @@ class Reasoning:
         allowed = self.config.init_from_allow_missing
         if os.path.isfile(source):
             imported = import_with_report(source, self.model, allow_missing=allowed)
-            return imported.variables, imported.report
+            left = [line for line in imported.report if line.startswith("left at")]
+            return imported.variables, left
         return load_matching(variables, source, allowed)
 
     def train_batches(self) -> grain.DatasetIterator:
@@ -121,27 +135,37 @@ class Reasoning:
             lambda index, generator: example(self.train_problems, index),
             self.config.data,
             seed=self.config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
         )
 
     def evaluations(self) -> Mapping[str, Evaluation]:
-        """Return one evaluation for each size, "eval/SIZE"; raises ValueError if one is missing."""
-        options = self.config.evaluation
+        """Return one evaluation for each size, called "eval/SIZE".
+
+        Raises:
+          ValueError: the problems of a size cannot be read, or the batch does not fit the groups of
+            the alignment score.
+        """
+        options, rows = self.config.evaluation, self.config.data.eval_batch_size
+        if rows // jax.device_count() % options.alignment_group:
+            raise ValueError(
+                f"config.evaluation.alignment_group is {options.alignment_group}, but each of "
+                f"{jax.device_count()} devices has {rows // jax.device_count()} rows of a batch; "
+                "let config.data.eval_batch_size be a multiple of devices times group."
+            )
         return {
-            f"eval/{size}": Evaluation(self._eval_batches(size), max_steps=steps)
+            f"eval/{size}": Evaluation(
+                functools.partial(self.test_batches, size),
+                max_steps=steps,
+                initial_state=options.initial_state,
+            )
             for size, steps in zip(options.sizes, options.steps, strict=True)
+            if self._test_problems(size)
         }
 
-    def _eval_batches(self, size: int) -> Callable[[], grain.DatasetIterator]:
-        problems = self._open_eval(size)
-        return lambda: eval_batches(
-            range(len(problems.inputs)),
-            functools.partial(example, problems),
-            self.config.data,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
+    def test_batches(self, size: int) -> grain.DatasetIterator:
+        """Return one pass over this process's share of the test problems of a size."""
+        problems = self._test_problems(size)
+        indices = range(len(problems.inputs))
+        return eval_batches(indices, functools.partial(example, problems), self.config.data)
 
     def prepare(self, batch: Batch) -> Batch:
         """Return the batch with inputs in float32."""
@@ -167,7 +191,10 @@ class Reasoning:
         key: PRNGKeyArray | None = None,
         carry: PyTree = (),
     ) -> Forward:
-        """Return the outputs of `decode`, and with config.loss.alignment_weight "alignment" (B,).
+        """Return the outputs of `decode`.
+
+        With config.loss.alignment_weight there is "start_cosine" (B,), the cosine between the
+        equilibrium and the one that is reached from a random state.
 
         With several segments a row whose problem is not finished keeps it, and its state.
         """
@@ -182,7 +209,7 @@ class Reasoning:
         outputs = self.decode(variables, solution.z, batch, train=train)
         if key is not None and self.config.loss.alignment_weight != 0:
             other = initial_state(key, own, "normal", first_row(batch))
-            outputs["alignment"] = cosine(solution.z, layer.solve(f, other, args).z)
+            outputs["start_cosine"] = cosine(solution.z, layer.again(f, other, args).z)
         if segmented:
             carry = self._next_carry(carry, batch, solution.z, outputs)
         return Forward(outputs, solution, carry=carry, batch=batch)
@@ -218,9 +245,9 @@ class Reasoning:
         if "halt" in outputs:
             entropy = optax.sigmoid_binary_cross_entropy(outputs["halt"], scores["exact"])
             loss += self.config.loss.halting_weight * entropy.mean()
-        if "alignment" in outputs:
-            loss += self.config.loss.alignment_weight * outputs["alignment"].mean()
-            scores["alignment"] = outputs["alignment"]
+        if "start_cosine" in outputs:
+            scores["start_cosine"] = outputs["start_cosine"]
+            loss += self.config.loss.alignment_weight * scores["start_cosine"].mean()
         return loss, {name: score.mean() for name, score in scores.items()}
 
     def scores(self, outputs: PyTree, batch: Batch) -> dict[str, Float[Array, " B"]]:
@@ -250,7 +277,7 @@ class Reasoning:
         others = range(1, self.config.evaluation.alignment_group)
         if others:
             starts = [exchanged(solution.z, len(others) + 1, shift) for shift in others]
-            reached = [layer.solve(solution.f, z0, solution.args).z for z0 in starts]
+            reached = [layer.again(solution.f, z0, solution.args).z for z0 in starts]
             cosines = [cosine(solution.z, z) for z in reached]
             statistics["alignment"] = jnp.stack(cosines).mean(axis=0)
         return Prediction(outputs, statistics, carry)
@@ -279,18 +306,10 @@ def exchanged(z: State, group: int, shift: int) -> State:
 
     Args:
       z: the states, leaves (B, ...).
-      group: number of rows of a group.
+      group: number of rows of a group; it divides B.
       shift: row r of a group gets the state of its row r − shift.
-
-    Raises:
-      ValueError: B is not a multiple of `group`.
     """
     rows = len(jax.tree.leaves(z)[0])
-    if rows % group:
-        raise ValueError(
-            f"config.evaluation.alignment_group is {group}, but a device has {rows} rows of a "
-            "batch; let config.data.eval_batch_size be a multiple of devices times groups."
-        )
     number = np.arange(rows)
     sources = number - number % group + (number - shift) % group
     return jax.tree.map(lambda x: x[sources], z)
@@ -328,5 +347,5 @@ def import_torch(
     Raises:
       ValueError: the file cannot be read, or does not fit the network.
     """
-    model = Reasoning(override(config, {"data.train_problems": 8})).model
+    model = Reasoning(config).model
     return import_with_report(path, model, allow_missing=allow_missing, drop=drop)

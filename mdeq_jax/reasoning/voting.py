@@ -180,7 +180,7 @@ def stability(
 
     Each source has p ~ Beta(a, b) and is right in k ~ Binomial(trials, p) trials; its trust is
     `beta_trust` of k. All four expectations are means over the same draws. The standard error of
-    each is at most ½ / √draws.
+    each accuracy is at most ½ / √draws.
 
     Args:
       prior: (a, b), both above 0.

@@ -222,7 +222,7 @@ def solver_traces(
     @jax.jit
     def traces(variables: Variables, batch: Batch) -> tuple[Array, Array]:
         carry = experiment.init_carry(rows_of(batch))
-        layer = Layer(DEQ(forward))
+        layer = Layer(DEQ(forward.without_noise()))
         passed = experiment.forward(variables, batch, layer, train=False, carry=carry)
         solution = passed.solution
         if solution is None:

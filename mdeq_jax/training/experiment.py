@@ -47,14 +47,21 @@ class Layer:
         solve: ``layer.solve(f, z0, args)``.
       start: maps the application's own initial state to the initial state that the run asks for,
         such as a random one of the same shapes.
+      second: like `solve`, with other random numbers and without the step's adjoint probe; None is
+        `solve`.
     """
 
     solve: Solve
     start: Callable[[State], State] = lambda z0: z0
+    second: Solve | None = None
 
     def __call__(self, f: Callable[[State, Any], State], z0: State, args: PyTree) -> Solution:
         """Return the solution of z = f(z, args), with z0 as the application's own initial state."""
         return self.solve(f, self.start(z0), args)
+
+    def again(self, f: Callable[[State, Any], State], z0: State, args: PyTree) -> Solution:
+        """Return the solution of one more solve of the same step, from exactly z0."""
+        return (self.second or self.solve)(f, z0, args)
 
 
 class Forward(NamedTuple):

@@ -160,7 +160,8 @@ class Loop:
         self.metrics = MetricBuffer(options.max_skipped if options.on_nonfinite == "skip" else 0)
         self.saved_step, self.saved_at = self.step, time.monotonic()
         best = self.checkpointer.best_metrics()
-        self.best = best[self.score.name] if best else None
+        # A resumed run may have another score, which the best checkpoint's metrics lack.
+        self.best = (best or {}).get(self.score.name)
 
     def advance(
         self, terminated: Callable[[], bool], after_step: Callable[[int, PyTree], None]

@@ -1,5 +1,6 @@
 """The equilibrium layer of training, and the terms that are added to an experiment's loss."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Literal
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mdeq_jax.implicit import DEQ, Solution, Unrolled
 from mdeq_jax.solvers import State
 from mdeq_jax.solvers.initial import Kind, initial_state
-from mdeq_jax.solvers.keys import sample_keys
+from mdeq_jax.solvers.keys import fold_in_each, sample_keys
 from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.experiment import (
     Batch,
@@ -48,6 +49,7 @@ def bind(
     kind: Literal["own"] | Kind,
     key: PRNGKeyArray,
     batch: Batch,
+    adjoint_probe: Float[Array, "B 2"] | None = None,
 ) -> Layer:
     """Return the layer of one step, with its random numbers bound.
 
@@ -57,13 +59,18 @@ def bind(
       key: key of the initial states and of solvers that draw numbers, the same on all devices.
       batch: the batch, each array this device's rows. A row's numbers follow from the key and the
         row's number in the batch of all devices.
+      adjoint_probe: zeros whose cotangent is the statistics of the adjoint solve.
     """
     first = first_row(batch)
-    keys = sample_keys(jax.random.fold_in(key, 0), batch, first)
-    solve = functools.partial(solve, key=keys)
+    keys = sample_keys(jax.random.fold_in(key, 2), batch, first)
+    layer = Layer(
+        functools.partial(solve, key=keys, adjoint_probe=adjoint_probe),
+        second=functools.partial(solve, key=fold_in_each(keys, 2**31)),
+    )
     if kind == "own":
-        return Layer(solve)
-    return Layer(solve, lambda z0: initial_state(key, z0, kind, first))
+        return layer
+    start = lambda z0: initial_state(key, z0, kind, first)  # noqa: E731
+    return dataclasses.replace(layer, start=start)
 
 
 def added_terms(

@@ -193,11 +193,9 @@ def make_objective(experiment: Experiment, *, unrolled: int | None) -> Objective
         outer = None
         if config.adjoint.opa_every is not None:
             outer = loss_gradient(experiment, variables, batch)
-        solve = functools.partial(
-            deq, step_limit=draw.step_limit, adjoint_probe=probe, outer_gradient=outer
-        )
+        solve = functools.partial(deq, step_limit=draw.step_limit, outer_gradient=outer)
         layer_key = jax.random.fold_in(draw.key, 1)
-        layer = bind(solve, config.train.initial_state, layer_key, batch)
+        layer = bind(solve, config.train.initial_state, layer_key, batch, probe)
         forward = experiment.forward(variables, batch, layer, train=True, key=draw.key, carry=carry)
         require_same_structure("collections", forward.collections, collections)
         require_same_structure("carry", forward.carry, carry)

@@ -47,28 +47,31 @@ def plot_accuracy_against_steps(
 
 
 def plot_alignment_against_accuracy(
-    alignment: Float[np.ndarray, " settings"],
-    accuracy: Float[np.ndarray, " settings"],
+    alignment: Float[np.ndarray, " points"],
+    accuracy: Float[np.ndarray, " points"],
     path: Path,
+    *,
+    title: str,
     kinds: Sequence[str] | None = None,
 ) -> None:
-    """Draw one point per trained setting, with the rank correlation in the title.
+    """Draw alignment scores against accuracies, with the rank correlation in the title.
 
     Args:
-      alignment: alignment score of each setting.
-      accuracy: share of right answers of each setting.
+      alignment: alignment score of each point.
+      accuracy: share of right answers of each point.
       path: path of the picture to write.
-      kinds: name of each setting's kind; settings of one kind have one colour.
+      title: what the points are.
+      kinds: name of each point's kind; points of one kind have one colour.
     """
     figure = new_figure(6, 4.5)
     axes = figure.subplots()
-    kinds = ["settings"] * len(alignment) if kinds is None else kinds
+    kinds = ["points"] * len(alignment) if kinds is None else kinds
     for colour, kind in zip(COLOURS * len(kinds), dict.fromkeys(kinds), strict=False):
         chosen = np.array([other == kind for other in kinds])
         axes.scatter(alignment[chosen], accuracy[chosen], color=colour, alpha=0.8, label=kind)
     _share(axes)
     correlation = rank_correlation(alignment, accuracy)
-    title = f"{len(alignment)} trained settings, rank correlation {correlation:.2f}"
+    title = f"{title}, rank correlation {correlation:.2f}"
     finish(axes, title, x="alignment score", y="answers that are right")
     if len({*kinds}) > 1:
         axes.legend(fontsize="small")

@@ -1,5 +1,7 @@
 """Equilibrium reasoning as an experiment: scores, segments, evaluations and resuming."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from running import interrupted_after, mesh_of, take_steps
 
 from mdeq_jax.implicit import DEQ
+from mdeq_jax.reasoning.data import files, prefix_sums
 from mdeq_jax.reasoning.experiment import Config, create_experiment, exchanged
+from mdeq_jax.reasoning.tasks import open_problems
 from mdeq_jax.solvers import Picard, solve
 from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import Evaluator
@@ -169,10 +173,27 @@ def test_results_do_not_depend_on_the_number_of_devices(changes, x64):
 
 
 def test_states_are_exchanged_within_groups():
-    z = jnp.arange(6.0)
-    np.testing.assert_array_equal(exchanged(z, 3, 1), [2, 0, 1, 5, 3, 4])
-    with pytest.raises(ValueError, match=r"alignment_group is 4, but a device has 6 rows"):
-        exchanged(z, 4, 1)
+    np.testing.assert_array_equal(exchanged(jnp.arange(6.0), 3, 1), [2, 0, 1, 5, 3, 4])
+
+
+def test_a_resumed_run_may_have_other_sizes(tmp_path):
+    train(create_experiment(SEGMENTS), tmp_path)
+    sizes = {"evaluation.sizes": (8, 20), "evaluation.steps": (4, 6)}
+    metrics = train(create_experiment(override(SEGMENTS, sizes)), tmp_path).metrics
+    assert metrics["resumed_from_step"] == 6
+    assert "eval/exact_20" in metrics
+
+
+def test_published_prefix_sums_have_disjoint_splits(monkeypatch):
+    whole = prefix_sums.generate(20, 8, seed=0)
+    monkeypatch.setattr(files, "read_prefix_sums", lambda root, bits: whole)
+    data = override(TINY, {"data.root": "x", "data.train_problems": 16}).data
+    data = dataclasses.replace(data, eval_problems=4)
+    train_rows, test_rows = (open_problems(data, split, 8) for split in ("train", "test"))
+    np.testing.assert_array_equal(train_rows.inputs, whole.inputs[:16])
+    np.testing.assert_array_equal(test_rows.inputs, whole.inputs[16:])
+    with pytest.raises(ValueError, match=r"4 strings for this split.*eval_problems is 5"):
+        open_problems(dataclasses.replace(data, eval_problems=5), "test", 8)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +203,19 @@ def test_states_are_exchanged_within_groups():
         ({"evaluation.steps": (8,)}, r"steps is \(8,\); .*each entry of sizes"),
         ({"loss.segments": 0}, r"segments is 0; .*at least 1"),
         ({"train.fewest_solver_steps": 9}, r"fewest_solver_steps is 9, above the 4 steps"),
-        ({"data.task": "mazes", "data.size": 8}, r"8.*odd"),
-        ({"data.task": "sudoku", "data.size": 5}, r"5"),
+        ({"data.task": "mazes", "data.size": 8}, r"config\.data\.size has 8: .*odd"),
+        ({"data.task": "sudoku", "data.size": 5}, r"config\.data\.size has 5: "),
+        ({"data.task": "sudoku", "data.size": 4, "data.givens": 3}, r"givens.*3"),
+        ({"data.task": "sudoku", "data.size": 4, "data.root": "x"}, r"have side 9"),
+        ({"data.task": "mazes", "data.size": 9, "data.root": "x"}, r"maze_data_train_9"),
+        ({"evaluation.alignment_group": 3}, r"alignment_group is 3, but each of 8 devices"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, message):
+    def start():
+        experiment = create_experiment(override(TINY, changes))
+        experiment.evaluations()
+        return experiment.train_batches()
+
     with pytest.raises(ValueError, match=message):
-        create_experiment(override(TINY, changes))
+        start()

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_experiment import TINY
@@ -17,6 +18,7 @@ MAZES = override(
     {
         "data.task": "mazes",
         "data.size": 5,
+        "solver.forward.noise": 0.01,
         "evaluation.sizes": (5,),
         "evaluation.steps": (4,),
         "train.steps": 2,
@@ -54,7 +56,8 @@ def test_the_table_and_the_figures_are_written(workdir, tmp_path, capsys):
     [
         ({"steps": ["0"]}, r"--steps is \['0'\]; .*at least 1"),
         ({"restarts": ["many"]}, r"--restarts is \['many'\]; .*whole numbers"),
-        ({"sizes": ["6"]}, r"6.*odd"),
+        ({"sizes": ["6"]}, r"evaluation\.sizes has 6: .*odd"),
+        ({"problems": 1}, r"half of the problems calibrate trust"),
     ],
 )
 def test_what_is_wrong_is_named(workdir, tmp_path, changes, message):
@@ -67,19 +70,21 @@ def test_figures_of_known_attempts():
     truth = np.array([[[1, 0]]] * 8)
     wrong = np.array([[[0, 1]]] * 8)
     attempts = scaling.Attempts(
-        answers=np.stack([truth, wrong, truth], 1)[:, :, None],
-        residual=np.tile([0.1, 0.9, 0.2], (8, 1))[..., None],
-        alignment=np.tile([1.0, 0.3, 0.9], (8, 1))[..., None],
-        swapped=np.full(8, 0.5),
+        answers=jnp.asarray(np.stack([truth, wrong, truth], 1)[:, :, None]),
+        residual=jnp.tile(jnp.array([0.1, 0.9, 0.2]), (8, 1))[..., None],
+        agreement=jnp.tile(jnp.array([1.0, 0.3, 0.9]), (8, 1))[..., None],
+        alignment=jnp.full((8, 1), 0.5),
     )
     figures = scaling._figures(attempts, truth, 0, 3)
     assert figures["own"] == figures["majority"] == figures["vote"] == figures["any"] == 1
     assert figures["lowest_residual"] == 1
     assert figures["single"] == pytest.approx(2 / 3)
     assert figures["residual"] == pytest.approx(0.4)
-    assert figures["swapped"] == 0.5
+    assert figures["agreement"] == pytest.approx(0.6)
+    assert figures["alignment"] == 0.5
     # Only the wrong answers of two restarts: the lowest residual is still right.
-    attempts = attempts._replace(answers=np.stack([truth, wrong, wrong], 1)[:, :, None])
+    answers = jnp.asarray(np.stack([truth, wrong, wrong], 1)[:, :, None])
+    attempts = attempts._replace(answers=answers)
     figures = scaling._figures(attempts, truth, 0, 3)
     assert figures["majority"] == 0
     assert figures["lowest_residual"] == figures["vote"] == 1

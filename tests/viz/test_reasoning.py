@@ -41,7 +41,9 @@ def test_one_line_per_size(figures):
 
 
 def test_one_point_per_setting_and_their_correlation(figures):
-    plot_alignment_against_accuracy(ALIGNMENT, ACCURACY, None, kinds=["a", "b", "a", "b"])
+    plot_alignment_against_accuracy(
+        ALIGNMENT, ACCURACY, None, title="4 models", kinds=["a", "b", "a", "b"]
+    )
     (axes,) = figures[0].axes
     first, second = (points.get_offsets() for points in axes.collections)
     np.testing.assert_allclose(first, [[0.2, 0.1], [0.8, 0.5]])

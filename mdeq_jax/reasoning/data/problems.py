@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 
 Split = Literal["train", "test"]
 # Draws a question and its answer, both as small whole numbers.
-Draw = Callable[[random.Random], tuple[UInt8[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
+DrawProblem = Callable[[random.Random], tuple[UInt8[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
 
 # Each split holds about half of all problems, and the last of them are rarely hit.
 _DRAWS_PER_PROBLEM = 64
@@ -45,7 +45,7 @@ def split_of(question: UInt8[np.ndarray, "..."]) -> Split:
 
 
 def draw_distinct(
-    draw: Draw, count: int, seed: int, split: Split
+    draw: DrawProblem, count: int, seed: int, split: Split
 ) -> tuple[UInt8[np.ndarray, "N ..."], UInt8[np.ndarray, "N ..."]]:
     """Return distinct questions of a split with their answers, determined by the seed.
 
