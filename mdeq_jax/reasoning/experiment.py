@@ -130,9 +130,10 @@ class Reasoning:
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of shuffled batches."""
+        problems = self.train_problems
         return shuffled_batches(
             range(self.train_size),
-            lambda index, generator: example(self.train_problems, index),
+            lambda index, generator: example(problems, index),
             self.config.data,
             seed=self.config.seed,
         )

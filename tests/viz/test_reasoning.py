@@ -48,7 +48,7 @@ def test_one_point_per_setting_and_their_correlation(figures):
     first, second = (points.get_offsets() for points in axes.collections)
     np.testing.assert_allclose(first, [[0.2, 0.1], [0.8, 0.5]])
     np.testing.assert_allclose(second, [[0.9, 0.9], [1.0, 1.0]])
-    assert axes.get_title() == "4 trained settings, rank correlation 1.00"
+    assert axes.get_title() == "4 models, rank correlation 1.00"
 
 
 def test_rank_correlations():
