@@ -152,6 +152,8 @@ class Reasoning:
                 f"{jax.device_count()} devices has {rows // jax.device_count()} rows of a batch; "
                 "let config.data.eval_batch_size be a multiple of devices times group."
             )
+        for size in options.sizes:
+            self._test_problems(size)  # what is missing is reported before the first step
         return {
             f"eval/{size}": Evaluation(
                 functools.partial(self.test_batches, size),
@@ -159,7 +161,6 @@ class Reasoning:
                 initial_state=options.initial_state,
             )
             for size, steps in zip(options.sizes, options.steps, strict=True)
-            if self._test_problems(size)
         }
 
     def test_batches(self, size: int) -> grain.DatasetIterator:
