@@ -177,6 +177,8 @@ class Reasoning:
         """Return the equation of some problems, with the model's own initial state."""
         x = self.model.apply(variables, inputs, method="inject")
         z0: Any = self.model.apply(variables, inputs, x, method="start")
+        # XLA takes seconds to fold norms of large constant zeros while it compiles.
+        z0 = jax.lax.optimization_barrier(z0)
         return FixedPointProblem(self._cell, z0, (variables["params"], x))
 
     def _cell(self, z: State, args: tuple[PyTree, PyTree]) -> State:
