@@ -97,7 +97,7 @@ def test_what_a_plain_install_brings(wheel):
     assert required["vision"] | {"pytest", "ruff"} < required["dev"]
     assert "mkdocs-material" in required["docs"]
     assert set(metadata.get_all("Provides-Extra")) == {
-        *("train", "vision", "viz", "cuda", "tpu", "dev", "docs", "prepare")
+        *("train", "reasoning", "vision", "viz", "cuda", "tpu", "dev", "docs", "prepare")
     }
 
 
