@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_experiment import TINY
+from test_reasoning_experiment import TINY
 
 from mdeq_jax.commands import reason
 from mdeq_jax.reasoning import scaling

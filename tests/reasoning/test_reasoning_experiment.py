@@ -211,8 +211,8 @@ def test_published_prefix_sums_have_disjoint_splits(monkeypatch):
 def test_what_does_not_fit_is_named(changes, message):
     def start():
         experiment = create_experiment(override(TINY, changes))
-        experiment.evaluations()
-        return experiment.train_batches()
+        experiment.train_batches()
+        return experiment.evaluations()
 
     with pytest.raises(ValueError, match=message):
         start()
