@@ -13,20 +13,16 @@ Recurrent Networks", NeurIPS 2022, for widths and batch size.
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.reasoning.config import Config
-from mdeq_jax.training.sections import to_config_dict
+from mdeq_jax.training.config_files import load_config
 
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    config = to_config_dict(Config())
-    config.data.task = "mazes"
-    config.data.size = 9
+    config = load_config("mazes")
     config.data.maze_resolution = "pixels"
     config.data.batch_size = 50
     config.data.train_problems = 50_000
     config.data.eval_problems = 512
-    config.data.eval_batch_size = 64
     config.model.width = 128
     config.solver.forward.max_steps = 25
     config.optim.learning_rate = 1e-3

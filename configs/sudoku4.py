@@ -3,12 +3,13 @@
     python train.py --config configs/sudoku4.py --workdir runs/sudoku4
     python -m mdeq_jax.commands.reason --checkpoint runs/sudoku4 --steps 2,4,8,16,32
 
-The recipe is the one of Equilibrium Reasoning, made small: random initial states, noise and damping
+The recipe is the one of Equilibrium Reasoners, made small: random initial states, noise and damping
 in the iteration, a gradient through the last steps only, several supervised segments for each
 problem, a halting head, and an average of the parameters. No data are downloaded: the puzzles are
 generated, each with a unique solution and none of its digits to spare.
 
-Source: Huang, Geng, Kolter, "Equilibrium Reasoning", ICML 2026, locuslab/EqR.
+Source: Huang, Geng, Kolter, "Equilibrium Reasoners: Learning Attractors Enables Scalable
+Reasoning", arXiv 2605.21488, locuslab/EqR.
 """
 
 from ml_collections import ConfigDict

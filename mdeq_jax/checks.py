@@ -57,6 +57,22 @@ def require_share(owner: Any, field: str) -> None:
     require_number(owner, field, lambda x: 0 < x <= 1, "in (0, 1]")
 
 
+def require_whole(argument: str, value: int, least: int, most: int | None = None) -> None:
+    """Raise ValueError unless an argument is a whole number from `least` to `most`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        allowed = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{argument} is {value!r}; it must be a whole number {allowed}.")
+
+
+def require_one_of(argument: str, value: object, allowed: tuple[object, ...]) -> None:
+    """Raise ValueError unless an argument is one of the allowed values."""
+    if value not in allowed:
+        raise ValueError(
+            f"{argument} is {value!r}; it must be one of {', '.join(map(repr, allowed))}."
+        )
+
+
 def require_names(argument: str, names: Iterable[str]) -> tuple[str, ...]:
     """Return names as a tuple.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
@@ -198,29 +199,41 @@ def alignment(
     return lax.map(score, (jnp.arange(count), vary_together(starts, like=f(z, args)))).mean(0)
 
 
-def rolled(z: State, shifts: Sequence[int] | None = None) -> PyTree[Float[Array, "S B ..."]]:
+def rolled(
+    z: State, shifts: Sequence[int] | None = None, group: int | None = None
+) -> PyTree[Float[Array, "S B ..."]]:
     """Return the states of a batch, rolled: what each sample starts from in `alignment`.
 
     Under `shard_map` it rolls within the device's part of the batch, so the result depends on the
-    number of devices. Call it outside and shard the second axis.
+    number of devices, unless `group` divides each part.
 
     Args:
       z: the states, leaves (B, ...).
       shifts: sample b of the s-th state is sample b − shifts[s] of z, counted cyclically. None is
-        0, …, B − 1: all pairs, each sample with itself included.
+        0, …, group − 1: all pairs, each sample with itself included.
+      group: number of neighbouring samples among which states are rolled; it divides B. None is B.
 
     Returns:
       Leaves (S, B, ...), one state for each of the S shifts.
+
+    Raises:
+      ValueError: B is not a multiple of `group`.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> import mdeq_jax as mx
       >>> mx.rolled(jnp.array([1.0, 2.0, 3.0]), shifts=(0, 1)).tolist()
       [[1.0, 2.0, 3.0], [3.0, 1.0, 2.0]]
+      >>> mx.rolled(jnp.array([1.0, 2.0, 3.0, 4.0]), shifts=(1,), group=2).tolist()
+      [[2.0, 1.0, 4.0, 3.0]]
     """
     size = jax.tree.leaves(z)[0].shape[0]
-    shift = jnp.arange(size) if shifts is None else jnp.asarray(shifts)
-    rows = (jnp.arange(size) - shift[:, None]) % size
+    group = group or max(size, 1)
+    if size % group:
+        raise ValueError(f"group is {group}; it must divide the {size} samples of the batch.")
+    number, shift = np.arange(size), np.arange(group) if shifts is None else np.asarray(shifts)
+    within = number % group
+    rows = number - within + (within - shift[:, None]) % group
     return jax.tree.map(lambda x: x[rows], z)
 
 

@@ -142,3 +142,12 @@ def test_starts_made_outside_do_not_depend_on_the_devices(x64):
     sharded = jax.shard_map(run, mesh=mesh, in_specs=(rows, rows, second), out_specs=rows)
     starts = rolled(z)
     np.testing.assert_allclose(jax.jit(sharded)(z, x, starts), run(z, x, starts), rtol=1e-9)
+
+
+def test_states_are_rolled_within_groups():
+    z = jnp.arange(6.0)
+    expected = [[2, 0, 1, 5, 3, 4], [1, 2, 0, 4, 5, 3]]
+    np.testing.assert_array_equal(mx.rolled(z, (1, 2), group=3), expected)
+    np.testing.assert_array_equal(mx.rolled(z, group=6), mx.rolled(z))
+    with pytest.raises(ValueError, match=r"group is 4; it must divide the 6 samples"):
+        mx.rolled(z, group=4)

@@ -15,16 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.reasoning.config import Config
 from mdeq_jax.reasoning.data.problems import Problems
 from mdeq_jax.reasoning.model.create import create_model
 from mdeq_jax.reasoning.model.torch_files import import_with_report
+from mdeq_jax.reasoning.scores import mean_over_positions, problem_scores
 from mdeq_jax.reasoning.tasks import TASKS, open_problems
 from mdeq_jax.solvers import State, initial_state
 from mdeq_jax.solvers.norms import select
-from mdeq_jax.stability import cosine
+from mdeq_jax.stability import cosine, rolled
 from mdeq_jax.torch_files.fitting import Imported
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
@@ -133,7 +134,7 @@ class Reasoning:
         problems = self.train_problems
         return shuffled_batches(
             range(self.train_size),
-            lambda index, generator: example(problems, index),
+            lambda number, generator: problems.example(number),
             self.config.data,
             seed=self.config.seed,
         )
@@ -166,12 +167,11 @@ class Reasoning:
     def test_batches(self, size: int) -> grain.DatasetIterator:
         """Return one pass over this process's share of the test problems of a size."""
         problems = self._test_problems(size)
-        indices = range(len(problems.inputs))
-        return eval_batches(indices, functools.partial(example, problems), self.config.data)
+        return eval_batches(range(len(problems.inputs)), problems.example, self.config.data)
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch with inputs in float32."""
-        return {**batch, "inputs": batch["inputs"].astype(jnp.float32)}
+        """Return the batch unchanged."""
+        return batch
 
     def problem(self, variables: Variables, inputs: Float[Array, "B H W C"]) -> FixedPointProblem:
         """Return the equation of some problems, with the model's own initial state."""
@@ -245,7 +245,7 @@ class Reasoning:
         logits, counted = outputs["logits"], batch["counted"]
         entropies = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
         loss = mean_over_positions(entropies, counted).mean()
-        scores = self.scores(outputs, batch)
+        scores = problem_scores(outputs, batch)
         if "halt" in outputs:
             entropy = optax.sigmoid_binary_cross_entropy(outputs["halt"], scores["exact"])
             loss += self.config.loss.halting_weight * entropy.mean()
@@ -253,19 +253,6 @@ class Reasoning:
             scores["start_cosine"] = outputs["start_cosine"]
             loss += self.config.loss.alignment_weight * scores["start_cosine"].mean()
         return loss, {name: score.mean() for name, score in scores.items()}
-
-    def scores(self, outputs: PyTree, batch: Batch) -> dict[str, Float[Array, " B"]]:
-        """Return exact and accuracy of each problem, and whether the halting head is right."""
-        counted = batch["counted"]
-        right = outputs["logits"].argmax(axis=-1) == batch["targets"]
-        exact = (right | ~counted).all(axis=(1, 2))
-        scores = {
-            "exact": exact.astype(jnp.float32),
-            "accuracy": mean_over_positions(right.astype(jnp.float32), counted),
-        }
-        if "halt" in outputs:
-            scores["halting_accuracy"] = ((outputs["halt"] > 0) == exact).astype(jnp.float32)
-        return scores
 
     def predict(
         self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
@@ -278,53 +265,28 @@ class Reasoning:
         solution = layer(*self.problem(variables, batch["inputs"]))
         outputs = self.decode(variables, solution.z, batch, train=False)
         statistics = solver_statistics(self.config, solution)
-        others = range(1, self.config.evaluation.alignment_group)
-        if others:
-            starts = [exchanged(solution.z, len(others) + 1, shift) for shift in others]
-            reached = [layer.again(solution.f, z0, solution.args).z for z0 in starts]
-            cosines = [cosine(solution.z, z) for z in reached]
+        group = self.config.evaluation.alignment_group
+        if group > 1:
+            starts = rolled(solution.z, range(1, group), group)
+            cosines = [
+                cosine(solution.z, layer.again(solution.f, start, solution.args).z)
+                for start in (jax.tree.map(lambda x, i=i: x[i], starts) for i in range(group - 1))
+            ]
             statistics["alignment"] = jnp.stack(cosines).mean(axis=0)
         return Prediction(outputs, statistics, carry)
 
     def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
-        """Return the sums of `scores`."""
-        return masked_sums(self.scores(outputs, batch), batch["mask"])
+        """Return the sums of `problem_scores`."""
+        return masked_sums(problem_scores(outputs, batch), batch["mask"])
 
     def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
-        """Return the means of `scores` over all problems."""
+        """Return the means of `problem_scores` over all problems."""
         names = ("exact", "accuracy", "halting_accuracy")
         return {name: float(sums[name] / sums["count"]) for name in names if name in sums}
 
     def record(self, outputs: PyTree) -> Array:
         """Return the class of each position, (B, H, W)."""
         return outputs["logits"].argmax(axis=-1)
-
-
-def example(problems: Problems, index: int) -> dict[str, np.ndarray]:
-    """Return one problem, by the names of the fields of `Problems`."""
-    return {name: array[index] for name, array in problems._asdict().items()}
-
-
-def exchanged(z: State, group: int, shift: int) -> State:
-    """Return the states with those of each group of neighbouring rows shifted cyclically.
-
-    Args:
-      z: the states, leaves (B, ...).
-      group: number of rows of a group; it divides B.
-      shift: row r of a group gets the state of its row r − shift.
-    """
-    rows = len(jax.tree.leaves(z)[0])
-    number = np.arange(rows)
-    sources = number - number % group + (number - shift) % group
-    return jax.tree.map(lambda x: x[sources], z)
-
-
-def mean_over_positions(
-    values: Float[Array, "B H W"], counted: Bool[Array, "B H W"]
-) -> Float[Array, " B"]:
-    """Return the mean of each problem's values over its counted positions."""
-    total = jnp.where(counted, values, 0).sum(axis=(1, 2))
-    return total / jnp.maximum(counted.sum(axis=(1, 2)), 1)
 
 
 def create_experiment(config: Config) -> Reasoning:

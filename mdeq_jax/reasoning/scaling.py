@@ -26,7 +26,7 @@ from mdeq_jax.reasoning.restarts import (
     weighted_answers,
 )
 from mdeq_jax.solvers import SolverResult, State, initial_state, solve
-from mdeq_jax.stability import cosine
+from mdeq_jax.stability import cosine, rolled
 from mdeq_jax.training.experiment import Batch, Variables
 
 Row = dict[str, float]
@@ -89,8 +89,8 @@ def make_attempts(
         if kind != "own":
             own = initial_state(start_key, own, kind)
         first = run(own, first_key)
-        rolled_start = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), first.z)
-        alignment = jax.vmap(cosine)(run(rolled_start, roll_key).states, first.states)
+        other = jax.tree.map(lambda x: x[0], rolled(first.z, (1,)))
+        alignment = jax.vmap(cosine)(run(other, roll_key).states, first.states)
         rest = lax.map(restart, jax.random.split(rest_key, restarts - 1))
         joined = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), figures(first), rest)
         answers, residuals, agreement = (jnp.moveaxis(x, 2, 0) for x in joined)

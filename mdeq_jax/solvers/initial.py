@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from mdeq_jax.checks import require_one_of
 from mdeq_jax.solvers.keys import sample_keys
 from mdeq_jax.solvers.norms import select
 from mdeq_jax.solvers.solver import State
@@ -50,9 +51,7 @@ def initial_state(
     Computation", NeurIPS 2022; `mixed_init` in `torchdeq/utils/init.py`, locuslab/torchdeq, which
     is "mixed".
     """
-    if kind not in get_args(Kind):
-        allowed = ", ".join(map(repr, get_args(Kind)))
-        raise ValueError(f"kind is {kind!r}; it must be one of {allowed}.")
+    require_one_of("kind", kind, get_args(Kind))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     normal_key, mask_key = jax.random.split(key)
     if kind == "zeros":

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mdeq_jax.implicit import DEQ, Solution, Unrolled
 from mdeq_jax.solvers import State
 from mdeq_jax.solvers.initial import Kind, initial_state
-from mdeq_jax.solvers.keys import fold_in_each, sample_keys
+from mdeq_jax.solvers.keys import sample_keys
 from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.experiment import (
     Batch,
@@ -62,10 +62,11 @@ def bind(
       adjoint_probe: zeros whose cotangent is the statistics of the adjoint solve.
     """
     first = first_row(batch)
-    keys = sample_keys(jax.random.fold_in(key, 2), batch, first)
+    # `initial_state` splits the key in two, which uses the numbers 0 and 1.
+    keys, others = (sample_keys(jax.random.fold_in(key, i), batch, first) for i in (2, 3))
     layer = Layer(
         functools.partial(solve, key=keys, adjoint_probe=adjoint_probe),
-        second=functools.partial(solve, key=fold_in_each(keys, 2**31)),
+        second=functools.partial(solve, key=others),
     )
     if kind == "own":
         return layer

@@ -10,7 +10,8 @@ from running import interrupted_after, mesh_of, take_steps
 
 from mdeq_jax.implicit import DEQ
 from mdeq_jax.reasoning.data import files, prefix_sums
-from mdeq_jax.reasoning.experiment import Config, create_experiment, exchanged
+from mdeq_jax.reasoning.experiment import Config, create_experiment
+from mdeq_jax.reasoning.scores import problem_scores
 from mdeq_jax.reasoning.tasks import open_problems
 from mdeq_jax.solvers import Picard, solve
 from mdeq_jax.training.config import override
@@ -66,7 +67,7 @@ def test_a_problem_is_exact_if_every_counted_position_is_right():
     counted = jnp.array([[[True] * 3], [[True, True, False]], [[True] * 3]])
     batch = {"targets": targets, "counted": counted, "mask": jnp.array([True, True, True])}
     outputs = {"logits": jax.nn.one_hot(answers, 2)}
-    scores = experiment.scores(outputs, batch)
+    scores = problem_scores(outputs, batch)
     np.testing.assert_array_equal(scores["exact"], [1, 1, 0])
     np.testing.assert_allclose(scores["accuracy"], [1, 1, 2 / 3])
     sums = experiment.sums(outputs, {**batch, "mask": jnp.array([True, False, True])})
@@ -177,8 +178,13 @@ def test_results_do_not_depend_on_the_number_of_devices(changes, x64):
     assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-4)
 
 
-def test_states_are_exchanged_within_groups():
-    np.testing.assert_array_equal(exchanged(jnp.arange(6.0), 3, 1), [2, 0, 1, 5, 3, 4])
+def test_a_second_solve_leaves_the_statistics_of_the_adjoint_alone():
+    exact = {"adjoint.name": "exact", "adjoint.steps": None, "adjoint.damping": None}
+    exact |= {"solver.backward.max_steps": 2, "solver.backward.tol": 0.0}
+    experiment = create_experiment(override(TINY, {**exact, "loss.alignment_weight": 0.1}))
+    _, metrics = take_steps(experiment, 1, 1)
+    assert metrics["adjoint_steps"] == 2
+    assert -1 <= metrics["start_cosine"] <= 1
 
 
 def test_published_prefix_sums_have_disjoint_splits(monkeypatch):

@@ -11,6 +11,7 @@ from test_steps import CONFIG, make_batch, setup
 from mdeq_jax.implicit import Solution
 from mdeq_jax.implicit.unrolled import unroll
 from mdeq_jax.stability import jacobian_loss
+from mdeq_jax.training.config import RunConfig, override
 from mdeq_jax.training.jacobian import (
     draw_regularization,
     forward_solver,
@@ -18,6 +19,7 @@ from mdeq_jax.training.jacobian import (
     solved_weight,
 )
 from mdeq_jax.training.mesh import shard
+from mdeq_jax.training.steps import draw_step
 from mdeq_jax.vision.config import finalize
 
 
@@ -52,6 +54,22 @@ def many_draws(config, *, unrolled=False):
         )
 
     return jax.device_get(jax.vmap(one)(keys))
+
+
+def test_every_step_may_have_a_depth_of_its_own():
+    config = override(RunConfig(), {"solver.forward.max_steps": 8, "train.fewest_solver_steps": 5})
+
+    def limits(config):
+        options = {"unrolled": False, "steps_per_epoch": 30}
+        draw = lambda key: draw_step(config, key, jnp.asarray(100), **options).step_limit  # noqa: E731
+        return np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000)))
+
+    values, counts = np.unique(limits(config), return_counts=True)
+    np.testing.assert_array_equal(values, [5, 6, 7, 8])
+    assert counts.min() > 400
+    # The jitter of the Jacobian's steps, −2 to 1, shifts the drawn limit.
+    jacobian = {"jacobian.probability": 1.0, "jacobian.weight": 1.0}
+    assert {*limits(override(config, jacobian)).tolist()} == {*range(3, 10)}
 
 
 def test_draws_have_their_probability_and_range():

@@ -94,6 +94,21 @@ def test_evaluation_starts_with_a_fresh_carry_and_passes_it_on(x64, tmp_path):
     assert metrics["again/error"] == pytest.approx(x[:, 1].sum(), rel=1e-9)
 
 
+class Replacing(Line):
+    """Its forward pass replaces the targets by numbers that are 5 larger."""
+
+    def forward(self, variables, batch, layer, **_):
+        outputs = super().forward(variables, batch, layer, train=True).outputs
+        return Forward(outputs, batch={**batch, "y": batch["y"] + 5})
+
+
+def test_the_loss_sees_the_rows_of_the_forward_pass(x64):
+    experiment = Replacing()
+    _, metrics = take_steps(experiment, 1, 1)
+    expected = ((experiment.x - experiment.y - 5) ** 2).mean()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-9)
+
+
 class Scored(Line):
     """An experiment whose score takes prescribed values."""
 

@@ -19,8 +19,9 @@ from typing import get_args
 
 import numpy as np
 
+from mdeq_jax.checks import require_one_of, require_whole
 from mdeq_jax.reasoning.data import mazes, prefix_sums
-from mdeq_jax.reasoning.data.problems import Problems, Split, require_one_of, require_whole
+from mdeq_jax.reasoning.data.problems import Problems, Split
 from mdeq_jax.torch_files.reader import read_tensor
 
 

@@ -16,13 +16,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from mdeq_jax.reasoning.data.problems import (
-    Problems,
-    Split,
-    draw_distinct,
-    require_one_of,
-    require_whole,
-)
+from mdeq_jax.checks import require_one_of, require_whole
+from mdeq_jax.reasoning.data.problems import Problems, Split, draw_distinct
 
 Kind = Literal["depth_first", "prim", "uniform"]
 

@@ -5,7 +5,8 @@ import random
 import numpy as np
 from jaxtyping import UInt8
 
-from mdeq_jax.reasoning.data.problems import Problems, Split, draw_distinct, require_whole
+from mdeq_jax.checks import require_whole
+from mdeq_jax.reasoning.data.problems import Problems, Split, draw_distinct
 
 
 def generate(count: int, bits: int, seed: int, split: Split = "train") -> Problems:

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, UInt8
 
+from mdeq_jax.checks import require_one_of, require_whole
+
 Split = Literal["train", "test"]
 # Draws a question and its answer, both as small whole numbers.
 DrawProblem = Callable[[random.Random], tuple[UInt8[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
@@ -28,6 +30,10 @@ class Problems(NamedTuple):
     inputs: Float32[np.ndarray, "N H W C"]
     targets: Int32[np.ndarray, "N H W"]
     counted: Bool[np.ndarray, "N H W"]
+
+    def example(self, number: int) -> dict[str, np.ndarray]:
+        """Return one problem: the row of this number of each field, by the field's name."""
+        return {name: array[number] for name, array in self._asdict().items()}
 
 
 def split_of(question: UInt8[np.ndarray, "..."]) -> Split:
@@ -74,19 +80,3 @@ def draw_distinct(
         f"count is {count}, but only {len(drawn)} distinct problems of this size were found in the "
         f"{split} split; ask for fewer or for a larger size."
     )
-
-
-def require_whole(argument: str, value: int, least: int, most: int | None = None) -> None:
-    """Raise ValueError unless an argument is a whole number from `least` to `most`."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        allowed = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{argument} is {value!r}; it must be a whole number {allowed}.")
-
-
-def require_one_of(argument: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raise ValueError unless an argument is one of the allowed values."""
-    if value not in allowed:
-        raise ValueError(
-            f"{argument} is {value!r}; it must be one of {', '.join(map(repr, allowed))}."
-        )

@@ -16,15 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from mdeq_jax.checks import needs_extra
-from mdeq_jax.reasoning.data.problems import (
-    Problems,
-    Split,
-    draw_distinct,
-    require_one_of,
-    require_whole,
-    split_of,
-)
+from mdeq_jax.checks import needs_extra, require_one_of, require_whole
+from mdeq_jax.reasoning.data.problems import Problems, Split, draw_distinct, split_of
 
 # Fewest digits that determine a Sudoku. Source: McGuire, Tugemann, Civario, "There is no 16-Clue
 # Sudoku", Experimental Mathematics 2014; for side 4 by enumeration.

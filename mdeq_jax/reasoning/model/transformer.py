@@ -1,7 +1,7 @@
 """A cell of transformer blocks for problems of one size, such as Sudoku.
 
 Source: models/eqr.py, models/trm.py and models/layers.py of locuslab/EqR (Huang, Geng, Kolter,
-"Equilibrium Reasoners", ICML 2026).
+"Equilibrium Reasoners", arXiv 2605.21488).
 """
 
 import functools
