@@ -231,7 +231,7 @@ def rolled(
     group = group or max(size, 1)
     if size % group:
         raise ValueError(f"group is {group}; it must divide the {size} samples of the batch.")
-    number, shift = np.arange(size), np.arange(group) if shifts is None else np.asarray(shifts)
+    number, shift = np.arange(size), np.asarray(range(group) if shifts is None else shifts)
     within = number % group
     rows = number - within + (within - shift[:, None]) % group
     return jax.tree.map(lambda x: x[rows], z)
