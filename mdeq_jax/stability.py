@@ -228,12 +228,12 @@ def rolled(
       [[2.0, 1.0, 4.0, 3.0]]
     """
     size = jax.tree.leaves(z)[0].shape[0]
-    group = group or max(size, 1)
-    if size % group:
+    among = group or max(size, 1)
+    if size % among:
         raise ValueError(f"group is {group}; it must divide the {size} samples of the batch.")
-    number, shift = np.arange(size), np.asarray(range(group) if shifts is None else shifts)
-    within = number % group
-    rows = number - within + (within - shift[:, None]) % group
+    number, shift = np.arange(size), np.asarray(range(among) if shifts is None else shifts)
+    within = number % among
+    rows = number - within + (within - shift[:, None]) % among
     return jax.tree.map(lambda x: x[rows], z)
 
 
