@@ -16,6 +16,7 @@ LAYOUT = (
     "torch_files",
     "runtime",
     "training",
+    "images",
     "vision",
     "reasoning",
     "apps",

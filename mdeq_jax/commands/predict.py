@@ -21,13 +21,13 @@ from absl import flags, logging
 
 from mdeq_jax.applications import load_trained
 from mdeq_jax.commands import cli
+from mdeq_jax.images.files import find_images, read_image
 from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
-from mdeq_jax.vision.data.files import read_image
 from mdeq_jax.vision.experiment import VisionExperiment, create_experiment
-from mdeq_jax.vision.predict.images import find_images, model_input
+from mdeq_jax.vision.predict.images import model_input
 from mdeq_jax.vision.predict.label_pictures import palette
 from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
 from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mdeq_jax.images.decoding import decode
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.classification_transforms import random_flip, random_shift, scaled_middle
 from mdeq_jax.vision.data.dataset import (
@@ -17,7 +18,6 @@ from mdeq_jax.vision.data.dataset import (
     Normalisation,
     require_image_size,
 )
-from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.prepared import open_prepared
 
 SIZE = (32, 32)

@@ -14,11 +14,11 @@ From the official archives, `mdeq_jax.commands.prepare` prepares it for TFDS, an
 import functools
 from pathlib import Path
 
+from mdeq_jax.images.decoding import decode, decode_label
+from mdeq_jax.images.files import read_text
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.cityscapes_labels import CLASS_NAMES, LABELS
 from mdeq_jax.vision.data.dataset import Dataset, Example
-from mdeq_jax.vision.data.decoding import decode, decode_label
-from mdeq_jax.vision.data.files import read_text
 from mdeq_jax.vision.data.prepared import ARCHIVES, open_prepared
 from mdeq_jax.vision.data.segmentation import (
     Pairs,

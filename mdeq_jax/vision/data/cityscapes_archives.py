@@ -4,8 +4,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from mdeq_jax.images.files import list_images, read_text, visible
 from mdeq_jax.vision.data.cityscapes import list_path
-from mdeq_jax.vision.data.files import list_images, read_text, visible
 from mdeq_jax.vision.data.prepared import ARCHIVES
 from mdeq_jax.vision.data.segmentation import require_pairs_exist
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mdeq_jax.images.decoding import Size, decode
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.classification_transforms import (
     centre,
@@ -12,8 +13,7 @@ from mdeq_jax.vision.data.classification_transforms import (
     random_flip,
     random_resized_crop,
 )
-from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Size
-from mdeq_jax.vision.data.decoding import decode
+from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example
 
 
 def labelled_images(

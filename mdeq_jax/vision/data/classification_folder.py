@@ -11,10 +11,10 @@ from typing import Any
 
 from absl import logging
 
+from mdeq_jax.images.files import IMAGE_SUFFIXES, list_images, read_file, visible
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.classification import labelled_images
 from mdeq_jax.vision.data.dataset import Dataset, Example, require_root
-from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_images, read_file, visible
 
 _EVAL_SPLITS = ("val", "validation", "test")
 _LAYOUT = "ROOT/train/CLASS/*.jpg and ROOT/val/CLASS/*.jpg"

@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from mdeq_jax.vision.data.dataset import Pixels, Size
-from mdeq_jax.vision.data.decoding import decode, size_of
+from mdeq_jax.images.decoding import Pixels, Size, decode, size_of
 
 _AREA_SHARE = (0.08, 1.0)
 _ASPECT_RATIO = (3 / 4, 4 / 3)

@@ -8,11 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mdeq_jax.images.decoding import Pixels, Size
 from mdeq_jax.training.reader import Example
 from mdeq_jax.vision.config import DataConfig
-
-Size = tuple[int, ...]
-Pixels = UInt8[np.ndarray, "H W 3"]
 
 
 @dataclasses.dataclass(frozen=True)

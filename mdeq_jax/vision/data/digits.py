@@ -9,10 +9,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
 
+from mdeq_jax.images.decoding import Pixels
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import embedded
 from mdeq_jax.vision.data.classification_transforms import random_shift, scaled_middle
-from mdeq_jax.vision.data.dataset import Dataset, Example, Normalisation, Pixels, require_image_size
+from mdeq_jax.vision.data.dataset import Dataset, Example, Normalisation, require_image_size
 
 TEST_EXAMPLES = 360
 SIZE = (8, 8)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from mdeq_jax.images.files import unreadable
 from mdeq_jax.vision.data.dataset import Example
-from mdeq_jax.vision.data.files import unreadable
 
 
 class Archives(NamedTuple):

@@ -11,12 +11,12 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
+from mdeq_jax.images.decoding import Pixels, decode_label, header_size, size_of
+from mdeq_jax.images.files import read_file, read_image
 from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data.classification_transforms import scaled_middle
-from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, Pixels
-from mdeq_jax.vision.data.decoding import decode_label, header_size, size_of
-from mdeq_jax.vision.data.files import read_file, read_image
+from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example
 from mdeq_jax.vision.data.segmentation_transforms import augmented, centred, whole
 
 # The entry of a class table for an unknown id.

@@ -7,9 +7,9 @@ ROOT/{train,val}/labels/NAME.png one 8-bit channel: the class of each pixel, 255
 
 from pathlib import Path
 
+from mdeq_jax.images.files import IMAGE_SUFFIXES, list_images, read_text
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data.dataset import Dataset, require_root
-from mdeq_jax.vision.data.files import IMAGE_SUFFIXES, list_images, read_text
 from mdeq_jax.vision.data.segmentation import (
     UNKNOWN,
     Pairs,

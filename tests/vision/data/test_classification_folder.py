@@ -9,10 +9,10 @@ import pytest
 from archives import MODES, jpeg, photograph
 from folders import encode, grey_png, text_chunk
 
+from mdeq_jax.images.decoding import decode
 from mdeq_jax.vision.config import DataConfig, finalize
 from mdeq_jax.vision.data import dataset_info, eval_batches, find_dataset, train_iterator
 from mdeq_jax.vision.data.classification_transforms import centre
-from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.experiment import require_fit
 
 CLASSES = ("ant", "bee", "cat")

@@ -9,8 +9,8 @@ from archives import MODES, jpeg, photograph
 from folders import encode, grey_png, text_chunk
 from PIL import Image
 
+from mdeq_jax.images.decoding import decode, decode_label, size_of
 from mdeq_jax.training.reader import BadRecordError
-from mdeq_jax.vision.data.decoding import decode, decode_label, size_of
 
 PHOTO = photograph(0, (90, 123))
 

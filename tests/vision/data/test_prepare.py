@@ -19,11 +19,11 @@ from PIL import Image
 from tensorflow_datasets.core.download import checksums
 
 from mdeq_jax.commands import prepare as command
+from mdeq_jax.images.decoding import decode
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import eval_batches, find_dataset, train_iterator
 from mdeq_jax.vision.data.cityscapes import CLASS_OF_ID
 from mdeq_jax.vision.data.classification_transforms import centre
-from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.imagenet2012 import class_names
 from mdeq_jax.vision.data.prepared import ARCHIVES
 

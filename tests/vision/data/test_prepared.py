@@ -15,10 +15,10 @@ from archives import (
     prepare_without_tensorflow,
 )
 
+from mdeq_jax.images.decoding import decode
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import dataset_info, eval_batches, find_dataset, train_iterator
 from mdeq_jax.vision.data.classification_transforms import centre
-from mdeq_jax.vision.data.decoding import decode
 from mdeq_jax.vision.data.imagenet2012 import class_names
 
 

@@ -12,7 +12,10 @@ from jaxtyping import UInt8
 from PIL.PngImagePlugin import PngImageFile
 
 from mdeq_jax.training.reader import BadRecordError
-from mdeq_jax.vision.data.dataset import Pixels, Size
+
+# (height, width)
+Size = tuple[int, ...]
+Pixels = UInt8[np.ndarray, "H W 3"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # The largest images that OpenCV decodes.
