@@ -170,6 +170,10 @@ def test_a_whole_number_is_a_fine_float():
         ({"correction": {"gamma": 0.0}}, r"config\.correction\.gamma is 0\.0; .*\(0, 1\]"),
         ({"correction": {"mode": "slices"}}, r"correction\.mode is 'slices'.*'index' or 'slice'"),
         ({"correction": {"states": 40}}, r"correction\.states is 40.* at most 18 steps"),
+        (
+            {"correction": {"states": 4}, "train": {"pretrain_steps": 1, "num_layers": 3}},
+            r"correction\.states is 4.* unrolled 3 times",
+        ),
         ({"model": {"injection": "none"}}, r"injection is 'none'"),
         (
             {"model": {"extra_heads": ("depth",)}},

@@ -52,7 +52,7 @@ class Adjoint:
 
     Attributes:
       is_solve: class attribute, whether the forward pass is a fixed-point solve; True by default.
-        It is False for `Unrolled`, which samples no states on the way.
+        If it is False, as for `Unrolled`, sampled states carry a gradient of their own.
 
     Examples:
       The first two terms of the adjoint equation's series, g + g J:

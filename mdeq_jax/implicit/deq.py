@@ -29,7 +29,7 @@ class Solution:
     Attributes:
       z: the equilibrium, differentiable in args and in what f closes over.
       result: the `SolverResult` of the forward solve.
-      sampled: one state like z for each number in `DEQ.sample_at`, with a phantom gradient.
+      sampled: one state like z for each number in `DEQ.sample_at`, with a gradient.
       args: the arguments of f.
       f: the map (z, args) -> z, for `jacobian_loss` and `spectral_radius`.
     """
@@ -57,6 +57,9 @@ class DEQ:
     the steps of all solves, without the phantom steps, and their traces joined; residual, status
     and convergence are those of the last solve.
 
+    With the adjoint `Unrolled` there is no solve. State i is the state after sample_at[i]
+    applications, with the ordinary gradient.
+
     Sources: Bai, Geng, Savani, Kolter, "Deep Equilibrium Optical Flow Estimation", CVPR 2022;
     `DEQIndexing` and `DEQSliced` in `torchdeq/core.py`, locuslab/torchdeq.
 
@@ -64,7 +67,8 @@ class DEQ:
       solver: the forward solver.
       adjoint: where the gradient comes from; None is ``Exact(solver)``.
       sample_at: rising numbers of steps after which a state is sampled, in [1, solver.max_steps],
-        or below solver.max_steps with ``sampling="slice"``. `Unrolled` samples no states.
+        or below solver.max_steps with ``sampling="slice"``. With `Unrolled`, numbers of its
+        applications.
       phantom: where the gradient of the sampled states comes from.
       sampling: "index" or "slice".
 
@@ -143,9 +147,11 @@ class DEQ:
         else:
             options = {"step_limit": step_limit, "sample_at": self.sample_at, "key": key}
             z, result = solve(z0, solver=self.solver, adjoint=adjoint, **options)
-            count = 0 if result.states is None else len(self.sample_at)
-            states = [jax.tree.map(lambda x, i=i: x[i], result.states) for i in range(count)]
-            sampled = [self.phantom.unroll(f, lax.stop_gradient(z), args) for z in states]
+            sampled = [
+                jax.tree.map(lambda x, i=i: x[i], result.states) for i in range(len(self.sample_at))
+            ]
+            if adjoint.is_solve:
+                sampled = [self.phantom.unroll(f, lax.stop_gradient(z), args) for z in sampled]
         return Solution(z, result, tuple(sampled), args, f)
 
 
@@ -187,7 +193,7 @@ def equilibrium(
       adjoint_probe: zeros (B, 2). Its cotangent is not a derivative; it is the adjoint solve's
         (steps, residual) of each sample. Differentiate with respect to it to see them.
       sample_at: rising numbers of steps in [1, max_steps] after which the best iterate is added to
-        `SolverResult.states`; the sampled states have no gradient.
+        `SolverResult.states`. These states have no gradient, except under `Unrolled`.
       outer_gradient: the function z ↦ ∂ℓ/∂z of the loss, for `Shine(opa_every=...)`; each sample by
         itself, and only its direction matters. No gradient flows through it.
       key: for a solver that draws random numbers, such as `Picard(noise=0.1)`: one key, or an array

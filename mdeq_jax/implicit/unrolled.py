@@ -13,6 +13,7 @@ from mdeq_jax.checks import require, require_int
 from mdeq_jax.implicit.adjoints import Adjoint
 from mdeq_jax.solvers import ForwardProblem, SolverResult, State, Status
 from mdeq_jax.solvers.norms import norm
+from mdeq_jax.solvers.samples import check_samples
 from mdeq_jax.solvers.stopping import relative_residual
 
 
@@ -28,6 +29,7 @@ class Unrolled(Adjoint):
     The `SolverResult` has K steps. Its trace holds ‖z_{k+1} − z_k‖ / ‖z_{k+1}‖ for k < K, the
     residual of the state *before* each application, which needs no further application. `residual`
     is the last entry (inf for K = 0), `converged` is False and `status` is `Status.STEP_LIMIT`.
+    Sampled states are the ones after so many applications, with the ordinary gradient.
 
     Attributes:
       steps: K, at least 0.
@@ -61,22 +63,42 @@ class Unrolled(Adjoint):
         """Return the state after all applications, and their statistics.
 
         Args:
-          problem: its map, start and arguments are used.
+          problem: its map, start, arguments and `sample_at` are used.
+
+        Raises:
+          ValueError: sample_at is not rising numbers in [1, K].
         """
         f = jax.checkpoint(problem.f) if self.checkpoint else problem.f
-        result = unroll(f, problem.z0, problem.args, self.steps)
+        result = unroll(f, problem.z0, problem.args, self.steps, problem.sample_at)
         return result.z, result
 
 
-def unroll(f: Callable[[State, Any], State], z0: State, args: PyTree, steps: int) -> SolverResult:
-    """Return the state after `steps` applications of f, and the statistics that `Unrolled` has."""
-    z, trace = z0, []
+def unroll(
+    f: Callable[[State, Any], State],
+    z0: State,
+    args: PyTree,
+    steps: int,
+    sample_at: tuple[int, ...] = (),
+) -> SolverResult:
+    """Return the state after `steps` applications of f, and the statistics that `Unrolled` has.
+
+    Args:
+      f: the map (z, args) -> z.
+      z0: the first state, leaves (B, ...).
+      args: any pytree of arrays.
+      steps: number of applications, at least 0.
+      sample_at: rising numbers of applications after which the state is sampled, in [1, steps].
+    """
+    check_samples(sample_at, steps, "the number of applications")
+    z, trace, states = z0, [], []
     # A Python loop: `lax.scan` over convolutions is several times slower on CPUs.
-    for _ in range(steps):
+    for k in range(steps):
         fz = f(z, args)
         g = jax.tree.map(jnp.subtract, fz, z)
         trace.append(relative_residual(*lax.stop_gradient((g, z))))
         z = fz
+        if k + 1 in sample_at:
+            states.append(z)
     unknown = jnp.full_like(norm(lax.stop_gradient(z)), jnp.inf)
     taken = jnp.full_like(unknown, steps, jnp.int32)
     return SolverResult(
@@ -87,4 +109,5 @@ def unroll(f: Callable[[State, Any], State], z0: State, args: PyTree, steps: int
         trace=jnp.stack(trace) if trace else unknown[None][:0],
         best_step=taken,
         status=jnp.full_like(unknown, int(Status.STEP_LIMIT), jnp.int32),
+        states=jax.tree.map(lambda *xs: jnp.stack(xs), *states) if states else None,
     )

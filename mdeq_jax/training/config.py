@@ -286,6 +286,12 @@ class RunConfig:
                 f"config.correction.states is {self.correction.states}, but the solve has at most "
                 f"{steps} steps; lower it or raise config.solver.forward.max_steps."
             )
+        unrolled = self.train.unrolled_at(0)
+        if unrolled is not None and self.correction.states > unrolled:
+            raise ValueError(
+                f"config.correction.states is {self.correction.states}, but the cell is unrolled "
+                f"{unrolled} times at first; lower it or raise config.train.num_layers."
+            )
 
     def _check_adjoint(self) -> None:
         self.adjoint.require_own_options(with_correction=self.correction.states > 1)

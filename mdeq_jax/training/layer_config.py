@@ -178,7 +178,9 @@ class CorrectionConfig:
     """Fixed-point correction: losses on sampled states of the solve as well as on the equilibrium.
 
     State i of n weighs gamma^(n − 1 − i); all but the last, the equilibrium, have the phantom
-    gradient of `adjoint.steps` and `adjoint.damping`. Source: Bai et al., "Deep Equilibrium Optical
+    gradient of `adjoint.steps` and `adjoint.damping`. While the cell is unrolled, the states are
+    those after some of its applications, with the ordinary gradient: the sequence loss of RAFT
+    (Teed, Deng, ECCV 2020). Source: Bai et al., "Deep Equilibrium Optical
     Flow Estimation", CVPR 2022; `fp_correction` and `n_states`, locuslab/torchdeq.
 
     Attributes:

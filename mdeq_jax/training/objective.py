@@ -38,7 +38,7 @@ def training_layer(config: RunConfig, unrolled: int | None) -> DEQ:
     return DEQ(
         forward_solver(config),
         adjoint if unrolled is None else Unrolled(unrolled),
-        sample_at=config.correction.sample_at(config.solver.forward.max_steps),
+        sample_at=config.correction.sample_at(unrolled or config.solver.forward.max_steps),
         sampling=config.correction.mode,
         phantom=config.adjoint.phantom(),
     )

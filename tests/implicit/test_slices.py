@@ -8,6 +8,7 @@ from cells import assert_slopes, layer, random_args, start
 from jax.sharding import AxisType, PartitionSpec
 
 from mdeq_jax.implicit import DEQ, Exact, Phantom, Unrolled
+from mdeq_jax.implicit.unrolled import unroll
 from mdeq_jax.solvers import Anderson, Broyden, Picard, Status, solve
 
 PHANTOM = Phantom(2, 0.7)
@@ -173,11 +174,12 @@ def test_under_shard_map(x64, sampling):
 
 
 @pytest.mark.parametrize("sampling", ["index", "slice"])
-def test_unrolled_samples_no_states(sampling):
+def test_unrolled_samples_its_own_applications(sampling):
     args = random_args()
-    solution = DEQ(Picard(9), Unrolled(3), SAMPLE_AT, PHANTOM, sampling)(layer, start(args), args)
-    assert solution.sampled == ()
-    np.testing.assert_array_equal(solution.result.steps, 3)
+    solution = DEQ(Picard(9), Unrolled(6), SAMPLE_AT, PHANTOM, sampling)(layer, start(args), args)
+    for n, z in zip(SAMPLE_AT, solution.sampled, strict=True):
+        np.testing.assert_array_equal(z, unroll(layer, start(args), args, n).z)
+    np.testing.assert_array_equal(solution.result.steps, 6)
 
 
 def test_bad_sampling():

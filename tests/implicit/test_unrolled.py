@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cells import TIGHT, layer, random_args, start
 
-from mdeq_jax.implicit import Unrolled, equilibrium
+from mdeq_jax.implicit import DEQ, Unrolled, equilibrium
 from mdeq_jax.solvers import Status
 
 
@@ -74,3 +74,28 @@ def test_recomputation_keeps_no_more_than_the_states():
 def test_bad_options_name_the_field_and_the_value(field, value):
     with pytest.raises(ValueError, match=f"Unrolled.{field} is {value!r}; it must be"):
         Unrolled(**{"steps": 2, field: value})
+
+
+def test_sampled_states_have_the_ordinary_gradient(x64):
+    args = random_args()
+    deq = DEQ(TIGHT, Unrolled(4), sample_at=(1, 3))
+
+    def ours(args):
+        solution = deq(layer, start(args), args)
+        return sum(jnp.sin(z).sum() for z in (*solution.sampled, solution.z))
+
+    def network(args):
+        states = [start(args)]
+        for _ in range(4):
+            states.append(layer(states[-1], args))
+        return sum(jnp.sin(states[k]).sum() for k in (1, 3, 4))
+
+    np.testing.assert_allclose(ours(args), network(args), rtol=1e-12)
+    grads = jax.jit(jax.grad(ours))(args), jax.grad(network)(args)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10), *grads)
+
+
+def test_states_after_more_applications_than_there_are():
+    args = random_args()
+    with pytest.raises(ValueError, match="the number of applications, which is 2"):
+        DEQ(TIGHT, Unrolled(2), sample_at=(1, 3))(layer, start(args), args)
