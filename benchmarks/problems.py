@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 
+from mdeq_jax.implicit import FixedPointProblem
 from mdeq_jax.vision.config import Config, finalize, load_config
-from mdeq_jax.vision.model import MDEQ, FixedPointProblem, create_model
+from mdeq_jax.vision.model import MDEQ, create_model
 
 
 class Setting(NamedTuple):

@@ -9,6 +9,7 @@ from mdeq_jax.implicit.adjoints import (
 )
 from mdeq_jax.implicit.deq import DEQ, Solution, equilibrium
 from mdeq_jax.implicit.phantom import Phantom
+from mdeq_jax.implicit.problem import FixedPointProblem
 from mdeq_jax.implicit.shine import Shine
 from mdeq_jax.implicit.unrolled import Unrolled
 from mdeq_jax.solvers import ForwardProblem
@@ -18,6 +19,7 @@ __all__ = [
     "Adjoint",
     "Cotangent",
     "Exact",
+    "FixedPointProblem",
     "ForwardProblem",
     "JacobianFree",
     "Neumann",

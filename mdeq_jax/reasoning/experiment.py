@@ -7,8 +7,8 @@ The same weights solve problems of any size; a larger or harder problem needs mo
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import grain
 import jax
@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from mdeq_jax.implicit import FixedPointProblem
 from mdeq_jax.reasoning.config import Config
 from mdeq_jax.reasoning.data.problems import Problems
 from mdeq_jax.reasoning.model.create import create_model
@@ -43,14 +44,6 @@ from mdeq_jax.training.loaders import eval_batches, shuffled_batches
 from mdeq_jax.training.weights import load_matching
 
 __all__ = ["Config", "Reasoning", "create_experiment"]
-
-
-class FixedPointProblem(NamedTuple):
-    """The equation z = f(z, args) of some problems, and where its solve starts."""
-
-    f: Callable[[State, Any], State]
-    z0: State
-    args: PyTree
 
 
 class Reasoning:

@@ -2,6 +2,6 @@
 
 from mdeq_jax.vision.model.cell import MDEQCell
 from mdeq_jax.vision.model.config import ModelConfig
-from mdeq_jax.vision.model.mdeq import MDEQ, FixedPointProblem, ModelInfo, create_model
+from mdeq_jax.vision.model.mdeq import MDEQ, ModelInfo, create_model
 
-__all__ = ["MDEQ", "FixedPointProblem", "MDEQCell", "ModelConfig", "ModelInfo", "create_model"]
+__all__ = ["MDEQ", "MDEQCell", "ModelConfig", "ModelInfo", "create_model"]

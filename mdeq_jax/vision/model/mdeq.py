@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree
 
-from mdeq_jax.implicit import DEQ, Adjoint, Solution
+from mdeq_jax.implicit import DEQ, Adjoint, FixedPointProblem, Solution
 from mdeq_jax.implicit.unrolled import unroll
 from mdeq_jax.layers import weight_norm
 from mdeq_jax.solvers import Broyden, Solver, SolverResult
@@ -41,21 +41,6 @@ class CellArgs(NamedTuple):
 
 
 Layer = Callable[[Callable[[State, CellArgs], State], State, CellArgs], Solution]
-
-
-class FixedPointProblem(NamedTuple):
-    """z = f(z, args), to be solved from z0.
-
-    Attributes:
-      f: the cell, pure.
-      z0: one array (B, H, W, C) per branch.
-      args: weights with plain kernels, injections and dropout masks; gradients are taken with
-        respect to them.
-    """
-
-    f: Callable[[State, CellArgs], State]
-    z0: State
-    args: CellArgs
 
 
 @jax.tree_util.register_dataclass
