@@ -204,8 +204,8 @@ def _find(root: str | Path, pattern: str) -> list[Path]:
     if not found:
         name = pattern.split("/")[0]
         raise ValueError(
-            f"{root}/{pattern} is not there; config.data.root is {str(root)!r} and must hold the"
-            f" folder {name} with that in it, from {_SOURCES[name]}."
+            f"config.data.root is {str(root)!r}, which has no {pattern}; extract the data set"
+            f" there, as the folder {name}, from {_SOURCES[name]}."
         )
     return found
 
