@@ -8,7 +8,7 @@ from mdeq_jax.images.decoding import Pixels, decode
 from mdeq_jax.training.reader import BadRecordError
 
 # Formats that OpenCV reads.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
 
 
 def visible(names: Iterable[str]) -> list[str]:

@@ -23,8 +23,8 @@ def test_a_folder_with_all_below_in_order(tmp_path):
 
 def test_what_systems_add_is_not_predicted(tmp_path):
     hidden = (".thumbs/x.png", "b/.thumbs/deep/x.png", "__MACOSX/._a.png", "b/._1.png")
-    make_files(tmp_path, "a.png", "b/1.webp", "c.png/1.jpg", *hidden)
-    assert list(find_images([str(tmp_path)], Path("out"))) == ["a", "b/1", "c.png/1"]
+    make_files(tmp_path, "a.png", "b/1.webp", "b/2.ppm", "c.png/1.jpg", *hidden)
+    assert list(find_images([str(tmp_path)], Path("out"))) == ["a", "b/1", "b/2", "c.png/1"]
 
 
 def test_a_folder_that_is_itself_hidden(tmp_path):

@@ -1,6 +1,6 @@
 """Your own folder of images, a subfolder for each class, in the layout of `tfds.ImageFolder`.
 
-ROOT/train/CLASS/NAME.*   .jpg, .jpeg, .png, .webp, .bmp, .tif or .tiff
+ROOT/train/CLASS/NAME.*   .jpg, .jpeg, .png, .webp, .bmp, .ppm, .tif or .tiff
 ROOT/val/CLASS/NAME.*     or ROOT/validation, or ROOT/test: the first one that exists
 """
 

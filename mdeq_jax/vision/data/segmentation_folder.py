@@ -1,7 +1,7 @@
 """Your own folder of images and label PNGs.
 
 ROOT/classes.txt                 the names of the classes 0, 1, ..., one a line
-ROOT/{train,val}/images/NAME.*   .jpg, .jpeg, .png, .webp, .bmp, .tif or .tiff
+ROOT/{train,val}/images/NAME.*   .jpg, .jpeg, .png, .webp, .bmp, .ppm, .tif or .tiff
 ROOT/{train,val}/labels/NAME.png one 8-bit channel: the class of each pixel, 255 to ignore it
 """
 

@@ -1,0 +1,1 @@
+"""Data of optical flow: file formats, published data sets, augmentation, generated scenes."""
