@@ -1,11 +1,14 @@
 """Flax modules: convolution and GroupNorm."""
 
+import math
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from mdeq_jax.layers.convolution import conv2d
 
@@ -15,6 +18,25 @@ _EPSILON = 1e-5
 normal_init = nn.initializers.normal(0.01)
 # PyTorch's default for convolutions and linear maps, uniform in ±1/√fan_in.
 torch_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def normal_bias_init(fan_in: int) -> Initializer:
+    """Return the initialiser N(0, 0.01²), whatever the fan-in."""
+    return normal_init
+
+
+def torch_bias_init(fan_in: int) -> Initializer:
+    """Return PyTorch's default initialiser of biases, uniform in ±1/√fan_in.
+
+    Args:
+      fan_in: number of inputs of each output: height × width × input channels of the kernel.
+    """
+    bound = fan_in**-0.5
+
+    def init(key: PRNGKeyArray, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def compute_dtype(x: Array, *parameters: Array) -> jnp.dtype:
@@ -33,8 +55,9 @@ class Conv(nn.Module):
       features: number of output channels.
       size: the kernel's height and width, or its side if they are equal; odd.
       stride: stride along height and width, at least 1.
-      use_bias: whether there is a bias, initialised as N(0, 0.01²).
+      use_bias: whether there is a bias.
       kernel_init: initialiser of the kernel.
+      bias_init: returns the initialiser of the bias for a fan-in, N(0, 0.01²) by default.
     """
 
     features: int
@@ -42,6 +65,7 @@ class Conv(nn.Module):
     stride: int = 1
     use_bias: bool = False
     kernel_init: Initializer = normal_init
+    bias_init: Callable[[int], Initializer] = normal_bias_init
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -55,7 +79,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         y = conv2d(x, kernel.astype(compute_dtype(x, kernel)), self.stride)
         if self.use_bias:
-            bias = self.param("bias", normal_init, (self.features,))
+            bias_init = self.bias_init(math.prod(shape[:3]))
+            bias = self.param("bias", bias_init, (self.features,))
             y = y + bias.astype(compute_dtype(y, bias))
         return y
 
