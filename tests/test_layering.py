@@ -19,6 +19,7 @@ LAYOUT = (
     "images",
     "vision",
     "reasoning",
+    "flow",
     "apps",
     "applications",
     "viz",
@@ -26,7 +27,7 @@ LAYOUT = (
     "commands",
 )
 # Rooms of one application each, which do not know each other.
-APPLICATIONS = ("vision", "reasoning", "apps")
+APPLICATIONS = ("vision", "reasoning", "flow", "apps")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

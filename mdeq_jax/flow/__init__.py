@@ -1,0 +1,1 @@
+"""Optical flow as an equilibrium: DEQ-Flow, its data, training and streams."""

@@ -1,0 +1,1 @@
+"""Pairs of images with their flow: generated scenes, and the published data sets."""
