@@ -9,7 +9,6 @@ where v is the layer's velocity, and m = s·exp(iω) scales by s and turns by ω
 to the next is therefore v + (m − 1)(p − c − t·v), in closed form at every pixel.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -125,7 +124,6 @@ def motion(layers: Sequence[Layer], size: Size, t: int) -> dict[str, np.ndarray]
     return {"flow": _pairs(target - pixels), "valid": np.ones(size, bool), "occluded": occluded}
 
 
-@functools.cache
 def _grid(size: Size) -> Complex[np.ndarray, "H W"]:
     """Return the positions of the pixels."""
     height, width = size
