@@ -1,1 +1,1 @@
-"""Pairs of images with their flow: generated scenes, and the published data sets."""
+"""Data of optical flow: file formats, published data sets, augmentation, generated scenes."""
