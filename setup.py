@@ -22,7 +22,8 @@ def requirements(text: str) -> list[str]:
 
 _, *sections = re.split(r"^# \[(\w*)\]", read("requirements.txt"), flags=re.MULTILINE)
 of = dict(zip(sections[::2], (requirements("#" + text) for text in sections[1::2]), strict=True))
-vision = [*of["train"], *of["viz"], *of["vision"]]
+pictures = [*of["train"], *of["viz"], *of["images"]]
+vision = [*pictures, *of["vision"]]
 cuda, dev, docs, prepare, tpu = (
     requirements(read(f"requirements-{name}.txt"))
     for name in ("cuda", "dev", "docs", "prepare", "tpu")
@@ -33,12 +34,13 @@ setup(
     extras_require={
         "train": of["train"],
         "vision": vision,
+        "flow": [*pictures, *of["flow"]],
         "reasoning": [*of["train"], *of["viz"], *of["reasoning"]],
         "viz": of["viz"],
         "cuda": cuda,
         "tpu": tpu,
         "docs": docs,
-        "dev": [*vision, *of["reasoning"], *of["tests"], *dev],
+        "dev": [*vision, *of["flow"], *of["reasoning"], *of["tests"], *dev],
         "prepare": [*vision, *prepare],
     },
     packages=[*find_packages(include=["mdeq_jax*"]), "mdeq_jax.configs"],

@@ -93,11 +93,14 @@ def test_what_a_plain_install_brings(wheel):
     assert {"flax", "optax", "orbax-checkpoint", "grain", "absl-py"} <= required["train"]
     assert required["viz"] == {"matplotlib", "pillow"}
     assert required["train"] | required["viz"] < required["vision"]
+    assert {"flow-vis", "scipy", "opencv-python-headless", "scikit-learn"} < required["flow"]
+    assert required["train"] | required["viz"] < required["flow"]
+    assert "tensorflow-datasets" not in required["flow"]
     assert not required["train"] & {"opencv-python-headless", "tensorflow-datasets", "matplotlib"}
-    assert required["vision"] | {"pytest", "ruff"} < required["dev"]
+    assert required["vision"] | required["flow"] | {"pytest", "ruff"} < required["dev"]
     assert "mkdocs-material" in required["docs"]
     assert set(metadata.get_all("Provides-Extra")) == {
-        *("train", "reasoning", "vision", "viz", "cuda", "tpu", "dev", "docs", "prepare")
+        *("train", "flow", "reasoning", "vision", "viz", "cuda", "tpu", "dev", "docs", "prepare")
     }
 
 
