@@ -143,7 +143,7 @@ def test_no_pixel_moves_further_than_the_largest_motion(max_motion):
         for seed in range(20)
     ]
     assert max(speeds) <= max_motion + 1e-5
-    assert max(speeds) >= 0.7 * max_motion
+    assert max(speeds) >= 0.6 * max_motion
 
 
 def test_examples_depend_on_number_seed_and_split_alone():
@@ -181,7 +181,7 @@ def test_the_splits_are_the_two_halves_of_the_photographs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": (0, 8)}, "height of a scene is 0"),
+        ({"size": (7, 8)}, "height of a scene is 7"),
         ({"size": (8, 8.5)}, "width of a scene is 8.5"),
         ({"max_motion": -1}, "max_motion is -1"),
         ({"max_motion": np.nan}, "max_motion is nan"),
