@@ -104,9 +104,10 @@ def test_the_second_image_warped_back_is_the_first(seed):
         difference = warped(made["second"], flow) - made["first"].astype(float)
         return np.abs(difference)[safe].mean()
 
-    # Interpolating twice smooths; that alone is the error of the true flow.
-    assert error(made["flow"]) < 5
-    assert error(-made["flow"]) > 3 * error(made["flow"])
+    # In grey levels. Interpolating twice smooths; that alone is the error of the true flow.
+    assert error(made["flow"]) < 3
+    for wrong in (-made["flow"], 0 * made["flow"]):
+        assert error(wrong) > 3 * error(made["flow"])
     assert error(made["flow"][..., ::-1]) > 2 * error(made["flow"])
 
 
