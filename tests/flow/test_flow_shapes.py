@@ -104,9 +104,10 @@ def test_the_second_image_warped_back_is_the_first(seed):
         difference = warped(made["second"], flow) - made["first"].astype(float)
         return np.abs(difference)[safe].mean()
 
-    # Interpolating twice smooths; that alone is the error of the true flow.
-    assert error(made["flow"]) < 5
-    assert error(-made["flow"]) > 3 * error(made["flow"])
+    # In grey levels. Interpolating twice smooths; that alone is the error of the true flow.
+    assert error(made["flow"]) < 3
+    for wrong in (-made["flow"], 0 * made["flow"]):
+        assert error(wrong) > 3 * error(made["flow"])
     assert error(made["flow"][..., ::-1]) > 2 * error(made["flow"])
 
 
@@ -143,7 +144,7 @@ def test_no_pixel_moves_further_than_the_largest_motion(max_motion):
         for seed in range(20)
     ]
     assert max(speeds) <= max_motion + 1e-5
-    assert max(speeds) >= 0.7 * max_motion
+    assert max(speeds) >= 0.6 * max_motion
 
 
 def test_examples_depend_on_number_seed_and_split_alone():
@@ -181,7 +182,7 @@ def test_the_splits_are_the_two_halves_of_the_photographs():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": (0, 8)}, "height of a scene is 0"),
+        ({"size": (7, 8)}, "height of a scene is 7"),
         ({"size": (8, 8.5)}, "width of a scene is 8.5"),
         ({"max_motion": -1}, "max_motion is -1"),
         ({"max_motion": np.nan}, "max_motion is nan"),

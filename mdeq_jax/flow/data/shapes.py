@@ -16,8 +16,8 @@ from mdeq_jax.flow.data.planes import Layer, Size, motion, render
 
 Split = Literal["train", "test"]
 
-# Share of the largest motion that rotation and scaling may take.
-_TURN_SHARE = 0.3
+# Share of the largest motion that rotation and scaling may take, and the most that they may be.
+_TURN_SHARE, _LARGEST_TURN = 0.3, 0.2
 # Radii of objects as a share of the image's shorter side, and pixels of a photograph per pixel.
 _RADII, _ZOOMS = (0.15, 0.35), (0.5, 1)
 _CORNERS = (3, 8)
@@ -46,7 +46,7 @@ def draw_layers(
 
     Args:
       generator: where all random numbers come from.
-      size: (H, W).
+      size: (H, W), each at least 8.
       max_motion: the largest |flow| from frame 0 to frame 1, in pixels. A later flow may be larger
         where a layer grows.
       objects: number of polygons, at least 0.
@@ -57,8 +57,8 @@ def draw_layers(
     """
     require_one_of("split", split, get_args(Split))
     require_whole("objects", objects, 0)
-    require_whole("the height of a scene", size[0], 1)
-    require_whole("the width of a scene", size[1], 1)
+    require_whole("the height of a scene", size[0], 8)
+    require_whole("the width of a scene", size[1], 8)
     if not 0 <= max_motion < np.inf:
         raise ValueError(f"max_motion is {max_motion!r}; it must be a number of at least 0.")
     height, width = size
@@ -84,7 +84,7 @@ def film(
 
     Args:
       generator: where all random numbers come from.
-      size: (H, W).
+      size: (H, W), each at least 8.
       frames: the number T of frames, at least 2.
       max_motion: the largest |flow| from the first frame to the second, in pixels.
       objects: number of polygons, at least 0.
@@ -115,7 +115,7 @@ def scene(
 
     Args:
       generator: where all random numbers come from.
-      size: (H, W).
+      size: (H, W), each at least 8.
       max_motion: the largest |flow|, in pixels.
       objects: number of polygons, at least 0.
       split: "train" or "test".
@@ -150,7 +150,7 @@ def example(
       number: at least 0. The examples of two numbers are drawn independently.
       seed: at least 0; it determines the set.
       split: "train" or "test".
-      size: (H, W).
+      size: (H, W), each at least 8.
       max_motion: the largest |flow|, in pixels.
       objects: number of polygons, at least 0.
 
@@ -192,7 +192,7 @@ def _draw_layer(
     """
     halves = photographs(split)
     photograph = halves[generator.integers(len(halves))]
-    turn_motion = max_motion * _TURN_SHARE * generator.uniform()
+    turn = min(_TURN_SHARE * max_motion / reach, _LARGEST_TURN) * generator.uniform()
     # The square root makes the velocity uniform in its disc.
     speed = max_motion * (1 - _TURN_SHARE) * np.sqrt(generator.uniform())
     return Layer(
@@ -201,7 +201,7 @@ def _draw_layer(
         zoom=generator.uniform(*_ZOOMS) * _draw_direction(generator),
         centre=centre,
         velocity=speed * _draw_direction(generator),
-        turn=1 + turn_motion / reach * _draw_direction(generator),
+        turn=1 + turn * _draw_direction(generator),
     )
 
 
