@@ -24,6 +24,7 @@ from mdeq_jax.training.weights import Trained
 APPLICATIONS = {
     "vision": "mdeq_jax.vision.experiment",
     "reasoning": "mdeq_jax.reasoning.experiment",
+    "flow": "mdeq_jax.flow.experiment",
     "regression": "mdeq_jax.apps.regression",
     "baseline": "mdeq_jax.comparison.experiment",
 }

@@ -51,14 +51,17 @@ class Padding(NamedTuple):
         return images[..., rows, self.left : width - self.right, :]
 
 
-def padding_of(height: int, width: int, mode: Mode) -> Padding:
-    """Return the padding that makes height and width the next multiples of 8.
+def padding_of(
+    height: int, width: int, mode: Mode, target: tuple[int, int] | None = None
+) -> Padding:
+    """Return the padding that makes height and width the next multiples of 8, or those of a target.
 
     Args:
       height: number of rows.
       width: number of columns.
       mode: "sintel" adds half of the rows above and half below, "kitti" all of them below. Both add
         half of the columns on each side. An odd row or column goes below or to the right.
+      target: the padded height and width; None is the next multiples of 8.
 
     Source: ``InputPadder`` of princeton-vl/RAFT and locuslab/deq-flow.
 
@@ -67,6 +70,7 @@ def padding_of(height: int, width: int, mode: Mode) -> Padding:
       Padding(top=2, bottom=2, left=0, right=0)
     """
     require_one_of("mode", mode, get_args(Mode))
-    rows, columns = -height % MULTIPLE, -width % MULTIPLE
+    high, wide = target or (height + -height % MULTIPLE, width + -width % MULTIPLE)
+    rows, columns = high - height, wide - width
     top = rows // 2 if mode == "sintel" else 0
     return Padding(top, rows - top, columns // 2, columns - columns // 2)

@@ -62,12 +62,11 @@ MIXTURES: dict[str, tuple[Part, ...]] = {
     "kitti": (Part(_KITTI, RECIPES["kitti"]),),
 }
 
-_SINTEL: dict[str, Listing] = {"sintel_clean": _SINTEL_CLEAN, "sintel_final": _SINTEL_FINAL}
-EVALUATIONS: dict[str, dict[str, Listing]] = {
-    "chairs": {"chairs": functools.partial(chairs, split="validation")},
-    "things": {**_SINTEL, "kitti": _KITTI},
-    "sintel": _SINTEL,
-    "kitti": {"kitti": _KITTI},
+EVALUATIONS: dict[str, Listing] = {
+    "chairs": functools.partial(chairs, split="validation"),
+    "sintel_clean": _SINTEL_CLEAN,
+    "sintel_final": _SINTEL_FINAL,
+    "kitti": _KITTI,
 }
 
 
@@ -110,17 +109,16 @@ def training_example(
     return augment(read_example(training_record.record), training_record.recipe, crop, generator)
 
 
-def evaluation_records(root: str | Path, stage: str) -> dict[str, list[Record]]:
-    """Return the image pairs that a stage is evaluated on, by the name of their set.
+def evaluation_records(root: str | Path, name: str) -> list[Record]:
+    """Return the image pairs of an evaluation set.
 
     Args:
       root: folder that holds the data sets.
-      stage: "chairs" has the set "chairs", the validation pairs; "things" has "sintel_clean",
-        "sintel_final" and "kitti", which it has not seen; "sintel" has "sintel_clean" and
-        "sintel_final"; "kitti" has "kitti". Sets of Sintel and KITTI are their training pairs.
+      name: "chairs", the validation pairs, or "sintel_clean", "sintel_final" or "kitti", the
+        training pairs.
 
     Raises:
-      ValueError: the stage is another one, or a file or folder is missing.
+      ValueError: the name is another one, or a file or folder is missing.
     """
-    require_one_of("stage", stage, tuple(EVALUATIONS))
-    return {name: records(Path(root)) for name, records in EVALUATIONS[stage].items()}
+    require_one_of("name", name, tuple(EVALUATIONS))
+    return EVALUATIONS[name](Path(root))
