@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from mdeq_jax.torch_files.names import array_name, torch_shape
 from mdeq_jax.torch_files.reader import LazyArray
 
 
@@ -23,6 +24,19 @@ class Imported(NamedTuple):
 
     variables: PyTree
     report: list[str]
+
+
+def wanted_arrays(flat: Mapping[tuple[str, ...], Any], table: str) -> dict[str, Wanted]:
+    """Return the arrays that a model needs, by PyTorch name.
+
+    Args:
+      flat: the model's arrays, or their shapes, by path.
+      table: rows of names, as for `torch_name`.
+    """
+    return {
+        array_name(path, table): Wanted(path, torch_shape(path, array.shape))
+        for path, array in flat.items()
+    }
 
 
 def misfits(arrays: Mapping[str, LazyArray], wanted: Mapping[str, Wanted]) -> list[str]:

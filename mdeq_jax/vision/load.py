@@ -5,22 +5,25 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
+from mdeq_jax.torch_files.fitting import Wanted, wanted_arrays
+from mdeq_jax.torch_files.names import (
+    array_name,
+    from_torch,
+    matching,
+    our_shape,
+    read_arrays,
+    to_torch,
+)
 from mdeq_jax.torch_files.reader import LazyArray
+from mdeq_jax.torch_files.weight_norm import fold_weight_norm
 from mdeq_jax.training.weights import read_trained
 from mdeq_jax.vision.config import Config, finalize
 from mdeq_jax.vision.model import MDEQ, ModelConfig, create_model
-from mdeq_jax.vision.torch_files.arrays import (
-    Wanted,
-    arrays_of,
-    fold_weight_norm,
-    matching,
-    read_arrays,
-    wanted_arrays,
-)
-from mdeq_jax.vision.torch_files.keys import from_torch, our_shape
+from mdeq_jax.vision.torch_files.keys import canonical_name, layer_table
 
 _CELL = "params/cell/"
 
@@ -81,7 +84,7 @@ def start_from(
         list.
     """
     own: dict[Any, Any] = traverse_util.flatten_dict(variables)
-    wanted = wanted_arrays(own, config.task)
+    wanted = wanted_arrays(own, layer_table(config.task))
     found = fold_weight_norm(_arrays_in(source), wanted)
     misfits = {name: why for name, w in wanted.items() if (why := _misfit(found.get(name), w))}
     if len(misfits) == len(wanted):
@@ -100,9 +103,15 @@ def start_from(
 def _arrays_in(source: str | os.PathLike[str]) -> dict[str, LazyArray]:
     """Return the arrays of a PyTorch file or of one of our checkpoints, by PyTorch name."""
     if os.path.isfile(source):
-        return read_arrays(source)
+        return read_arrays(source, canonical_name)
     trained = read_trained(source, finalize)
-    return arrays_of(trained.variables, trained.config.model.task)
+    table = layer_table(trained.config.model.task)
+    flat = traverse_util.flatten_dict(trained.variables)
+    return {array_name(p, table): _lazy(to_torch(p, np.asarray(a))) for p, a in flat.items()}
+
+
+def _lazy(array: np.ndarray) -> LazyArray:
+    return LazyArray(array.shape, array.dtype, lambda: array)
 
 
 def _misfit(found: LazyArray | None, wanted: Wanted) -> str | None:
@@ -126,7 +135,7 @@ def _require_cell(
       allow_missing: patterns of paths or PyTorch names.
     """
     names = [name for path, (name, _) in left.items() for name in (path, name)]
-    allowed = matching(names, "allow_missing", allow_missing)
+    allowed = matching(names, "allow_missing", allow_missing, canonical_name)
     lines = [
         f"\n  {path} ({why})"
         for path, (name, why) in sorted(left.items())

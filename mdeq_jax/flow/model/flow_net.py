@@ -97,7 +97,8 @@ class FlowNet(nn.Module):
         _check_images(first.shape, second.shape, self.config.smallest_side)
         first, second = self._normalised(first), self._normalised(second)
         features = self.feature_encoder(jnp.concatenate([first, second]), train)
-        pyramid = correlation_pyramid(*jnp.split(features, 2), self.config.levels)
+        of_first, of_second = jnp.split(features, 2)
+        pyramid = correlation_pyramid(of_first, of_second, self.config.levels)
         context = nn.relu(self.context_encoder(first, train))
         attention = self.attention(context) if self.config.attention else None
         return Injection(to_working_dtype(context), pyramid, attention)

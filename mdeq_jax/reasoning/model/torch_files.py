@@ -4,11 +4,9 @@ A file is {"net": state dict, "epoch": ..., "optimizer": ...}. torch is not need
 file is executed.
 """
 
-import fnmatch
-import math
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -17,15 +15,14 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from mdeq_jax.checks import require_names
 from mdeq_jax.reasoning.model.config import ModelConfig, Norm
 from mdeq_jax.reasoning.model.create import Model
 from mdeq_jax.reasoning.model.recurrent import RecurrentNet
-from mdeq_jax.torch_files.fitting import Imported, Wanted, common_dtype, misfits
-from mdeq_jax.torch_files.reader import LazyArray, read_state_dict
+from mdeq_jax.torch_files.fitting import Imported, Wanted
+from mdeq_jax.torch_files.importing import Shapes, Target, import_arrays
+from mdeq_jax.torch_files.names import read_arrays
 
 Flat = dict[tuple[str, ...], Any]
-Shapes = Mapping[str, tuple[int, ...]]
 
 # Fields of `ModelConfig` that a file determines.
 _FIELDS = ("width", "start", "recall", "blocks")
@@ -71,22 +68,14 @@ def import_with_report(
             f"{os.fspath(path)}: config.model.kind is 'transformer'; only models of kind "
             "'recurrent' are imported."
         )
-    found = _read(path)
-    dropped = _matching(found, "drop", drop)
-    arrays = {name: array for name, array in found.items() if name not in dropped}
-    wanted = _wanted(model)
-    initial = _matching(wanted.keys() - arrays.keys(), "allow_missing", allow_missing)
-    problems = misfits(arrays, {name: w for name, w in wanted.items() if name not in initial})
-    if problems:
-        problems += _explanations({name: array.shape for name, array in arrays.items()}, model)
-        raise ValueError("\n  ".join([f"{os.fspath(path)} does not fit:", *problems]))
-    count, dtype = sum(math.prod(a.shape) for a in arrays.values()), common_dtype(arrays.values())
-    report = [
-        f"took {count:,} parameters in {len(arrays)} arrays, {dtype}",
-        *(f"dropped {name}" for name in sorted(dropped)),
-        *(f"left at its initial value: {name}" for name in sorted(initial)),
-    ]
-    return Imported(_convert(arrays, wanted, model), report)
+    target = Target(
+        _wanted(model),
+        lambda: _initial(model),
+        explain=lambda shapes: _explanations(shapes, model),
+        convert=lambda _, array: _from_torch(array),
+    )
+    found = read_arrays(path)
+    return import_arrays(path, found, target, allow_missing=allow_missing, drop=drop)
 
 
 def infer_model(path: str | os.PathLike[str], norm: Norm = "none") -> RecurrentNet:
@@ -100,21 +89,11 @@ def infer_model(path: str | os.PathLike[str], norm: Norm = "none") -> RecurrentN
     Raises:
       ValueError: the file cannot be read, or does not hold a network of deep-thinking.
     """
-    shapes = {name: array.shape for name, array in _read(path).items()}
+    shapes = {name: array.shape for name, array in read_arrays(path).items()}
     try:
         return _infer(shapes, norm)
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
-
-
-def _read(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
-    """Return the arrays of a file, without the prefix of `torch.nn.DataParallel`."""
-    return {name.removeprefix("module."): array for name, array in read_state_dict(path).items()}
-
-
-def _matching(names: Collection[str], argument: str, patterns: Iterable[str]) -> set[str]:
-    rules = require_names(argument, patterns)
-    return {name for name in names if any(fnmatch.fnmatchcase(name, rule) for rule in rules)}
 
 
 def _initial(model: RecurrentNet) -> Flat:
@@ -155,20 +134,6 @@ def _from_torch(array: np.ndarray) -> np.ndarray:
     if array.ndim == 3:
         array = array[:, :, None]
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-
-
-def _convert(
-    arrays: Mapping[str, LazyArray], wanted: Mapping[str, Wanted], model: RecurrentNet
-) -> PyTree:
-    dtype = common_dtype(arrays.values())
-    initial = {} if wanted.keys() <= arrays.keys() else _initial(model)
-    flat = {
-        w.path: _from_torch(arrays[name].read()) if name in arrays else initial[w.path]
-        for name, w in wanted.items()
-    }
-    return traverse_util.unflatten_dict(
-        {path: np.ascontiguousarray(array, dtype) for path, array in flat.items()}
-    )
 
 
 def _infer(shapes: Shapes, norm: Norm) -> RecurrentNet:

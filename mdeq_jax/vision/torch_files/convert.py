@@ -4,27 +4,20 @@ torch is not needed, and no code in a file is executed.
 """
 
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from mdeq_jax.torch_files.fitting import Imported, Wanted, common_dtype, misfits
+from mdeq_jax.torch_files.fitting import Imported, wanted_arrays
+from mdeq_jax.torch_files.importing import Target, import_arrays
+from mdeq_jax.torch_files.names import read_arrays
 from mdeq_jax.vision.model import ModelConfig, create_model
-from mdeq_jax.vision.torch_files.arrays import (
-    Arrays,
-    fold_weight_norm,
-    matching,
-    read_arrays,
-    wanted_arrays,
-)
 from mdeq_jax.vision.torch_files.infer import Inferred, infer, possible_fields
-from mdeq_jax.vision.torch_files.keys import from_torch, why_ignored
+from mdeq_jax.vision.torch_files.keys import canonical_name, layer_table, why_ignored
 
 
 def import_torch(
@@ -88,7 +81,7 @@ def infer_with_open_fields(path: str | os.PathLike[str], assumed: Mapping[str, A
       ValueError: the file cannot be read, or holds more than tensors and containers; it does not
         hold an MDEQ; or it contradicts `assumed`.
     """
-    shapes = _shapes(read_arrays(path))
+    shapes = {name: array.shape for name, array in read_arrays(path, canonical_name).items()}
     try:
         return infer(shapes, assumed)
     except ValueError as error:
@@ -103,26 +96,17 @@ def import_with_report(
     drop: Iterable[str] = (),
 ) -> Imported:
     """Return the variables of `import_torch`, with the same arguments, and where they come from."""
-    found = read_arrays(path)
-    ignored = {name: why for name in found if (why := why_ignored(name, config))}
-    dropped = matching(found, "drop", drop)
-    kept = {name: a for name, a in found.items() if name not in ignored and name not in dropped}
-    wanted = wanted_arrays(jax.eval_shape(_initializer(config)), config.task)
-    arrays = fold_weight_norm(kept, wanted)
-    initial = matching(wanted.keys() - arrays.keys(), "allow_missing", allow_missing)
-    problems = misfits(arrays, {n: w for n, w in wanted.items() if n not in initial})
-    if problems:
-        problems += _explanations(_shapes(kept), config)
-        raise ValueError("\n  ".join([f"{os.fspath(path)} does not fit:", *problems]))
-    variables = _convert(arrays, wanted, config)
-    report = [
-        _summary(variables),
-        *(f"refolded {_folding(name)}" for name in sorted(kept.keys() - arrays.keys())),
-        *_counted(ignored),
-        *(f"dropped {name}" for name in sorted(dropped)),
-        *(f"left at its initial value: {name}" for name in sorted(initial)),
-    ]
-    return Imported(variables, report)
+    table = layer_table(config.task)
+    initialize = _initializer(config)
+    target = Target(
+        wanted_arrays(jax.eval_shape(initialize), table),
+        initialize,
+        explain=lambda shapes: _explanations(shapes, config),
+        why_ignored=lambda name: why_ignored(name, config),
+        canonical=canonical_name,
+    )
+    found = read_arrays(path, canonical_name)
+    return import_arrays(path, found, target, allow_missing=allow_missing, drop=drop)
 
 
 def _initializer(config: ModelConfig) -> Callable[[], dict[tuple[str, ...], Any]]:
@@ -146,41 +130,3 @@ def _explanations(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) ->
         for field, options in possible.items()
         if field != "weight_norm" and getattr(config, field) not in options
     ]
-
-
-def _convert(arrays: Arrays, wanted: Mapping[str, Wanted], config: ModelConfig) -> PyTree:
-    dtype = common_dtype(array for name, array in arrays.items() if name in wanted)
-    flat = {
-        target.path: np.ascontiguousarray(from_torch(target.path, arrays[name].read()), dtype)
-        for name, target in wanted.items()
-        if name in arrays
-    }
-    if missing := [target.path for name, target in wanted.items() if name not in arrays]:
-        initialize = _initializer(config)
-        # Under jit, arrays that are not returned are not computed.
-        initial = jax.jit(lambda: {path: initialize()[path] for path in missing})()
-        flat |= {path: np.asarray(array, dtype) for path, array in initial.items()}
-    return traverse_util.unflatten_dict(flat)
-
-
-def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in arrays.items()}
-
-
-def _summary(variables: PyTree) -> str:
-    params, statistics = (jax.tree.leaves(variables[kind]) for kind in ("params", "batch_stats"))
-    return (
-        f"took {sum(x.size for x in params):,} parameters in {len(params)} arrays and "
-        f"{len(statistics)} arrays of BatchNorm statistics, {params[0].dtype}"
-    )
-
-
-def _folding(name: str) -> str:
-    if name.endswith(".weight"):
-        return f"{name} as weight_g and weight_v"
-    return f"{name} into {re.sub('_[gv]$', '', name)}"
-
-
-def _counted(ignored: Mapping[str, str]) -> list[str]:
-    reasons = list(ignored.values())
-    return [f"ignored {reasons.count(why)}: {why}" for why in sorted(set(reasons))]

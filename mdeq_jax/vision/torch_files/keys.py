@@ -2,10 +2,8 @@
 
 import fnmatch
 import re
-from collections.abc import Sequence
 
-import numpy as np
-
+from mdeq_jax.torch_files.names import plain_name
 from mdeq_jax.vision.model import ModelConfig
 
 # Layers. {i}, {j}, {k} are numbers, {layer} is the same name on both sides. If two rows fit one
@@ -54,24 +52,8 @@ def _parts(table: str) -> set[str]:
 HEAD_PARTS = {task: _parts(table) for task, table in _HEADS.items()}
 _PARTS = _parts(_BODY).union(*HEAD_PARTS.values())
 
-# Our name and PyTorch's for each parameter of a layer.
-_LEAVES = {
-    "kernel": "weight",  # convolution: (h, w, I, O) to (O, I, h, w); linear layer: transposed
-    "bias": "bias",
-    "scale": "weight",
-    "mean": "running_mean",
-    "var": "running_var",
-    "v": "weight_v",  # (h, w, I, O) to (O, I, h, w)
-    "g": "weight_g",  # (O,) to (O, 1, 1, 1)
-}
-
-# Modules around the whole model: DataParallel, the segmentation trainer's model with its loss, and
-# torch.compile.
-_PREFIX = re.compile(r"^((module|model|_orig_mod)\.)+")
 # Modules around a part of the model: DataParallel and torch.compile.
 _WRAPPER = re.compile(r"(?<=\.)(module|_orig_mod)\.")
-# torch.nn.utils.parametrizations.weight_norm has original0 for g, and original1 for v.
-_PARAMETRIZATION = re.compile(r"\bparametrizations\.(\w+)\.original([01])$")
 # TorchDEQ's name of the cell, and the originals' name.
 _RENAMED = {"full_stage.": "fullstage."}
 _IGNORED = {
@@ -97,13 +79,13 @@ def canonical_name(name: str) -> str:
       >>> canonical_name("conv1.parametrizations.weight.original0")
       'conv1.weight_g'
     """
-    name = _PREFIX.sub("", name)
+    name = plain_name(name)
     for start, renamed in _RENAMED.items():
         if name.startswith(start):
             name = renamed + name.removeprefix(start)
     if name.split(".")[0] in _PARTS:
         name = _WRAPPER.sub("", name)
-    return _PARAMETRIZATION.sub(lambda m: f"{m[1]}_{'gv'[int(m[2])]}", name)
+    return name
 
 
 def why_ignored(name: str, config: ModelConfig) -> str | None:
@@ -112,68 +94,6 @@ def why_ignored(name: str, config: ModelConfig) -> str | None:
     return next((why for rule, why in rules.items() if fnmatch.fnmatchcase(name, rule)), None)
 
 
-def torch_name(path: Sequence[str], task: str) -> str:
-    """Return the PyTorch name of one of our arrays.
-
-    Args:
-      path: keys in "params" or "batch_stats", such as ("cell", "branches_0_blocks_0", "conv1",
-        "g").
-      task: `ModelConfig.task` of the model.
-    """
-    *layer, leaf = path
-    for theirs, ours in map(str.split, filter(None, (_BODY + _HEADS[task]).split("\n"))):
-        if match := re.fullmatch(_pattern(ours), "/".join(layer)):
-            return f"{_fill(theirs, match.groupdict())}.{_LEAVES[leaf]}"
-    raise ValueError(f"{'/'.join(path)} has no PyTorch name.")
-
-
-def array_name(path: Sequence[str], task: str) -> str:
-    """Return the PyTorch name of one of our arrays, or its path if it has no PyTorch name.
-
-    Args:
-      path: keys from the collection on, such as ("params", "cell", "branches_0_blocks_0", "conv1",
-        "g").
-      task: `ModelConfig.task` of the model.
-    """
-    try:
-        return torch_name(path[1:], task)
-    except ValueError:
-        return "/".join(path)
-
-
-def torch_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape in PyTorch of one of our arrays."""
-    if path[-1] == "g":
-        return (*shape, 1, 1, 1)
-    return (*shape[:-3:-1], *shape[:-2])
-
-
-def from_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
-    """Return a PyTorch array in our layout at `path`; the inverse of `to_torch`."""
-    if path[-1] == "g":
-        return array.reshape(-1)
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-
-
-def our_shape(path: Sequence[str], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return our shape of a PyTorch array; the inverse of `torch_shape`."""
-    if path[-1] == "g":
-        return shape[:1]
-    return (*shape[2:], *shape[1::-1])
-
-
-def to_torch(path: Sequence[str], array: np.ndarray) -> np.ndarray:
-    """Return our array at `path` in PyTorch's layout; the inverse of `from_torch`."""
-    if path[-1] == "g":
-        return array.reshape(-1, 1, 1, 1)
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
-
-
-def _pattern(ours: str) -> str:
-    kinds = {"layer": r"[a-z]+\d?"}
-    return re.sub(r"\{(\w+)\}", lambda m: f"(?P<{m[1]}>{kinds.get(m[1], '[0-9]+')})", ours)
-
-
-def _fill(theirs: str, parts: dict[str, str]) -> str:
-    theirs = re.sub(r"\{(\w)\+1\}", lambda m: str(int(parts[m[1]]) + 1), theirs)
-    return theirs.format(**parts)
+def layer_table(task: str) -> str:
+    """Return PyTorch's names of layers and ours, a row for each, for a task."""
+    return _BODY + _HEADS[task]

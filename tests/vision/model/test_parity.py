@@ -9,8 +9,8 @@ from torch_weights import load_config, load_figures, load_variables, nhwc, to_pa
 
 from mdeq_jax.solvers import Anderson, Broyden, solve
 from mdeq_jax.stability import jacobian_loss
+from mdeq_jax.torch_files.names import from_torch
 from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.torch_files.keys import from_torch
 
 NAMES = (
     "cls3",

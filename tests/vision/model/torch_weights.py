@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from mdeq_jax.torch_files.names import from_torch, torch_name
 from mdeq_jax.vision.model import ModelConfig
 from mdeq_jax.vision.torch_files.convert import import_torch
-from mdeq_jax.vision.torch_files.keys import from_torch, torch_name
+from mdeq_jax.vision.torch_files.keys import layer_table
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -28,11 +29,11 @@ def load_variables(name, dtype):
 
 def to_params(arrays, params):
     """Arrays by PyTorch name in the structure of a model's parameters."""
-    task = "segmentation" if "last_layer.0.weight" in arrays else "classification"
+    table = layer_table("segmentation" if "last_layer.0.weight" in arrays else "classification")
 
     def find(path, _):
         keys = [part.key for part in path]
-        return from_torch(keys, arrays[torch_name(keys, task)])
+        return from_torch(keys, arrays[torch_name(keys, table)])
 
     return jax.tree_util.tree_map_with_path(find, params)
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from mdeq_jax.torch_files.names import torch_name, torch_shape
 from mdeq_jax.vision.model import ModelConfig, create_model
-from mdeq_jax.vision.torch_files.keys import torch_name, torch_shape
+from mdeq_jax.vision.torch_files.keys import layer_table
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -28,7 +29,7 @@ def random_state(config, dtype=np.float32):
     for (_, *path), leaf in traverse_util.flatten_dict(shapes).items():
         values = rng.uniform(-0.3, 0.3, size=torch_shape(path, leaf.shape))
         about_one = path[-1] in ("g", "scale", "var")
-        state[torch_name(path, config.task)] = (values + about_one).astype(dtype)
+        state[torch_name(path, layer_table(config.task))] = (values + about_one).astype(dtype)
     return state
 
 

@@ -7,13 +7,12 @@ import pytest
 from mdeq_states import FIXTURES, load_config, random_state
 from torch_files import WRITERS
 
+from mdeq_jax.torch_files.names import from_torch, torch_name, torch_shape
 from mdeq_jax.vision.model import ModelConfig
 from mdeq_jax.vision.torch_files.convert import infer_config
 from mdeq_jax.vision.torch_files.keys import (
     canonical_name,
-    from_torch,
-    torch_name,
-    torch_shape,
+    layer_table,
     why_ignored,
 )
 
@@ -49,22 +48,18 @@ ONE_BRANCH = ModelConfig(
     ],
 )
 def test_names(path, name):
-    assert torch_name(path.split("/"), "classification") == name
+    assert torch_name(path.split("/"), layer_table("classification")) == name
 
 
 def test_names_of_the_segmentation_head():
-    assert (
-        torch_name(("head", "pixel_classifier", "kernel"), "segmentation") == "last_layer.3.weight"
-    )
-    assert (
-        torch_name(("head", "last_layer", "bn", "var"), "segmentation")
-        == "last_layer.1.running_var"
-    )
+    table = layer_table("segmentation")
+    assert torch_name(("head", "pixel_classifier", "kernel"), table) == "last_layer.3.weight"
+    assert torch_name(("head", "last_layer", "bn", "var"), table) == "last_layer.1.running_var"
 
 
 def test_a_layer_without_a_name():
     with pytest.raises(ValueError, match="stem/upsample/kernel has no PyTorch name"):
-        torch_name(("stem", "upsample", "kernel"), "classification")
+        torch_name(("stem", "upsample", "kernel"), layer_table("classification"))
 
 
 @pytest.mark.parametrize(
