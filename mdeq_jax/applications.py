@@ -3,7 +3,8 @@
 An application's module offers two names: ``Config``, a frozen dataclass that extends
 `mdeq_jax.training.config.RunConfig`, and ``create_experiment(config)``, which returns what the
 training loop trains. It may offer ``import_torch(config, path, *, allow_missing, drop)``, which
-returns the variables of a PyTorch file as an `Imported`.
+returns the variables of a PyTorch file as an `Imported`, and ``infer(path, given)``, which returns
+the architecture of a PyTorch file's model as an `Inferred`.
 """
 
 import importlib
@@ -14,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mdeq_jax.torch_files.fitting import Imported
+from mdeq_jax.torch_files.fitting import Imported, Inferred
 from mdeq_jax.training import weights
 from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.experiment import Experiment
@@ -80,6 +81,27 @@ def import_torch(
     if not hasattr(module, "import_torch"):
         raise ValueError(f"config.app is {config.app!r}, which imports no PyTorch files.")
     return module.import_torch(config, path, allow_missing=allow_missing, drop=drop)
+
+
+def infer(app: str, path: str | os.PathLike[str], given: Mapping[str, Any]) -> Inferred:
+    """Return the architecture of the model in a PyTorch file, and its fields that are assumed.
+
+    Args:
+      app: name of an application whose module has a function `infer`.
+      path: a file that `torch.save` wrote.
+      given: fields of the section ``model`` that the caller knows.
+
+    Raises:
+      ValueError: the application infers nothing, or the file does not hold a model of it.
+    """
+    module = find(app)
+    if not hasattr(module, "infer"):
+        able = [name for name in APPLICATIONS if hasattr(find(name), "infer")]
+        raise ValueError(
+            f"--app is {app!r}, which infers no model from a file; give --config, or --app="
+            f"{' or --app='.join(able)}."
+        )
+    return module.infer(path, given)
 
 
 def load_trained(

@@ -5,12 +5,13 @@
     mdeq-import --config digits --input digits_tiny.pkl --output runs/imported
 
 The application of the config says which files are read: "vision" reads files of locuslab/mdeq,
-locuslab/deq and TorchDEQ. "reasoning" reads files of aks2203/deep-thinking.
+locuslab/deq and TorchDEQ. "reasoning" reads files of aks2203/deep-thinking, and
+"flow" reads files of locuslab/deq-flow and TorchDEQ.
 
-``--infer`` in place of ``--config`` derives the architecture of an MDEQ from the file. A field that
-the file does not determine is printed with its assumed value; ``--set num_groups=4`` gives another
-value. torch is not needed, and no code in the file is executed. The last line on stdout is one JSON
-object.
+``--infer`` in place of ``--config`` derives the architecture from the file: of an MDEQ, or of
+DEQ-Flow with ``--app flow``. A field that the file does not determine is printed with its assumed
+value; ``--set num_groups=4`` gives another value. torch is not needed, and no code in the file is
+executed. The last line on stdout is one JSON object.
 """
 
 import ast
@@ -27,8 +28,6 @@ from mdeq_jax.training.checkpoints import write_checkpoint
 from mdeq_jax.training.config import RunConfig, override
 from mdeq_jax.training.sections import require_key
 from mdeq_jax.training.workdir import new_folder
-from mdeq_jax.vision.config import Config
-from mdeq_jax.vision.torch_files.convert import infer_with_open_fields
 
 
 def main(
@@ -57,6 +56,7 @@ def run() -> None:
     """Run the command under the flags of the process."""
     config = cli.ConfigFlag(applications.finalize, required=False)
     infer = flags.DEFINE_bool("infer", False, "Derive the model from the file.")
+    app = flags.DEFINE_string("app", "vision", "Application whose model --infer derives.")
     path = flags.DEFINE_string("input", None, "The .pkl, .pth or .pth.tar file.", required=True)
     output = flags.DEFINE_string("output", None, "Folder to be made.", required=True)
     fields = flags.DEFINE_multi_string(
@@ -74,10 +74,10 @@ def run() -> None:
     def command() -> dict[str, Any]:
         if infer.value == config.is_given:
             raise ValueError("give --config=FILE or --infer, one of them.")
-        known = Config() if infer.value else config.value
+        known = applications.find(app.value).Config() if infer.value else config.value
         given = dict(_assignment(text, known) for text in fields.value)
         if infer.value:
-            model = _inferred(path.value, given)
+            model = _inferred(app.value, path.value, given)
         else:
             model = override(config.value, {f"model.{key}": x for key, x in given.items()})
         lists = {"allow_missing": allow_missing.value, "drop": drop.value}
@@ -103,13 +103,13 @@ def _assignment(text: str, config: RunConfig) -> tuple[str, Any]:
     return key, value
 
 
-def _inferred(path: str, given: Mapping[str, Any]) -> Config:
+def _inferred(app: str, path: str, given: Mapping[str, Any]) -> RunConfig:
     """Return the config inferred from a file, and print its model."""
-    model, open_fields = infer_with_open_fields(path, given)
+    model, open_fields = applications.infer(app, path, given)
     for field, value in dataclasses.asdict(model).items():
         note = "  (assumed: --set gives another)" if field in set(open_fields) - set(given) else ""
         print(f"config.model.{field} = {value!r}{note}")
-    return Config(model=model)
+    return applications.find(app).Config(model=model)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ Source: Bai, Geng, Savani, Kolter, "Deep Equilibrium Optical Flow Estimation", C
 2204.08442; locuslab/deq-flow.
 """
 
+import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grain
@@ -20,8 +22,10 @@ from mdeq_jax.flow.data.sources import Source, evaluation_source, training_sourc
 from mdeq_jax.flow.metrics import flow_errors, flow_loss, summarize_errors
 from mdeq_jax.flow.model.create import create_model, init_variables, merge_weight_norm
 from mdeq_jax.flow.model.flow_net import Injection
+from mdeq_jax.flow.model.torch_files import import_with_report, infer_config
 from mdeq_jax.implicit import FixedPointProblem
 from mdeq_jax.solvers import State
+from mdeq_jax.torch_files.fitting import Imported, Inferred
 from mdeq_jax.training.evaluation import masked_sums, metric_name, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -38,7 +42,7 @@ from mdeq_jax.training.losses import masked_mean
 from mdeq_jax.training.mesh import AXIS
 from mdeq_jax.training.weights import load_matching
 
-__all__ = ["Config", "Flow", "create_experiment"]
+__all__ = ["Config", "Flow", "create_experiment", "import_torch", "infer"]
 
 
 class Flow:
@@ -82,9 +86,9 @@ class Flow:
         return ()
 
     def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
-        """Return variables with the weights of a checkpoint,."""
-        allowed = self.config.init_from_allow_missing
-        return load_matching(variables, source, allowed)
+        """Return variables with the weights of a checkpoint or of a PyTorch file of DEQ-Flow."""
+        read = functools.partial(import_with_report, config=self.config.model)
+        return load_matching(variables, source, self.config.init_from_allow_missing, read)
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of shuffled, augmented batches."""
@@ -188,3 +192,38 @@ class Flow:
 def create_experiment(config: Config) -> Flow:
     """Return the experiment of a config."""
     return Flow(config)
+
+
+def import_torch(
+    config: Config,
+    path: str | os.PathLike[str],
+    *,
+    allow_missing: Iterable[str],
+    drop: Iterable[str],
+) -> Imported:
+    """Return the variables of `config.model` from a file of DEQ-Flow, and where they are from.
+
+    Args:
+      config: config whose section ``model`` is the architecture.
+      path: a file that `torch.save` wrote, of DEQ-Flow's versions 1.0 or 2.0 or of TorchDEQ.
+      allow_missing: PyTorch names, with ``*`` for any part, of arrays that get initial values if
+        they are missing in the file.
+      drop: PyTorch names, with ``*`` for any part, of arrays that are not read from the file.
+
+    Raises:
+      ValueError: the file cannot be read, or does not fit the network.
+    """
+    return import_with_report(path, config.model, allow_missing=allow_missing, drop=drop)
+
+
+def infer(path: str | os.PathLike[str], given: Mapping[str, Any]) -> Inferred:
+    """Return the architecture in a file of DEQ-Flow, and its fields that no array determines.
+
+    Args:
+      path: a file that `torch.save` wrote, of DEQ-Flow's versions 1.0 or 2.0 or of TorchDEQ.
+      given: fields of the architecture that replace the inferred ones.
+
+    Raises:
+      ValueError: the file cannot be read, or does not hold a model of DEQ-Flow.
+    """
+    return Inferred(dataclasses.replace(infer_config(path), **given), ("detach_flow",))

@@ -115,12 +115,8 @@ class Reasoning:
 
     def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
         """Return variables with the weights of a checkpoint or of a deep-thinking PyTorch file."""
-        allowed = self.config.init_from_allow_missing
-        if os.path.isfile(source):
-            imported = import_with_report(source, self.model, allow_missing=allowed)
-            left = [line for line in imported.report if line.startswith("left at")]
-            return imported.variables, left
-        return load_matching(variables, source, allowed)
+        read = functools.partial(import_with_report, model=self.model)
+        return load_matching(variables, source, self.config.init_from_allow_missing, read)
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of shuffled batches."""

@@ -19,6 +19,13 @@ class Wanted(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Inferred(NamedTuple):
+    """The architecture of a file's model, and its fields that the file does not determine."""
+
+    model: Any  # the application's `ModelConfig`
+    open_fields: tuple[str, ...]
+
+
 class Imported(NamedTuple):
     """A model's variables, and lines of text that say where they come from."""
 

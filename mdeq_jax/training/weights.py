@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from mdeq_jax.checks import require_names
+from mdeq_jax.torch_files.fitting import Imported
 from mdeq_jax.training.checkpoints import load_checkpoint
 from mdeq_jax.training.experiment import Variables
 
@@ -86,7 +87,10 @@ def require_same_architecture(stored: Any, expected: Any, where: str) -> None:
 
 
 def load_matching(
-    variables: Variables, source: str, allow_missing: Iterable[str] = ()
+    variables: Variables,
+    source: str,
+    allow_missing: Iterable[str] = (),
+    import_file: Callable[..., Imported] | None = None,
 ) -> tuple[Variables, list[str]]:
     """Return variables with the arrays of a checkpoint, and the names of the arrays it lacks.
 
@@ -98,11 +102,16 @@ def load_matching(
       source: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
       allow_missing: names of arrays that may keep their values although the checkpoint has nothing
         for them; ``*`` stands for any part.
+      import_file: reads a source that is a file, as ``import_file(source, allow_missing=...)``;
+        None if the application reads none.
 
     Raises:
-      ValueError: the checkpoint cannot be read, nothing in it fits, or it has nothing for an array
+      ValueError: the source cannot be read, nothing in it fits, or it has nothing for an array
         that `allow_missing` does not name.
     """
+    if import_file is not None and os.path.isfile(source):
+        imported = import_file(source, allow_missing=allow_missing)
+        return imported.variables, [x for x in imported.report if x.startswith("left at")]
     patterns = require_names("allow_missing", allow_missing)
     name_of = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
     stored = jax.tree_util.tree_leaves_with_path(eval_variables(load_checkpoint(source).state))

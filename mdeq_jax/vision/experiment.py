@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.solvers import State
-from mdeq_jax.torch_files.fitting import Imported
+from mdeq_jax.torch_files.fitting import Imported, Inferred
 from mdeq_jax.training.evaluation import solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -31,7 +31,7 @@ from mdeq_jax.vision.load import start_from
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.segment import padding
 from mdeq_jax.vision.tasks import Task, make_task
-from mdeq_jax.vision.torch_files.convert import import_with_report
+from mdeq_jax.vision.torch_files.convert import import_with_report, infer_with_open_fields
 
 __all__ = ["Config", "VisionExperiment", "create_experiment", "require_fit"]
 
@@ -201,6 +201,19 @@ def import_torch(
       ValueError: the file cannot be read, or does not fit the architecture.
     """
     return import_with_report(path, config.model, allow_missing=allow_missing, drop=drop)
+
+
+def infer(path: str | os.PathLike[str], given: Mapping[str, Any]) -> Inferred:
+    """Return the architecture in a file, and its fields that the file does not determine.
+
+    Args:
+      path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
+      given: values for fields of `ModelConfig` that the file does not determine.
+
+    Raises:
+      ValueError: the file cannot be read, does not hold an MDEQ, or contradicts `given`.
+    """
+    return infer_with_open_fields(path, given)
 
 
 def require_fit(config: Config, dataset: Dataset) -> None:

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import PyTree
 
-from mdeq_jax.torch_files.fitting import Imported, wanted_arrays
+from mdeq_jax.torch_files.fitting import Imported, Inferred, wanted_arrays
 from mdeq_jax.torch_files.importing import Target, import_arrays
 from mdeq_jax.torch_files.names import read_arrays
 from mdeq_jax.vision.model import ModelConfig, create_model
-from mdeq_jax.vision.torch_files.infer import Inferred, infer, possible_fields
+from mdeq_jax.vision.torch_files.infer import infer, possible_fields
 from mdeq_jax.vision.torch_files.keys import canonical_name, layer_table, why_ignored
 
 
@@ -67,7 +67,7 @@ def infer_config(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> Mo
       ValueError: the file cannot be read, or holds more than tensors and containers; it does not
         hold an MDEQ; or it contradicts `assumed`.
     """
-    return infer_with_open_fields(path, assumed).config
+    return infer_with_open_fields(path, assumed).model
 
 
 def infer_with_open_fields(path: str | os.PathLike[str], assumed: Mapping[str, Any]) -> Inferred:

@@ -3,8 +3,9 @@
 import collections
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from mdeq_jax.torch_files.fitting import Inferred
 from mdeq_jax.vision.model import ModelConfig
 from mdeq_jax.vision.torch_files.keys import HEAD_PARTS
 
@@ -14,13 +15,6 @@ Options = dict[str, tuple[Any, ...]]
 # Fields that no array depends on.
 _UNSEEN = ("num_groups", "dropout")
 _BRANCH = "fullstage.branches.{}.blocks.{}.{}.weight"
-
-
-class Inferred(NamedTuple):
-    """An architecture, and its fields that the file does not determine."""
-
-    config: ModelConfig
-    open_fields: tuple[str, ...]
 
 
 def infer(shapes: Shapes, given: Mapping[str, Any]) -> Inferred:
