@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent
 # Models other than MDEQ; tests/comparison, tests/apps and tests/reasoning have their sizes.
 OTHERS = {"digits_resnet", "regression"}
 OTHERS |= {"mazes", "mazes_large", "prefix_sums", "sudoku4", "sudoku9"}
+OTHERS |= {"flow_shapes", "flow_chairs_base", "flow_things_base", "flow_things_huge"}
+OTHERS |= {"flow_sintel_huge", "flow_kitti_huge"}
 FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
 NAMES = sorted(FILES - OTHERS)
 COUNTS = {

@@ -1,0 +1,51 @@
+"""The configs of optical flow: sizes of the models, and a training step of each."""
+
+import jax
+import numpy as np
+import pytest
+from flow_layouts import make_all
+from running import take_steps
+
+from mdeq_jax.flow.experiment import Config, create_experiment
+from mdeq_jax.training.config import override
+from mdeq_jax.training.config_files import load_config
+from mdeq_jax.training.sections import from_mapping
+
+COUNTS = {
+    "flow_shapes": 366_784,
+    "flow_chairs_base": 5_242_816,
+    "flow_things_base": 5_242_816,
+    "flow_things_huge": 13_394_752,
+    "flow_sintel_huge": 13_394_752,
+    "flow_kitti_huge": 13_394_752,
+}
+
+
+def load(name):
+    return from_mapping(Config(), load_config(name))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_count(name):
+    experiment = create_experiment(load(name))
+    params = jax.eval_shape(experiment.init, jax.random.key(0))["params"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == COUNTS[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_training_step_on_files_in_the_published_layout(name, tmp_path):
+    make_all(tmp_path)
+    config = load(name)
+    few = {
+        "data.root": str(tmp_path),
+        "data.crop": (64, 64),
+        "data.batch_size": 1,
+        "data.threads": 1,
+        "solver.forward.max_steps": 2 * config.correction.states,
+    }
+    experiment = create_experiment(override(config, few))
+    assert experiment.evaluations()
+    _, metrics = take_steps(experiment, 1, 1)
+    assert np.isfinite(metrics["loss"])
+    assert metrics["grad_norm"] > 0

@@ -1,0 +1,185 @@
+"""DEQ-Flow as an experiment: the sliced training step against upstream's, data, and resuming."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from flow_layouts import make_all, make_kitti, random_flow, random_valid, write_flow, write_image
+from jax import lax
+from jax.sharding import PartitionSpec
+from running import interrupted_after, mesh_of, take_steps
+
+from mdeq_jax.applications import infer
+from mdeq_jax.flow.experiment import Config, create_experiment
+from mdeq_jax.flow.model.config import ModelConfig
+from mdeq_jax.flow.model.torch_files import LAYERS
+from mdeq_jax.torch_files.fitting import wanted_arrays
+from mdeq_jax.torch_files.names import from_torch
+from mdeq_jax.training.config import override
+from mdeq_jax.training.evaluation import Evaluator
+from mdeq_jax.training.loop import train
+from mdeq_jax.training.mesh import AXIS, replicate
+from mdeq_jax.training.microbatches import Draw
+from mdeq_jax.training.steps import make_gradient
+
+FIXTURES = Path(__file__).parent.parent / "fixtures/flow"
+NARROW = ModelConfig(
+    encoder=(4, 6, 8),
+    features=8,
+    hidden=6,
+    correlation=(8, 6),
+    flow=(6, 4),
+    motion=6,
+    head=8,
+    mask=8,
+    levels=2,
+    radius=1,
+)
+TINY = override(
+    Config(model=NARROW),
+    {
+        "data.crop": (32, 32),
+        "data.batch_size": 8,
+        "data.eval_batch_size": 4,
+        "data.scenes": 64,
+        "data.eval_scenes": 6,
+        "solver.forward.max_steps": 3,
+        "evaluation.steps": 4,
+        "train.steps": 4,
+        "optim.learning_rate": 0.01,
+    },
+)
+
+
+def published(name):
+    """An experiment with upstream's training options, its variables and arrays, in float64."""
+    path, about = FIXTURES / f"{name}.pth", json.loads((FIXTURES / f"{name}.json").read_text())
+    config = override(
+        Config(model=infer("flow", path, {"detach_flow": not about["all_grad"]}).model),
+        {
+            "freeze_norm": True,
+            "solver.forward.max_steps": about["train_f_thres"],
+            "solver.forward.tol": 0.0,
+            "correction.states": about["train_n_losses"],
+            "correction.gamma": about["gamma"],
+            "adjoint.steps": about["train_phantom_grad"][0],
+        },
+    )
+    experiment = create_experiment(config)
+    variables, _ = experiment.load_weights({}, str(path))
+    with np.load(FIXTURES / f"{name}.npz") as arrays:
+        return experiment, jax.tree.map(np.float64, variables), dict(arrays)
+
+
+@pytest.mark.parametrize("name", ["flow", "flow_gma"])
+def test_the_sliced_training_step_is_upstreams(x64, name):
+    experiment, variables, arrays = published(name)
+    grid = lambda key: np.moveaxis(np.float64(arrays[key]), 1, -1)  # noqa: E731
+    batch = {
+        "first": grid("image1"),
+        "second": grid("image2"),
+        "flow": grid("gt"),
+        "valid": arrays["valid"] >= 0.5,
+    }
+    gradient = make_gradient(experiment, unrolled=None)
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh_of(1),
+        in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+        out_specs=PartitionSpec(),
+    )
+    def step(variables, batch):
+        params = lax.pcast(variables["params"], AXIS, to="varying")
+        collections = {"batch_stats": variables["batch_stats"]}
+        found = gradient(params, collections, batch, (), Draw(jax.random.key(0)))
+        return lax.pmean((found.grads, found.metrics), AXIS)
+
+    grads, metrics = jax.jit(step)(variables, batch)
+    loss = metrics["loss"] + metrics["correction_term"]
+    np.testing.assert_allclose(loss, arrays["train_loss"], rtol=1e-6)
+    ours = traverse_util.flatten_dict({"params": grads})
+    norm = jnp.sqrt(sum((leaf**2).sum() for leaf in ours.values()))
+    np.testing.assert_allclose(norm, arrays["train_grad_norm"], rtol=1e-5)
+    paths = {torch: wanted.path for torch, wanted in wanted_arrays(ours, LAYERS).items()}
+    theirs = {k.removeprefix("train_grad/"): a for k, a in arrays.items() if "train_grad/" in k}
+    assert len(theirs) >= 6
+    for torch, array in theirs.items():
+        expected = from_torch(paths[torch], array)
+        bound = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(ours[paths[torch]], expected, rtol=0, atol=bound)
+
+
+def test_the_recurrent_control_has_a_loss_after_each_application():
+    control = {"train.pretrain_steps": 10, "train.num_layers": 3, "correction.states": 3}
+    experiment = create_experiment(override(TINY, control | {"train.steps": 1}))
+    assert experiment.config.train.unrolled_at(0) == 3
+    _, solved = take_steps(create_experiment(TINY), 1, 1)
+    assert "correction_term" in solved
+
+
+def test_results_do_not_depend_on_the_number_of_devices():
+    experiment = create_experiment(TINY)
+    (one, _), (two, _) = (take_steps(experiment, devices, 2) for devices in (1, 2))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, jax.device_get(one.params), jax.device_get(two.params))
+    jax.tree.map(close, jax.device_get(one.collections), jax.device_get(two.collections))
+    assert any(np.ptp(x) > 0 for x in jax.tree.leaves(jax.device_get(one.collections)))
+
+
+def test_a_resumed_run_ends_with_the_same_parameters(monkeypatch, tmp_path):
+    experiment = create_experiment(TINY)
+    interrupted_after(monkeypatch, experiment, tmp_path, 2)
+    resumed = train(experiment, tmp_path)
+    whole = train(experiment, tmp_path / "whole")
+    jax.tree.map(np.testing.assert_array_equal, resumed.state.params, whole.state.params)
+    assert set(resumed.metrics) >= {"eval/epe", "eval/epe_zero", "eval/solver_steps"}
+
+
+def metrics_of(config):
+    """The metrics of every evaluation with random variables."""
+    experiment, mesh = create_experiment(config), mesh_of(1)
+    variables = experiment.init(jax.random.key(0))
+    return Evaluator(experiment, mesh)(replicate(variables, mesh), unrolled=None)
+
+
+def test_every_set_is_evaluated_on_its_valid_pixels(tmp_path):
+    """The error of flow 0 is the mean length of the files' flow, whatever the padding."""
+    make_all(tmp_path)
+    sets = ("chairs", "sintel_clean", "kitti")
+    options = {"evaluation.sets": sets, "data.root": str(tmp_path), "data.stage": "chairs"}
+    config = override(TINY, options)
+    metrics = metrics_of(config)
+    assert create_experiment(config).score == ("eval/epe_chairs", False)
+    length = np.linalg.norm(random_flow(4), axis=-1).mean()  # the fourth pair is the validation's
+    np.testing.assert_allclose(metrics["eval/epe_zero_chairs"], length, rtol=1e-5)
+    valid = [np.linalg.norm(random_flow(pair), axis=-1)[random_valid(pair)] for pair in (0, 1)]
+    np.testing.assert_allclose(
+        metrics["eval/epe_zero_kitti"], np.concatenate(valid).mean(), rtol=1e-5
+    )
+    assert metrics["eval/examples_kitti"] == 2
+    assert metrics["eval/solver_steps_sintel_clean"] == 4
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_images_of_several_sizes(tmp_path, rows):
+    make_kitti(tmp_path)
+    size = (19, 30)
+    for frame in (10, 11):
+        write_image(tmp_path / f"KITTI/training/image_2/000002_{frame}.png", frame, size)
+    write_flow(tmp_path / "KITTI/training/flow_occ/000002_10.png", 2, size)
+    options = {"evaluation.sets": ("kitti",), "data.eval_batch_size": rows}
+    metrics = metrics_of(override(TINY, options | {"data.root": str(tmp_path)}))
+    lengths = [np.linalg.norm(random_flow(pair), axis=-1)[random_valid(pair)] for pair in (0, 1)]
+    lengths += [np.linalg.norm(random_flow(2, size), axis=-1)[random_valid(2, size)]]
+    np.testing.assert_allclose(metrics["eval/epe_zero"], np.concatenate(lengths).mean(), rtol=1e-5)
+
+
+def test_files_without_a_folder():
+    with pytest.raises(ValueError, match=r"config\.data\.root is None, but 'kitti' is read"):
+        create_experiment(override(TINY, {"evaluation.sets": ("kitti",)})).evaluations()
