@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from deq_flow import FIXTURES, NAMES, load_arrays, load_config, pixels, to_grid
+from flax import linen as nn
 from flax import traverse_util
 from jax import lax
 
@@ -18,24 +19,47 @@ from mdeq_jax.torch_files.fitting import wanted_arrays
 from mdeq_jax.torch_files.names import from_torch
 
 STEPS = 12
+# Upstream's gradients: the number of applications, and whether the flow is cut at their entry.
+GRADIENTS = {"grad1": (1, True), "grad2": (2, True), "grad2_all": (2, False)}
+# In float64, the encoders' derivatives take most of the time.
+QUICK = (("flow_gma", "grad1"), ("flow_gma", "grad2_all"))
 
 
-def assert_close(ours, theirs, bound=1e-6):
+def assert_close(ours, theirs):
     assert ours.dtype == np.float64
     assert np.shape(ours) == np.shape(theirs)
-    assert np.abs(ours - theirs).max() <= bound * np.abs(theirs).max()
+    assert np.abs(ours - theirs).max() <= 1e-6 * np.abs(theirs).max()
 
 
-@pytest.fixture
-def case(request, x64):
-    """The model, its variables, upstream's arrays, and both images."""
-    model, arrays = create_model(load_config(request.param)), load_arrays(request.param)
-    variables = import_with_report(FIXTURES / f"{request.param}.pth", model.config).variables
-    images = [to_grid(arrays[name]) for name in ("image1", "image2")]
+@functools.cache
+def load(name):
+    """The model of a fixture, its variables, upstream's arrays, and both images."""
+    model, arrays = create_model(load_config(name)), load_arrays(name)
+    variables = import_with_report(FIXTURES / f"{name}.pth", model.config).variables
+    images = [to_grid(arrays[image]) for image in ("image1", "image2")]
     return model, jax.tree.map(np.float64, variables), arrays, images
 
 
-each_case = pytest.mark.parametrize("case", NAMES, indirect=True)
+@functools.cache
+def linearised_injection(name):
+    """The injection, the features of both images, and the injection's pullback to parameters."""
+    model, variables, _, images = load(name)
+    is_features = lambda module, _: module.name == "feature_encoder"  # noqa: E731
+
+    def inject(params):
+        x, captured = model.apply(
+            variables | {"params": params},
+            *images,
+            method="inject",
+            capture_intermediates=is_features,
+            mutable=["intermediates"],
+        )
+        return x, captured["intermediates"]["feature_encoder"]["__call__"][0]
+
+    x, pullback, features = jax.jit(lambda p: jax.vjp(inject, p, has_aux=True))(
+        merge_weight_norm(variables)["params"]
+    )
+    return x, features, jax.jit(pullback)
 
 
 def iterate(model, z, x, steps):
@@ -48,14 +72,16 @@ def iterate(model, z, x, steps):
     return lax.scan(step, z, length=steps)[1]
 
 
-@each_case
-def test_encoders_correlation_and_attention(case):
-    model, variables, arrays, images = case
-    bound = model.bind(merge_weight_norm(variables))
-    features = jax.jit(lambda images: bound.feature_encoder(2 * images / 255 - 1, False))
-    for image, name in zip(images, ("fmap1", "fmap2"), strict=True):
-        assert_close(features(image), to_grid(arrays[name]))
-    x = jax.jit(bound.inject)(*images)
+def last(states):
+    return jax.tree.map(lambda leaf: leaf[-1], states)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_computed_once(x64, name):
+    model, _, arrays, _ = load(name)
+    x, features, _ = linearised_injection(name)
+    for ours, theirs in zip(jnp.split(features, 2), ("fmap1", "fmap2"), strict=True):
+        assert_close(ours, to_grid(arrays[theirs]))
     assert_close(x.context, to_grid(arrays["inp"]))
     rows = arrays["corr_rows"].astype(int)
     assert len(x.pyramid) == len(arrays["corr_shapes"])
@@ -63,83 +89,65 @@ def test_encoders_correlation_and_attention(case):
         flat = level.reshape(-1, 1, *level.shape[3:])
         assert flat.shape == tuple(arrays["corr_shapes"][i])
         assert_close(flat[rows], arrays[f"corr_level{i}"])
-    height, width = x.context.shape[1:3]
-    flow = to_grid(arrays["lookup_coords"]) - pixels(height, width)
-    windows = jax.jit(lookup, static_argnums=2)(x.pyramid, flow, model.config.radius)
-    assert_close(windows[:, ::3, ::3], to_grid(arrays["lookup"]))
     if model.config.attention:
         assert_close(x.attention[:, None, ::17], arrays["attn_rows"])
 
 
-@each_case
-def test_batch_norm_in_training(case):
-    model, variables, arrays, images = case
-    inject = functools.partial(model.apply, method="inject", train=True, mutable=["batch_stats"])
-    x, updates = jax.jit(inject)(merge_weight_norm(variables), *images)
-    assert_close(x.context, to_grid(arrays["inp_bn_train"]))
+def test_batch_norm_in_training(x64):
+    model, variables, arrays, (image, _) = load("flow")
+    encode = lambda model, image: nn.relu(model.context_encoder(2 * image / 255 - 1, True))  # noqa: E731
+    apply = functools.partial(model.apply, method=encode, mutable=["batch_stats"])
+    context, updates = jax.jit(apply)(merge_weight_norm(variables), image)
+    assert_close(context, to_grid(arrays["inp_bn_train"]))
     new, old = (v["batch_stats"]["context_encoder"] for v in (updates, variables))
-    batch, height, width, _ = images[0].shape
-    for name, keys, shrunk in [
-        ("norm1", ("conv1", "norm"), 2),
-        ("layer2.0.norm3", ("layer2_0", "shortcut", "norm"), 4),
+    assert_close(new["conv1"]["norm"]["mean"], arrays["bn_train/norm1.running_mean"])
+    for ours, before, theirs, stride in [
+        (new["conv1"], old["conv1"], "norm1", 2),
+        (new["layer2_0"]["shortcut"], old["layer2_0"]["shortcut"], "layer2.0.norm3", 4),
     ]:
-        ours, before = (functools.reduce(lambda tree, key: tree[key], keys, s) for s in (new, old))
-        theirs = f"bn_train/{name}.running_var"
         # PyTorch's running variance is unbiased, Flax's is not.
-        count = batch * height * width / shrunk**2
-        unbiased = 0.9 * before["var"] + (ours["var"] - 0.9 * before["var"]) * count / (count - 1)
-        assert_close(unbiased, arrays[theirs])
-        if name == "norm1":
-            assert_close(ours["mean"], arrays["bn_train/norm1.running_mean"])
+        count = image[..., 0].size / stride**2
+        kept = 0.9 * before["norm"]["var"]
+        unbiased = kept + (ours["norm"]["var"] - kept) * count / (count - 1)
+        assert_close(unbiased, arrays[f"bn_train/{theirs}.running_var"])
 
 
-@each_case
-def test_one_application(case):
-    model, variables, arrays, images = case
-    hidden, coords = (to_grid(arrays[name]) for name in ("cell_h", "cell_coords"))
-    grid = pixels(*hidden.shape[1:3])
+@pytest.mark.parametrize("name", NAMES)
+def test_lookup_cell_iterations_and_upsampling(x64, name):
+    model, variables, arrays, _ = load(name)
+    x, *_ = linearised_injection(name)
+    grid = pixels(*x.context.shape[1:3])
+    is_motion = lambda module, _: module.name in ("motion", "aggregate")  # noqa: E731
 
     @jax.jit
-    def apply(variables):
-        bound = model.bind(merge_weight_norm(variables))
-        x = bound.inject(*images)
-        flow = coords - grid
-        windows = lookup(x.pyramid, flow, model.config.radius)
-        _, inner = bound.update.apply(
-            {"params": bound.variables["params"]["update"]},
-            *(hidden, x.context, windows, flow, x.attention),
-            capture_intermediates=True,
+    def compute(params, x):
+        bound = model.bind({"params": params})
+        flow = to_grid(arrays["cell_coords"]) - grid
+        z, captured = model.apply(
+            {"params": params},
+            *({"hidden": to_grid(arrays["cell_h"]), "flow": flow}, x),
+            method="cell",
+            capture_intermediates=is_motion,
+            mutable=["intermediates"],
         )
-        return windows, inner["intermediates"], bound.cell({"hidden": hidden, "flow": flow}, x)
+        states = iterate(bound, bound.start(x), x, STEPS)
+        places = [to_grid(arrays[key]) for key in ("lookup_coords", "cell_coords")]
+        windows = [lookup(x.pyramid, place - grid, model.config.radius) for place in places]
+        mask, flow = bound.mask(last(states)["hidden"]), bound.upsample(last(states))
+        return windows, captured["intermediates"]["update"], z, states, mask, flow
 
-    windows, inner, z = apply(variables)
+    params = merge_weight_norm(variables)["params"]
+    (anywhere, windows), captured, z, states, mask, flow = compute(params, x)
+    assert_close(anywhere[:, ::3, ::3], to_grid(arrays["lookup"]))
     assert_close(windows[:, ::4, ::5], to_grid(arrays["cell_corr"]))
-    assert_close(inner["motion"]["__call__"][0], to_grid(arrays["cell_motion"]))
+    assert_close(captured["motion"]["__call__"][0], to_grid(arrays["cell_motion"]))
     if model.config.attention:
-        assert_close(inner["aggregate"]["__call__"][0], to_grid(arrays["cell_motion_global"]))
+        aggregated = captured["aggregate"]["__call__"][0]
+        assert_close(aggregated, to_grid(arrays["cell_motion_global"]))
     assert_close(z["hidden"], to_grid(arrays["cell_h_out"]))
     assert_close(z["flow"] + grid, to_grid(arrays["cell_coords_out"]))
-
-
-@each_case
-def test_iterations_and_upsampling(case):
-    model, variables, arrays, images = case
-
-    @jax.jit
-    def run(variables):
-        bound = model.bind(merge_weight_norm(variables))
-        x = bound.inject(*images)
-        states = iterate(bound, bound.start(x), x, STEPS)
-        last = jax.tree.map(lambda leaf: leaf[-1], states)
-        return states, bound.upsample(last), bound.mask(last["hidden"])
-
-    states, flow, mask = run(variables)
-    norms = {
-        name: jnp.linalg.norm(leaf.reshape(*leaf.shape[:2], -1), axis=-1)
-        for name, leaf in states.items()
-    }
-    assert_close(norms["hidden"], arrays["trace_h_norm"])
-    assert_close(norms["flow"], arrays["trace_flow_norm"])
+    for leaf, key in (("hidden", "trace_h_norm"), ("flow", "trace_flow_norm")):
+        assert_close(jnp.sqrt((states[leaf] ** 2).sum(axis=(2, 3, 4))), arrays[key])
     assert_close(states["hidden"][-1], to_grid(arrays["h12"]))
     assert_close(states["flow"][-1], to_grid(arrays["flow12"]))
     assert_close(mask[:, ::4, ::4], to_grid(arrays["mask12"]))
@@ -148,28 +156,39 @@ def test_iterations_and_upsampling(case):
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "detach"), [("grad1", 1, True), ("grad2", 2, True), ("grad2_all", 2, False)]
+    ("name", "key"),
+    [
+        pytest.param(name, key, marks=[] if (name, key) in QUICK else pytest.mark.slow)
+        for name in NAMES
+        for key in GRADIENTS
+    ],
 )
-@each_case
-def test_gradients(case, name, steps, detach):
-    model, variables, arrays, images = case
+def test_gradients(x64, name, key):
+    model, variables, arrays, _ = load(name)
+    steps, detach = GRADIENTS[key]
     model = create_model(dataclasses.replace(model.config, detach_flow=detach))
-    weights = to_grid(arrays["cot"])
+    x, _, pullback = linearised_injection(name)
+    cotangent = to_grid(arrays["cot"])
     z = {"hidden": to_grid(arrays["h12"]), "flow": to_grid(arrays["flow12"])}
 
     @jax.jit
-    @jax.value_and_grad
-    def loss(params):
-        bound = model.bind(merge_weight_norm(variables | {"params": params}))
-        states = iterate(bound, z, bound.inject(*images), steps)
-        return (bound.upsample(jax.tree.map(lambda leaf: leaf[-1], states)) * weights).mean()
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
+    def loss(params, x):
+        bound = model.bind({"params": params})
+        return (bound.upsample(last(iterate(bound, z, x, steps))) * cotangent).mean()
 
-    value, gradient = loss(variables["params"])
-    assert_close(value, arrays[f"{name}_value"], 1e-4)
+    @jax.jit
+    def unmerge(params, gradient):
+        return jax.vjp(lambda p: merge_weight_norm({"params": p}), params)[1]({"params": gradient})
+
+    params = variables["params"]
+    value, (direct, by_x) = loss(merge_weight_norm(variables)["params"], x)
+    (gradient,) = unmerge(params, jax.tree.map(jnp.add, direct, *pullback(by_x)))
+    assert_close(value, arrays[f"{key}_value"])
     ours = traverse_util.flatten_dict({"params": gradient})
-    assert_close(jnp.sqrt(sum((leaf**2).sum() for leaf in ours.values())), arrays[f"{name}_norm"])
+    assert_close(jnp.sqrt(sum((leaf**2).sum() for leaf in ours.values())), arrays[f"{key}_norm"])
     paths = {torch: wanted.path for torch, wanted in wanted_arrays(ours, LAYERS).items()}
-    theirs = {k.removeprefix(f"{name}/"): a for k, a in arrays.items() if f"{name}/" in k}
+    theirs = {n.removeprefix(f"{key}/"): a for n, a in arrays.items() if n.startswith(f"{key}/")}
     assert len(theirs) >= 6
     for torch, array in theirs.items():
         assert_close(ours[paths[torch]], from_torch(paths[torch], array))
