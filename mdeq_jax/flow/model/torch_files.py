@@ -4,6 +4,7 @@ torch is not needed, and no code in a file is executed.
 """
 
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from flax import traverse_util
 
 from mdeq_jax.flow.model.config import ModelConfig
 from mdeq_jax.flow.model.create import create_model, init_variables
-from mdeq_jax.torch_files.fitting import Imported, wanted_arrays
+from mdeq_jax.torch_files.fitting import Imported, Wanted, wanted_arrays
 from mdeq_jax.torch_files.importing import Shapes, Target, import_arrays
 from mdeq_jax.torch_files.names import plain_name, read_arrays
 from mdeq_jax.torch_files.reader import LazyArray
@@ -84,7 +85,7 @@ def import_with_report(
         misfit; or `allow_missing` or `drop` is a string and not a list.
     """
     target = Target(
-        wanted_arrays(jax.eval_shape(lambda: _initial(config)), LAYERS),
+        _wanted(config),
         lambda: _initial(config),
         explain=lambda shapes: _explanations(shapes, config),
         why_ignored=_why_ignored,
@@ -139,6 +140,12 @@ def _canonical_name(name: str) -> str:
 def _why_ignored(name: str) -> str | None:
     counter = name.endswith(".num_batches_tracked")
     return "counters of BatchNorm, which nothing depends on" if counter else None
+
+
+@functools.cache
+def _wanted(config: ModelConfig) -> Mapping[str, Wanted]:
+    """Return the arrays that the model needs, by their names in version 2.0."""
+    return wanted_arrays(jax.eval_shape(lambda: _initial(config)), LAYERS)
 
 
 def _initial(config: ModelConfig) -> Mapping[tuple[str, ...], Any]:
