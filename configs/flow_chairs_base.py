@@ -1,12 +1,13 @@
 """DEQ-Flow base on FlyingChairs, the first stage of the published recipe; one GPU.
 
-    python train.py --config configs/flow_chairs_base.py --config.data.root=FOLDER --workdir runs/chairs
+    python train.py --config configs/flow_chairs_base.py --config.data.root=FOLDER \\
+        --workdir runs/chairs
 
 FOLDER holds FlyingChairs_release and chairs_split.txt. The solve takes 36 plain steps in 6 slices,
 with a loss after one more step on each.
 
 Source: Bai, Geng, Savani, Kolter, "Deep Equilibrium Optical Flow Estimation", CVPR 2022;
-`train_B_1x.sh` of locuslab/deq-flow, code.v.2.0 (1 to 3 GPUs).
+`code.v.2.0/train_H.sh` of locuslab/deq-flow, with its base model.
 """
 
 from ml_collections import ConfigDict

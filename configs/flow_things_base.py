@@ -8,7 +8,7 @@ plain steps in 2 slices, with a loss after three more steps on each.
 
 Published, with TorchDEQ: end-point error 1.39 (Sintel clean) and 2.77 (final), KITTI 4.46, F1-all
 14.18 %. Source: Bai, Geng, Savani, Kolter, "Deep Equilibrium Optical Flow Estimation", CVPR 2022;
-`train_B_1x.sh` of locuslab/deq-flow, code.v.2.0.
+`code.v.2.0/train_H.sh` of locuslab/deq-flow, with its base model.
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ The weights to start from are those of `flow_chairs_base` with the widths of thi
 
 Published: end-point error 1.27 (Sintel clean) and 2.48 (final), KITTI 3.77, F1-all 13.41 %, with
 120 steps. Source: Bai, Geng, Savani, Kolter, "Deep Equilibrium Optical Flow Estimation", CVPR 2022;
-`train_H_3x.sh` of locuslab/deq-flow, code.v.2.0 (3 GPUs).
+locuslab/deq-flow, code.v.2.0 (3 GPUs).
 """
 
 import dataclasses
