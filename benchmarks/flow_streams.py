@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -139,5 +140,5 @@ def _sums(
     flow: Float[np.ndarray, "H W 2"],
     valid: Bool[np.ndarray, "H W"],
 ) -> Row:
-    errors = flow_errors(*(np.asarray(x)[None] for x in (guess, flow, valid)))
+    errors = flow_errors(*(jnp.asarray(x)[None] for x in (guess, flow, valid)))
     return {name: value.sum() for name, value in errors.items()}
