@@ -21,6 +21,7 @@ from absl import flags, logging
 
 from mdeq_jax.applications import load_trained
 from mdeq_jax.commands import cli
+from mdeq_jax.commands.tables import Table
 from mdeq_jax.images.files import find_images, read_image
 from mdeq_jax.training.reader import BadRecordError
 from mdeq_jax.training.weights import Trained
@@ -29,7 +30,7 @@ from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
 from mdeq_jax.vision.experiment import VisionExperiment, create_experiment
 from mdeq_jax.vision.predict.images import model_input
 from mdeq_jax.vision.predict.label_pictures import palette
-from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row, write_label_map
+from mdeq_jax.vision.predict.outputs import top_columns, top_row, write_label_map
 from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor
 
 _SOLVER_COLUMNS = (

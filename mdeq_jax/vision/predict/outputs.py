@@ -1,7 +1,6 @@
 """Predictions as files, each written as soon as its image is predicted."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -11,26 +10,6 @@ from jaxtyping import Float, UInt8
 from mdeq_jax.vision.predict.label_pictures import overlay
 
 _TOP = 5
-
-
-class Table:
-    """A CSV file to which every row is written at once."""
-
-    def __init__(self, path: Path, columns: Sequence[str]):
-        """Write the header.
-
-        Args:
-          path: path of the file, which is replaced.
-          columns: names of the columns.
-        """
-        self._path, self._columns = path, columns
-        with path.open("w", newline="") as file:
-            csv.DictWriter(file, columns).writeheader()
-
-    def add(self, row: Mapping[str, object]) -> None:
-        """Write a row; a column that it lacks stays empty."""
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
 
 
 def write_label_map(

@@ -27,7 +27,7 @@ from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS, PALETTE
 from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.model import create_model
 from mdeq_jax.vision.predict.images import model_input
-from mdeq_jax.vision.predict.outputs import Table, top_columns, top_row
+from mdeq_jax.vision.predict.outputs import top_columns, top_row
 from mdeq_jax.vision.predict.predictor import FramePredictor, Predictor
 from mdeq_jax.vision.segment import forward_padded
 from mdeq_jax.vision.torch_files.convert import import_torch

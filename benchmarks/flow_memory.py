@@ -1,0 +1,123 @@
+"""Temporary memory of DEQ-Flow's compiled training steps, against recurrent steps of its cell."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType
+
+from benchmarks.flow_results import Results, Row
+from mdeq_jax.flow.config import Config
+from mdeq_jax.flow.experiment import create_experiment
+from mdeq_jax.training.config import override
+from mdeq_jax.training.mesh import AXIS
+from mdeq_jax.training.optim import create_optimizer
+from mdeq_jax.training.state import create_state
+from mdeq_jax.training.steps import make_train_step
+
+_MIB = 2**20
+# Buffers are assigned before code is generated, and nothing is run: the code may be slow.
+_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# (states of the correction, phantom steps from each of them)
+EQUILIBRIA = ((3, 1), (6, 1), (2, 3), (1, 1))
+
+
+def recurrent(steps: int) -> dict[str, Any]:
+    """Return the keys of RAFT's training: `steps` applications, with a loss on each of them."""
+    return {
+        "train.pretrain_steps": 10**9,
+        "train.num_layers": steps,
+        "correction.states": steps,
+        "solver.forward.max_steps": steps,
+    }
+
+
+def equilibrium(steps: int, states: int, phantom_steps: int) -> dict[str, Any]:
+    """Return the keys of DEQ-Flow's training.
+
+    Args:
+      steps: number of solver steps.
+      states: number of states with a loss, the equilibrium among them.
+      phantom_steps: number of applications that are differentiated, from each of the states.
+    """
+    return {
+        "solver.forward.max_steps": steps,
+        "correction.states": states,
+        "adjoint.steps": phantom_steps,
+    }
+
+
+def measure_memory(
+    results: Results,
+    config: Config,
+    all_steps: Sequence[int],
+    equilibria: Sequence[tuple[int, int]] = EQUILIBRIA,
+) -> list[Row]:
+    """Compile the steps, run none of them, and return a row for each.
+
+    Args:
+      results: where rows are found and written.
+      config: the config, with model, crop and batch size.
+      all_steps: numbers of applications of the cell; each is compared with RAFT of as many.
+      equilibria: pairs of `states` and `phantom_steps` of DEQ-Flow; states is at most the steps.
+
+    Returns:
+      Rows with temp_mib, the temporary memory in MiB; over, RAFT's memory over the row's; and
+      beyond_over, the same after the memory of one application with its loss is taken from both,
+      which leaves out what encoders and correlations need in any case.
+    """
+    methods = [(1, "recurrent", recurrent(1))]
+    for steps in all_steps:
+        methods += [(steps, "recurrent", recurrent(steps))]
+        methods += [
+            (steps, f"{states} states, {taped} phantom steps", equilibrium(steps, states, taped))
+            for states, taped in equilibria
+        ]
+    height, width = config.data.crop
+    setting = {
+        "hidden": config.model.hidden,
+        "crop": f"{width}x{height}",
+        "batch": config.data.batch_size,
+    }
+    rows, mib = [], {}
+    for steps, method, changes in methods:
+        key = {**setting, "steps": steps, "method": method}
+        row = results.find(key, lambda changes=changes: _compiled(config, changes))
+        mib[steps, method] = row["temp_mib"]
+        control, single = mib[steps, "recurrent"], mib[1, "recurrent"]
+        beyond = row["temp_mib"] - single
+        rows.append(
+            {
+                **row,
+                "over": control / row["temp_mib"],
+                "beyond_over": (control - single) / beyond if beyond > 0 else float("inf"),
+            }
+        )
+    return rows
+
+
+def _compiled(config: Config, changes: Mapping[str, Any]) -> Row:
+    """Return the temporary memory of a changed config's training step, and the time to compile."""
+    started = time.perf_counter()
+    config = override(config, changes)
+    mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    experiment, optimizer = create_experiment(config), create_optimizer(config.optim, 1000, 100)
+    step: Any = make_train_step(
+        experiment, optimizer, mesh, unrolled=config.train.unrolled_at(0), steps_per_epoch=100
+    )
+    state = jax.eval_shape(lambda: create_state(experiment, optimizer))
+    pixels = config.data.batch_size, *config.data.crop
+    batch = {
+        "first": jax.ShapeDtypeStruct((*pixels, 3), jnp.uint8),
+        "second": jax.ShapeDtypeStruct((*pixels, 3), jnp.uint8),
+        "flow": jax.ShapeDtypeStruct((*pixels, 2), jnp.float32),
+        "valid": jax.ShapeDtypeStruct(pixels, jnp.bool_),
+    }
+    options = _QUICK if jax.default_backend() == "cpu" else None
+    compiled = step.lower(state, batch).compile(compiler_options=options)
+    return {
+        "temp_mib": compiled.memory_analysis().temp_size_in_bytes / _MIB,
+        "compile_s": time.perf_counter() - started,
+    }
