@@ -40,7 +40,7 @@ class Film:
     frame2.png comes before frame10.png. Every folder is a film of its own.
 
     Attributes:
-      frames: number of frames read so far.
+      frames: number of frames so far, with the unreadable ones.
       unreadable: a message for each frame that could not be read so far.
     """
 
@@ -92,7 +92,7 @@ class Film:
 
     def _counted(self) -> Iterator["_Frame"]:
         for frame in self._frames:
-            self.frames += frame.image is not None
+            self.frames += 1
             yield frame
 
     def _read_folders(self, images: dict[str, Path]) -> Iterator["_Frame"]:
