@@ -55,7 +55,8 @@ class Film:
           ValueError: an input does not exist, holds no image or no frame, or is a single image, or
             there is another input beside a video; or a folder contains the output.
         """
-        self.frames, self.unreadable = 0, list[str]()
+        self.frames = 0
+        self.unreadable: list[str] = []
         alone = next((each for each in inputs if _is_file(each, IMAGE_SUFFIXES)), None)
         if alone is not None:
             raise ValueError(

@@ -104,3 +104,5 @@ def test_what_does_not_fit_is_named():
         predict(image[:8], image[:8])
     with pytest.raises(ValueError, match=r"ask for a warm start \(--warm-start\)"):
         FlowStream(*damped(), compare=True)
+    with pytest.raises(ValueError, match=r"max_steps is 0"):
+        FlowStream(*damped(), steps=0)
