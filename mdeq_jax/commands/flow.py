@@ -87,15 +87,18 @@ def _predict_film(stream: FlowStream, film: Film, files: FilmFiles, output: Path
         files.add(pair.name, pair.first, flow)
 
     rows = _predict(stream, film.pairs(), write, output)
-    unread = f"{len(film.unreadable)} frames could not be read: {'; '.join(film.unreadable)}"
+    if rows:
+        files.draw()
+    if film.unreadable:
+        raise ValueError(
+            f"{len(film.unreadable)} of {film.frames} frames could not be read: "
+            f"{'; '.join(film.unreadable)} The flow of {len(rows)} pairs of others is in {output}."
+        )
     if not rows:
         raise ValueError(
-            f"--input has {film.frames} readable frame(s), and no two of one size that follow each "
-            f"other in a folder; flow needs at least two.{f' {unread}' if film.unreadable else ''}"
+            f"--input has {film.frames} frame(s), but no two of one size that follow each other in "
+            "a folder; flow needs at least two."
         )
-    files.draw()
-    if film.unreadable:
-        raise ValueError(f"{unread} The flow of the others is in {output}.")
     return {"frames": film.frames, **_summary(rows)}
 
 

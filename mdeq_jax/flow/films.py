@@ -40,7 +40,7 @@ class Film:
     frame2.png comes before frame10.png. Every folder is a film of its own.
 
     Attributes:
-      frames: number of frames read so far.
+      frames: number of frames so far, with the unreadable ones.
       unreadable: a message for each frame that could not be read so far.
     """
 
@@ -55,7 +55,8 @@ class Film:
           ValueError: an input does not exist, holds no image or no frame, or is a single image, or
             there is another input beside a video; or a folder contains the output.
         """
-        self.frames, self.unreadable = 0, list[str]()
+        self.frames = 0
+        self.unreadable: list[str] = []
         alone = next((each for each in inputs if _is_file(each, IMAGE_SUFFIXES)), None)
         if alone is not None:
             raise ValueError(
@@ -92,7 +93,7 @@ class Film:
 
     def _counted(self) -> Iterator["_Frame"]:
         for frame in self._frames:
-            self.frames += frame.image is not None
+            self.frames += 1
             yield frame
 
     def _read_folders(self, images: dict[str, Path]) -> Iterator["_Frame"]:

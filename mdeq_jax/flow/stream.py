@@ -7,6 +7,7 @@ reuse of fixed points; `evaluate.py` of locuslab/deq-flow.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -79,32 +80,18 @@ class FlowStream:
           mode: how frames are padded to multiples of 8, see `padding_of`.
 
         Raises:
-          ValueError: `compare` without `warm_start`.
+          ValueError: `compare` without `warm_start`, or `steps` is below 1.
         """
         if compare and not warm_start:
             raise ValueError(
                 "cold starts are compared with warm ones; ask for a warm start (--warm-start) too."
             )
-        config, model = experiment.config, experiment.model
-        layer = evaluation_layer(config, trained.config.train.unrolled_at(trained.step))
-        solver = dataclasses.replace(
-            layer.solver.without_noise(), max_steps=steps or config.evaluation.steps
-        )
-        layer = dataclasses.replace(layer, solver=solver)
-
-        def solve(variables: PyTree, x: Injection, z0: State) -> tuple[Array, State, SolverResult]:
-            f, _, args = experiment.problem(variables, x)
-            solution = layer(f, z0, args)
-            flow = experiment.decode(variables, solution.z, {}, train=False)
-            return flow, solution.z, solution.result
-
-        def inject(variables: PyTree, first: Array, second: Array) -> tuple[Injection, State]:
-            x: Any = model.apply(variables, first, second, method="inject")
-            return x, experiment.problem(variables, x).z0
-
-        self._inject, self._solve = jax.jit(inject), jax.jit(solve)
-        self._variables, self._smallest = trained.variables, config.model.smallest_side
-        self._warm_start, self._mode, self.compare = warm_start, mode, compare
+        steps = experiment.config.evaluation.steps if steps is None else steps
+        unrolled = trained.config.train.unrolled_at(trained.step)
+        self._inject, self._solve = _compiled(experiment, steps, unrolled)
+        self._variables, self._smallest = trained.variables, experiment.config.model.smallest_side
+        self._warm_start, self.compare = warm_start, compare
+        self._mode: Mode = mode
         self._last: tuple[tuple[int, ...], State] | None = None
 
     def __call__(self, first: Image, second: Image, *, new_scene: bool = False) -> FlowPrediction:
@@ -160,3 +147,35 @@ class FlowStream:
                 f"{self._smallest}×{self._smallest} pixels after padding to multiples of "
                 f"{MULTIPLE}. Enlarge them."
             )
+
+
+def _compiled(
+    experiment: Flow, steps: int, unrolled: int | None
+) -> tuple[
+    Callable[..., tuple[Injection, State]], Callable[..., tuple[Array, State, SolverResult]]
+]:
+    """Return functions that are compiled once per size.
+
+    Args:
+      experiment: the experiment.
+      steps: largest number of solver steps.
+      unrolled: number of applications of the cell in place of the solve (warm-up); None solves.
+
+    Returns:
+      (variables, first, second) -> (x, z0), and (variables, x, z0) -> (flow, z, result).
+    """
+    layer = evaluation_layer(experiment.config, unrolled)
+    solver = dataclasses.replace(layer.solver.without_noise(), max_steps=steps)
+    layer = dataclasses.replace(layer, solver=solver)
+
+    def inject(variables: PyTree, first: Array, second: Array) -> tuple[Injection, State]:
+        x: Any = experiment.model.apply(variables, first, second, method="inject")
+        return x, experiment.problem(variables, x).z0
+
+    def solve(variables: PyTree, x: Injection, z0: State) -> tuple[Array, State, SolverResult]:
+        f, _, args = experiment.problem(variables, x)
+        solution = layer(f, z0, args)
+        flow = experiment.decode(variables, solution.z, {}, train=False)
+        return flow, solution.z, solution.result
+
+    return jax.jit(inject), jax.jit(solve)

@@ -9,7 +9,7 @@ flow = GAIN · context at the equilibrium, where the Jacobian has spectral radiu
 import functools
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from mdeq_jax.flow.experiment import Config, create_experiment
 from mdeq_jax.flow.model.config import ModelConfig
@@ -43,8 +43,8 @@ SIZE = (64, 64)
 def damped():
     """The trained model, and its experiment."""
     experiment = create_experiment(CONFIG)
-    variables = experiment.init(jax.random.key(0))
-    update = jax.tree.map(jnp.zeros_like, variables["params"]["update"])
+    variables = _random_like(jax.eval_shape(experiment.init, jax.random.key(0)))
+    update = jax.tree.map(np.zeros_like, variables["params"]["update"])
     hidden, context, flow = 0, CONFIG.model.hidden, -2
     for axis in (0, 1):
         for name in ("candidate1", "candidate2"):
@@ -57,12 +57,24 @@ def damped():
     return Trained(variables, CONFIG, 0), experiment
 
 
+def _random_like(shapes):
+    """Kernels of random numbers, without biases; compiling the model's own init takes seconds."""
+    generator = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        name, size = path[-1].key, leaf.shape
+        if name == "kernel":
+            return generator.normal(0, np.prod(size[:-1]) ** -0.5, size).astype(np.float32)
+        return np.full(size, name in ("scale", "var"), np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
 def _set(conv, entries):
     """Set entries (input channel, output channel) of the middle of a kernel."""
     rows, columns, *_ = conv["kernel"].shape
     for (taken, given), value in entries.items():
-        place = rows // 2, columns // 2, taken, given
-        conv["kernel"] = conv["kernel"].at[place].set(value)
+        conv["kernel"][rows // 2, columns // 2, taken, given] = value
 
 
 @functools.cache

@@ -1,5 +1,7 @@
 """The flow of films, cold and warm, by a model whose equilibrium is known."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -15,14 +17,23 @@ def frames():
     return film(np.random.default_rng(0), SIZE, 4, max_motion=2.0)["frames"]
 
 
+@jax.jit
 def inject(first, second):
     trained, experiment = damped()
     return experiment.model.apply(trained.variables, first[None], second[None], method="inject")
 
 
+@jax.jit
 def upsample(z):
     trained, experiment = damped()
-    return np.asarray(experiment.decode(trained.variables, z, {}, train=False)[0])
+    return experiment.decode(trained.variables, z, {}, train=False)[0]
+
+
+@jax.jit
+def apply(x, z):
+    trained, experiment = damped()
+    f, _, args = experiment.problem(trained.variables, x)
+    return f(z, args)
 
 
 def test_the_flow_is_that_of_the_equilibrium(frames):
@@ -50,7 +61,7 @@ def test_a_still_film_is_solved_once(frames):
 
 def test_warm_starts_lead_to_the_same_flow(frames):
     predict = stream(warm_start=True, compare=True)
-    pairs = list(zip(frames, frames[1:], strict=False))
+    pairs = list(itertools.pairwise(frames))
     warm = [predict(*pair, new_scene=i == 0) for i, pair in enumerate(pairs)]
     cold = [predict(*pair, new_scene=True) for pair in pairs]
     assert [found.warm for found in warm] == [False, True, True]
@@ -61,17 +72,11 @@ def test_warm_starts_lead_to_the_same_flow(frames):
 
 def test_a_pair_starts_from_the_last_equilibrium_carried_on(frames):
     """After one solver step for each pair, which is one application of the cell."""
-    trained, experiment = damped()
     predict = stream(warm_start=True, steps=1)
     found = [predict(*frames[:2], new_scene=True), predict(*frames[1:3])]
 
-    @jax.jit
-    def apply(x, z):
-        f, _, args = experiment.problem(trained.variables, x)
-        return f(z, args)
-
     x = inject(*frames[:2])
-    z = apply(x, experiment.problem(trained.variables, x).z0)
+    z = apply(x, {"hidden": np.zeros_like(x.context), "flow": np.zeros_like(x.context[..., :2])})
     np.testing.assert_allclose(found[0].flow, upsample(z), atol=1e-5)
     start = {"hidden": z["hidden"], "flow": splat_forward(np.asarray(z["flow"]))}
     z = apply(inject(*frames[1:3]), start)
@@ -99,3 +104,5 @@ def test_what_does_not_fit_is_named():
         predict(image[:8], image[:8])
     with pytest.raises(ValueError, match=r"ask for a warm start \(--warm-start\)"):
         FlowStream(*damped(), compare=True)
+    with pytest.raises(ValueError, match=r"max_steps is 0"):
+        FlowStream(*damped(), steps=0)

@@ -19,6 +19,7 @@ from folders import grey_png
 from sklearn.datasets import load_sample_images
 
 from benchmarks.camera_pan import camera_pan
+from mdeq_jax.commands.tables import Table
 from mdeq_jax.training.checkpoints import write_checkpoint
 from mdeq_jax.training.weights import Trained
 from mdeq_jax.vision.config import DataConfig, finalize
