@@ -70,7 +70,7 @@ def steps_of_films(
         yield {**row, "fewer_steps": (steps["warm"] < steps["cold"]).mean()}
 
 
-def _solve(stream: FlowStream, clip: Row) -> list[tuple[float, bool, float]]:
+def _solve(stream: FlowStream, clip: Row) -> list[tuple[int, bool, float]]:
     """Return steps, convergence and mean error of all pairs of a film but the first."""
     found = [
         stream(first, second, new_scene=k == 0)
