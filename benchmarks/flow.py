@@ -21,7 +21,7 @@ from absl import logging
 
 from benchmarks.flow_memory import measure_memory
 from benchmarks.flow_results import Results, Row
-from benchmarks.flow_settings import settings, summarise, train_and_evaluate
+from benchmarks.flow_settings import SETTINGS, settings, summarise, train_and_evaluate
 from benchmarks.flow_streams import errors_of_stereo, steps_of_films
 from benchmarks.timing import report
 from mdeq_jax import applications
@@ -52,8 +52,8 @@ def train(options: argparse.Namespace) -> list[Row]:
     results = Results(options.workdir / "train.jsonl")
     rows = []
     for seed in options.seeds:
-        for setting, changes in settings(base).items():
-            config = override(base, {**changes, "seed": seed})
+        for setting in options.settings:
+            config = override(base, {**settings(base)[setting], "seed": seed})
             workdir = options.workdir / f"{setting.replace(' ', '_')}_{seed}"
             key = {"setting": setting, "seed": seed, "train_steps": base.train.steps}
             found = results.find(key, lambda c=config, w=workdir: train_and_evaluate(c, w))
@@ -112,6 +112,7 @@ def parse() -> argparse.Namespace:
         else:
             own.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
             own.add_argument("--steps", type=int, help="training steps in place of the config's")
+            own.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS)
     for part in (film, stereo):
         own = add(part)
         own.add_argument("--checkpoint", type=Path, required=True, help="workdir of a run")

@@ -17,6 +17,7 @@ from mdeq_jax.training.mesh import create_mesh, replicate
 
 # The numbers of steps of the evaluations, as multiples of the steps of training.
 FACTORS = (1, 2, 3)
+SETTINGS = ("equilibrium", "no correction", "recurrent")
 # Name of the metrics of the state after exactly so many applications, and of the solver's result,
 # which is the iterate of the lowest residual.
 STATES = ("last", "best")
@@ -25,11 +26,8 @@ _METRICS = ("epe", "epe_zero", "residual")
 
 def settings(config: Config) -> dict[str, dict[str, Any]]:
     """Return the keys of each setting, which all take the solver steps of the config."""
-    return {
-        "equilibrium": {},
-        "no correction": {"correction.states": 1},
-        "recurrent": recurrent(config.solver.forward.max_steps),
-    }
+    changes = {}, {"correction.states": 1}, recurrent(config.solver.forward.max_steps)
+    return dict(zip(SETTINGS, changes, strict=True))
 
 
 def train_and_evaluate(config: Config, workdir: Path) -> Row:

@@ -126,8 +126,9 @@ def test_films_are_solved_from_cold_and_warm_starts(trained):
     tight, loose = steps_of_films(trained, (0.0, 1e9), **options)
     assert tight["pairs"] == loose["pairs"] == 2 * (4 - 2)  # the first pair of a film starts cold
     assert (tight["cold_steps"], tight["warm_steps"]) == (3, 3)
-    assert tight["warm_converged"] == tight["cold_below_limit"] == 0
-    assert loose["warm_converged"] == loose["cold_below_limit"] == 1
+    assert tight["warm_converged"] == tight["cold_converged"] == 0
+    assert loose["warm_converged"] == loose["cold_converged"] == 1
+    assert tight["cold_epe"] != tight["warm_epe"]  # a warm start has taken steps before
 
 
 @pytest.mark.slow
