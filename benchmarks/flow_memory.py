@@ -72,7 +72,7 @@ def measure_memory(
     for steps in all_steps:
         methods += [(steps, "recurrent", recurrent(steps))]
         methods += [
-            (steps, f"{states} states, {taped} phantom steps", equilibrium(steps, states, taped))
+            (steps, f"states {states}, phantom steps {taped}", equilibrium(steps, states, taped))
             for states, taped in equilibria
         ]
     height, width = config.data.crop
