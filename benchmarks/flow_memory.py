@@ -66,7 +66,8 @@ def measure_memory(
     Returns:
       Rows with temp_mib, the temporary memory in MiB; over, RAFT's memory over the row's; and
       beyond_over, the same after the memory of one application with its loss is taken from both,
-      which leaves out what encoders and correlations need in any case.
+      which leaves out what encoders, correlations and optimizer need in any case (None if nothing is
+      left).
     """
     methods = [(1, "recurrent", recurrent(1))]
     for steps in all_steps:
@@ -92,7 +93,7 @@ def measure_memory(
             {
                 **row,
                 "over": control / row["temp_mib"],
-                "beyond_over": (control - single) / beyond if beyond > 0 else float("inf"),
+                "beyond_over": (control - single) / beyond if beyond > 0 else None,
             }
         )
     return rows
