@@ -66,8 +66,8 @@ def measure_memory(
     Returns:
       Rows with temp_mib, the temporary memory in MiB; over, RAFT's memory over the row's; and
       beyond_over, the same after the memory of one application with its loss is taken from both,
-      which leaves out what encoders, correlations and optimizer need in any case (None if nothing is
-      left).
+      which leaves out what encoders, correlations and optimizer need in any case; None if nothing
+      is left.
     """
     methods = [(1, "recurrent", recurrent(1))]
     for steps in all_steps:
