@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from flow_damped import random_like
 from flow_layouts import make_all, make_kitti, random_flow, random_valid, write_flow, write_image
 from jax import lax
 from jax.sharding import PartitionSpec
@@ -45,7 +46,7 @@ TINY = override(
     {
         "data.crop": (32, 32),
         "data.batch_size": 8,
-        "data.eval_batch_size": 4,
+        "data.eval_batch_size": 8,
         "data.scenes": 64,
         "data.eval_scenes": 6,
         "solver.forward.max_steps": 3,
@@ -76,7 +77,7 @@ def published(name):
         return experiment, jax.tree.map(np.float64, variables), dict(arrays)
 
 
-@pytest.mark.parametrize("name", ["flow", "flow_gma"])
+@pytest.mark.parametrize("name", [pytest.param("flow", marks=pytest.mark.slow), "flow_gma"])
 def test_the_sliced_training_step_is_upstreams(x64, name):
     experiment, variables, arrays = published(name)
     grid = lambda key: np.moveaxis(np.float64(arrays[key]), 1, -1)  # noqa: E731
@@ -115,16 +116,10 @@ def test_the_sliced_training_step_is_upstreams(x64, name):
         np.testing.assert_allclose(ours[paths[torch]], expected, rtol=0, atol=bound)
 
 
-def test_the_recurrent_control_has_a_loss_after_each_application():
-    control = {"train.pretrain_steps": 10, "train.num_layers": 3, "correction.states": 3}
-    experiment = create_experiment(override(TINY, control | {"train.steps": 1}))
-    assert experiment.config.train.unrolled_at(0) == 3
-    _, solved = take_steps(create_experiment(TINY), 1, 1)
-    assert "correction_term" in solved
-
-
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_devices():
-    experiment = create_experiment(TINY)
+    # The bias of a convolution before a norm has the gradient 0, and Adam would scale its rounding.
+    experiment = create_experiment(override(TINY, {"optim.name": "sgd"}))
     (one, _), (two, _) = (take_steps(experiment, devices, 2) for devices in (1, 2))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
     jax.tree.map(close, jax.device_get(one.params), jax.device_get(two.params))
@@ -132,6 +127,7 @@ def test_results_do_not_depend_on_the_number_of_devices():
     assert any(np.ptp(x) > 0 for x in jax.tree.leaves(jax.device_get(one.collections)))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_parameters(monkeypatch, tmp_path):
     experiment = create_experiment(TINY)
     interrupted_after(monkeypatch, experiment, tmp_path, 2)
@@ -144,7 +140,7 @@ def test_a_resumed_run_ends_with_the_same_parameters(monkeypatch, tmp_path):
 def metrics_of(config):
     """The metrics of every evaluation with random variables."""
     experiment, mesh = create_experiment(config), mesh_of(1)
-    variables = experiment.init(jax.random.key(0))
+    variables = random_like(jax.eval_shape(experiment.init, jax.random.key(0)))
     return Evaluator(experiment, mesh)(replicate(variables, mesh), unrolled=None)
 
 
@@ -156,7 +152,7 @@ def test_every_set_is_evaluated_on_its_valid_pixels(tmp_path):
     config = override(TINY, options)
     metrics = metrics_of(config)
     assert create_experiment(config).score == ("eval/epe_chairs", False)
-    length = np.linalg.norm(random_flow(4), axis=-1).mean()  # the fourth pair is the validation's
+    length = np.linalg.norm(random_flow(3), axis=-1).mean()  # the third pair is the validation's
     np.testing.assert_allclose(metrics["eval/epe_zero_chairs"], length, rtol=1e-5)
     valid = [np.linalg.norm(random_flow(pair), axis=-1)[random_valid(pair)] for pair in (0, 1)]
     np.testing.assert_allclose(

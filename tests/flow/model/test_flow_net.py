@@ -49,7 +49,8 @@ def make(config, dtype=None):
     return model, merge_weight_norm(jax.tree_util.tree_map_with_path(draw, like))
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+# test_flow_import has the widths of the others, from the names and shapes of their arrays.
+@pytest.mark.parametrize("name", ["huge", "base_gma", "base_no_wnorm"])
 def test_parameters_of_the_published_models(name):
     config = dataclasses.replace(
         ModelConfig.published(name.split("_")[0]),

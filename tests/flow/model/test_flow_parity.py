@@ -21,8 +21,6 @@ from mdeq_jax.torch_files.names import from_torch
 STEPS = 12
 # Upstream's gradients: the number of applications, and whether the flow is cut at their entry.
 GRADIENTS = {"grad1": (1, True), "grad2": (2, True), "grad2_all": (2, False)}
-# In float64, the encoders' derivatives take most of the time.
-QUICK = (("flow_gma", "grad1"), ("flow_gma", "grad2_all"))
 
 
 def assert_close(ours, theirs):
@@ -155,14 +153,10 @@ def test_lookup_cell_iterations_and_upsampling(x64, name):
     assert_close(flow[:, ::5, ::5], to_grid(arrays["flow_up12_strided"]))
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        pytest.param(name, key, marks=[] if (name, key) in QUICK else pytest.mark.slow)
-        for name in NAMES
-        for key in GRADIENTS
-    ],
-)
+# The encoders' derivatives take long in float64; test_flow_experiment has those of a training step.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", GRADIENTS)
 def test_gradients(x64, name, key):
     model, variables, arrays, _ = load(name)
     steps, detach = GRADIENTS[key]
