@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from absl import logging
 
@@ -31,7 +30,6 @@ from mdeq_jax.runtime.compilation import convolve_on_all_cores
 from mdeq_jax.training.config import override
 from mdeq_jax.training.config_files import load_config
 from mdeq_jax.training.sections import from_mapping
-from mdeq_jax.training.weights import Trained
 
 
 def memory(options: argparse.Namespace) -> list[Row]:
@@ -63,27 +61,24 @@ def train(options: argparse.Namespace) -> list[Row]:
 
 def film(options: argparse.Namespace) -> list[Row]:
     """Return the solver steps from cold and warm starts."""
-    counts = {name: getattr(options, name) for name in ("films", "frames", "max_steps")}
-    return list(steps_of_films(_trained(options.checkpoint), options.tolerances, **counts))
+    rows = steps_of_films(
+        applications.load_trained_as("flow", options.checkpoint),
+        options.tolerances,
+        films=options.films,
+        frames=options.frames,
+        max_steps=options.max_steps,
+    )
+    return list(rows)
 
 
 def stereo(options: argparse.Namespace) -> list[Row]:
     """Return the errors on the stereo pair."""
-    return list(errors_of_stereo(_trained(options.checkpoint), options.widths, options.max_steps))
+    trained = applications.load_trained_as("flow", options.checkpoint)
+    return list(errors_of_stereo(trained, options.widths, options.max_steps))
 
 
 def _config(name: str) -> Config:
     return from_mapping(Config(), load_config(name))
-
-
-def _trained(checkpoint: Path) -> Trained[Any]:
-    trained = applications.load_trained(checkpoint)
-    if not isinstance(trained.config, Config):
-        raise ValueError(
-            f"--checkpoint {checkpoint} is of the application {trained.config.app!r}; give one of "
-            "'flow'."
-        )
-    return trained
 
 
 def parse() -> argparse.Namespace:

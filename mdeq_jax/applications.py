@@ -133,6 +133,26 @@ def load_trained(
     return trained
 
 
+def load_trained_as(app: str, checkpoint_dir: str | os.PathLike[str]) -> Trained[Any]:
+    """Read a trained model of one application.
+
+    Args:
+      app: a key of `APPLICATIONS`.
+      checkpoint_dir: a workdir (its newest checkpoint), its ``best/``, or one step's folder.
+
+    Raises:
+      ValueError: the folder does not exist, holds no intact checkpoint, or holds one of another
+        application.
+    """
+    trained = load_trained(checkpoint_dir)
+    if trained.config.app != app:
+        raise ValueError(
+            f"--checkpoint {os.fspath(checkpoint_dir)} is of the application "
+            f"{trained.config.app!r}; give one of {app!r}."
+        )
+    return trained
+
+
 def finalize(config: ConfigDict | Mapping[str, Any]) -> RunConfig:
     """Check a config of any application and freeze it.
 

@@ -7,7 +7,7 @@
 sorted by name, numbers by value; each folder is a film of its own. The output has
 OUTPUT/flow/NAME.flo, OUTPUT/colour/NAME.png (direction as hue, length as saturation, one scale for
 all frames), OUTPUT/flow.gif (frames beside their flow, at most 200 of them) and OUTPUT/solver.csv.
-NAME is that of the first of two frames; frames of a video are numbered.
+NAME is the name of the first of two frames; frames of a video are numbered.
 
 With --warm-start, each pair starts from the equilibrium of the pair before, its flow carried along.
 There is no flow across a change of size or a frame that cannot be read; the next pair starts cold.
@@ -30,18 +30,16 @@ from absl import flags
 from mdeq_jax import applications
 from mdeq_jax.commands import cli
 from mdeq_jax.commands.tables import Table
-from mdeq_jax.flow.config import Config
-from mdeq_jax.flow.data.formats import Flow
-from mdeq_jax.flow.data.submission import write_kitti_submission, write_sintel_submission
+from mdeq_jax.flow.data.formats import FlowField, write_flo, write_kitti
 from mdeq_jax.flow.experiment import create_experiment
 from mdeq_jax.flow.films import Benchmark, Film, Pair, benchmark_pairs
 from mdeq_jax.flow.outputs import FilmFiles
 from mdeq_jax.flow.padding import Mode
 from mdeq_jax.flow.stream import FlowStream
-from mdeq_jax.training.weights import Trained
 
 _COLUMNS = ("frame", "solver_steps", "residual", "converged", "warm")
-_SUBMISSIONS = {"sintel": write_sintel_submission, "kitti": write_kitti_submission}
+# Suffix and writer of the files of a submission.
+_SUBMISSIONS = {"sintel": (".flo", write_flo), "kitti": (".png", write_kitti)}
 
 Row = dict[str, Any]
 
@@ -83,7 +81,7 @@ def main(
 def _predict_film(stream: FlowStream, film: Film, files: FilmFiles, output: Path) -> dict[str, Any]:
     """Write all files of a film; then raise ValueError if frames of it could not be read."""
 
-    def write(pair: Pair, flow: Flow) -> None:
+    def write(pair: Pair, flow: FlowField) -> None:
         files.add(pair.name, pair.first, flow)
 
     rows = _predict(stream, film.pairs(), write, output)
@@ -105,11 +103,14 @@ def _predict_film(stream: FlowStream, film: Film, files: FilmFiles, output: Path
 def _predict_test_set(
     make_stream: Callable[[Mode], FlowStream], benchmark: Benchmark, root: str, output: Path
 ) -> dict[str, Any]:
-    """Write the submission of a test set."""
+    """Write the submission of a test set, and return the means over its pairs."""
     pairs, stream = benchmark_pairs(benchmark, root), make_stream(benchmark)
+    suffix, save = _SUBMISSIONS[benchmark]
 
-    def write(pair: Pair, flow: Flow) -> None:
-        _SUBMISSIONS[benchmark](output / "flow", [(pair.name, flow)])
+    def write(pair: Pair, flow: FlowField) -> None:
+        path = output / "flow" / f"{pair.name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(path, flow)
 
     return _summary(_predict(stream, pairs, write, output))
 
@@ -131,12 +132,7 @@ def load_stream(
     """
     if mode == "kitti" and warm_start:
         raise ValueError("the pairs of KITTI are no film; leave out --warm-start.")
-    trained: Trained[Any] = applications.load_trained(checkpoint)
-    if not isinstance(trained.config, Config):
-        raise ValueError(
-            f"--checkpoint {checkpoint} is of the application {trained.config.app!r}; give one of "
-            "'flow'."
-        )
+    trained = applications.load_trained_as("flow", checkpoint)
     experiment = create_experiment(trained.config)
     return FlowStream(
         trained, experiment, warm_start=warm_start, compare=compare, steps=steps, mode=mode
@@ -144,7 +140,10 @@ def load_stream(
 
 
 def _predict(
-    stream: FlowStream, pairs: Iterable[Pair], write: Callable[[Pair, Flow], None], output: Path
+    stream: FlowStream,
+    pairs: Iterable[Pair],
+    write: Callable[[Pair, FlowField], None],
+    output: Path,
 ) -> list[Row]:
     """Write the flow of all pairs, and return the rows of OUTPUT/solver.csv."""
     output.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,6 @@ from absl import flags
 
 from mdeq_jax import applications
 from mdeq_jax.commands import cli
-from mdeq_jax.reasoning.config import Config
 from mdeq_jax.reasoning.experiment import Reasoning, create_experiment
 from mdeq_jax.reasoning.scaling import Row, make_attempts, measure
 from mdeq_jax.training.config import override
@@ -60,12 +59,7 @@ def main(
     Raises:
       ValueError: the checkpoint is of another application, or a number is below 1.
     """
-    trained = applications.load_trained(checkpoint)
-    if not isinstance(trained.config, Config):
-        raise ValueError(
-            f"--checkpoint {checkpoint} is of the application {trained.config.app!r}; give one of "
-            "'reasoning'."
-        )
+    trained = applications.load_trained_as("reasoning", checkpoint)
     steps, restarts = _rising("--steps", steps), _rising("--restarts", restarts)
     sizes = _rising("--sizes", sizes or trained.config.evaluation.sizes)
     changes = {

@@ -8,7 +8,6 @@ Source: Bai, Geng, Savani, Kolter, "Deep Equilibrium Optical Flow Estimation", C
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -158,7 +157,7 @@ class Flow:
     def loss(
         self, variables: Variables, outputs: PyTree, batch: Batch, axis_name: str | None
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Return `flow_loss`, and the end-point error over all valid pixels, epe."""
+        """Return `flow_loss`, and epe, the mean over images of their mean end-point error."""
         flow, valid = batch["flow"], batch["valid"]
         errors = flow_errors(outputs, flow, valid)
         epe = masked_mean(errors["image_error"], errors["images"], axis_name)
@@ -168,10 +167,8 @@ class Flow:
         self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
     ) -> Prediction:
         """Return the flow and the solver's statistics."""
-        x: Any = self.model.apply(variables, batch["first"], batch["second"], method="inject")
-        solution = layer(*self.problem(variables, x))
-        flow = self.decode(variables, solution.z, batch, train=False)
-        return Prediction(flow, solver_statistics(self.config, solution), carry)
+        found = self.forward(variables, batch, layer, train=False)
+        return Prediction(found.outputs, solver_statistics(self.config, found.solution), carry)
 
     def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
         """Return the sums of `flow_errors`, and "zero_error", the sum of the errors of flow 0."""
@@ -181,8 +178,8 @@ class Flow:
 
     def summarize(self, sums: Mapping[str, PyTree]) -> dict[str, float]:
         """Return the metrics of `summarize_errors`, and epe_zero, the mean error of flow 0."""
-        zero = float(sums["zero_error"]) / float(sums["pixels"]) if sums["pixels"] else math.nan
-        return summarize_errors(sums) | {"epe_zero": zero}
+        of_zero = summarize_errors({**sums, "error": sums["zero_error"]})
+        return summarize_errors(sums) | {"epe_zero": of_zero["epe"]}
 
     def record(self, outputs: PyTree) -> Array:
         """Return the flow, (B, H, W, 2)."""

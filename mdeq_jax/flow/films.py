@@ -57,7 +57,7 @@ class Film:
         """
         self.frames = 0
         self.unreadable: list[str] = []
-        alone = next((each for each in inputs if _is_file(each, IMAGE_SUFFIXES)), None)
+        alone = next((each for each in inputs if _is_image(each)), None)
         if alone is not None:
             raise ValueError(
                 f"{alone} is a single image, and flow needs at least two; give the folder of all "
@@ -142,8 +142,8 @@ def _read_pairs(records: Iterable[tuple[Record, Path]]) -> Iterator[Pair]:
         last = scene
 
 
-def _is_file(path: str, suffixes: Sequence[str]) -> bool:
-    return Path(path).is_file() and Path(path).suffix.lower() in suffixes
+def _is_image(path: str) -> bool:
+    return Path(path).is_file() and Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _is_video(path: str) -> bool:

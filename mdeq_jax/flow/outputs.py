@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from mdeq_jax.flow.data.formats import Flow, as_flow_map, read_flow, write_flo
+from mdeq_jax.flow.data.formats import FlowField, as_flow_map, read_flow, write_flo
 from mdeq_jax.flow.pictures import draw_flow, save_animation
 from mdeq_jax.images.decoding import Pixels
 
@@ -37,7 +37,7 @@ class FilmFiles:
         self._stride = 1
         self._size: tuple[int, int] | None = None
 
-    def add(self, name: str, frame: Pixels, flow: Flow) -> None:
+    def add(self, name: str, frame: Pixels, flow: FlowField) -> None:
         """Write flow/NAME.flo.
 
         Args:

@@ -54,7 +54,7 @@ class Padding(NamedTuple):
 def padding_of(
     height: int, width: int, mode: Mode, target: tuple[int, int] | None = None
 ) -> Padding:
-    """Return the padding that makes height and width the next multiples of 8, or those of a target.
+    """Return the padding that makes height and width multiples of 8, or a given size.
 
     Args:
       height: number of rows.

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-Picture = UInt8[np.ndarray, "H W 3"]
+from mdeq_jax.images.decoding import Pixels
 
 
 def draw_flow(
@@ -47,7 +47,7 @@ def draw_flow(
 
 
 def save_animation(
-    path: str | os.PathLike[str], pictures: Iterable[Picture], frames_per_s: float = 10.0
+    path: str | os.PathLike[str], pictures: Iterable[Pixels], frames_per_s: float = 10.0
 ) -> None:
     """Write pictures of one size as an animated GIF file that starts again at its end.
 

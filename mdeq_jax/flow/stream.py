@@ -13,18 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.flow.config import Config
 from mdeq_jax.flow.experiment import Flow
-from mdeq_jax.flow.model.flow_net import Injection, State
+from mdeq_jax.flow.model.flow_net import FlowState, Injection
 from mdeq_jax.flow.padding import MULTIPLE, Mode, padding_of
 from mdeq_jax.flow.warping import splat_forward
+from mdeq_jax.images.decoding import Pixels
 from mdeq_jax.solvers import SolverResult
 from mdeq_jax.training.evaluation import evaluation_layer
 from mdeq_jax.training.weights import Trained
-
-Image = UInt8[np.ndarray, "H W 3"]
 
 
 class FlowPrediction(NamedTuple):
@@ -92,9 +91,9 @@ class FlowStream:
         self._variables, self._smallest = trained.variables, experiment.config.model.smallest_side
         self._warm_start, self.compare = warm_start, compare
         self._mode: Mode = mode
-        self._last: tuple[tuple[int, ...], State] | None = None
+        self._last: tuple[tuple[int, ...], FlowState] | None = None
 
-    def __call__(self, first: Image, second: Image, *, new_scene: bool = False) -> FlowPrediction:
+    def __call__(self, first: Pixels, second: Pixels, *, new_scene: bool = False) -> FlowPrediction:
         """Return the flow from a frame to the next one.
 
         Args:
@@ -126,14 +125,14 @@ class FlowStream:
             steps = int(self._solve(self._variables, x, cold)[-1].steps[0])
         return found._replace(cold_solver_steps=steps)
 
-    def _warm(self, shape: tuple[int, ...]) -> State | None:
+    def _warm(self, shape: tuple[int, ...]) -> FlowState | None:
         """Return the last equilibrium carried on, or None without one of this size."""
         if self._last is None or self._last[0] != shape:
             return None
         z = self._last[1]
         return {**z, "flow": jnp.asarray(splat_forward(np.asarray(z["flow"])))}
 
-    def _check(self, first: Image, second: Image) -> None:
+    def _check(self, first: Pixels, second: Pixels) -> None:
         height, width, *_ = first.shape
         if first.shape != second.shape:
             raise ValueError(
@@ -152,7 +151,7 @@ class FlowStream:
 def _compiled(
     experiment: Flow, steps: int, unrolled: int | None
 ) -> tuple[
-    Callable[..., tuple[Injection, State]], Callable[..., tuple[Array, State, SolverResult]]
+    Callable[..., tuple[Injection, FlowState]], Callable[..., tuple[Array, FlowState, SolverResult]]
 ]:
     """Return functions that are compiled once per size.
 
@@ -168,11 +167,13 @@ def _compiled(
     solver = dataclasses.replace(layer.solver.without_noise(), max_steps=steps)
     layer = dataclasses.replace(layer, solver=solver)
 
-    def inject(variables: PyTree, first: Array, second: Array) -> tuple[Injection, State]:
+    def inject(variables: PyTree, first: Array, second: Array) -> tuple[Injection, FlowState]:
         x: Any = experiment.model.apply(variables, first, second, method="inject")
         return x, experiment.problem(variables, x).z0
 
-    def solve(variables: PyTree, x: Injection, z0: State) -> tuple[Array, State, SolverResult]:
+    def solve(
+        variables: PyTree, x: Injection, z0: FlowState
+    ) -> tuple[Array, FlowState, SolverResult]:
         f, _, args = experiment.problem(variables, x)
         solution = layer(f, z0, args)
         flow = experiment.decode(variables, solution.z, {}, train=False)

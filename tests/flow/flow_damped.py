@@ -43,7 +43,7 @@ SIZE = (64, 64)
 def damped():
     """The trained model, and its experiment."""
     experiment = create_experiment(CONFIG)
-    variables = _random_like(jax.eval_shape(experiment.init, jax.random.key(0)))
+    variables = random_like(jax.eval_shape(experiment.init, jax.random.key(0)))
     update = jax.tree.map(np.zeros_like, variables["params"]["update"])
     hidden, context, flow = 0, CONFIG.model.hidden, -2
     for axis in (0, 1):
@@ -57,15 +57,15 @@ def damped():
     return Trained(variables, CONFIG, 0), experiment
 
 
-def _random_like(shapes):
-    """Kernels of random numbers, without biases; compiling the model's own init takes seconds."""
+def random_like(shapes):
+    """Kernels of random numbers, without biases; compiling a model's own init takes seconds."""
     generator = np.random.default_rng(0)
 
     def draw(path, leaf):
         name, size = path[-1].key, leaf.shape
-        if name == "kernel":
+        if name in ("kernel", "v"):
             return generator.normal(0, np.prod(size[:-1]) ** -0.5, size).astype(np.float32)
-        return np.full(size, name in ("scale", "var"), np.float32)
+        return np.full(size, name in ("scale", "var", "g"), np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 

@@ -1,4 +1,6 @@
-"""The configs of optical flow: sizes of the models, and a training step of each."""
+"""The configs of optical flow: widths of the models, and a training step of each."""
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -7,29 +9,33 @@ from flow_layouts import make_all
 from running import take_steps
 
 from mdeq_jax.flow.experiment import Config, create_experiment
+from mdeq_jax.flow.model.config import ModelConfig
 from mdeq_jax.training.config import override
 from mdeq_jax.training.config_files import load_config
 from mdeq_jax.training.sections import from_mapping
 
-COUNTS = {
-    "flow_shapes": 366_784,
-    "flow_chairs_base": 5_242_816,
-    "flow_things_base": 5_242_816,
-    "flow_things_huge": 13_394_752,
-    "flow_sintel_huge": 13_394_752,
-    "flow_kitti_huge": 13_394_752,
-}
+NAMES = (
+    *("flow_shapes", "flow_chairs_base", "flow_things_base"),
+    *("flow_things_huge", "flow_sintel_huge", "flow_kitti_huge"),
+)
 
 
 def load(name):
     return from_mapping(Config(), load_config(name))
 
 
-@pytest.mark.parametrize("name", COUNTS)
-def test_parameter_count(name):
-    experiment = create_experiment(load(name))
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_widths_are_the_published_ones(name):
+    model = load(name).model
+    published = ModelConfig.published(name.split("_")[-1])
+    assert dataclasses.replace(published, detach_flow=model.detach_flow) == model
+    assert model.detach_flow == (name == "flow_chairs_base")
+
+
+def test_parameters_of_the_narrow_model():
+    experiment = create_experiment(load("flow_shapes"))
     params = jax.eval_shape(experiment.init, jax.random.key(0))["params"]
-    assert sum(x.size for x in jax.tree.leaves(params)) == COUNTS[name]
+    assert sum(x.size for x in jax.tree.leaves(params)) == 366_784
 
 
 @pytest.mark.slow

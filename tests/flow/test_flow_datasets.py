@@ -134,25 +134,19 @@ def test_every_example_has_the_size_of_the_crop(root, stage):
 
 
 def test_evaluation_sets(root):
-    sizes = {
-        stage: {name: len(records) for name, records in evaluation_records(root, stage).items()}
-        for stage in EVALUATIONS
-    }
-    sintel_sizes = {"sintel_clean": 3, "sintel_final": 3}
-    assert sizes == {
-        "chairs": {"chairs": 1},
-        "things": {**sintel_sizes, "kitti": 2},
-        "sintel": sintel_sizes,
-        "kitti": {"kitti": 2},
-    }
-    for name, records in evaluation_records(root, "sintel").items():
-        assert {record.name.split("/")[0] for record in records} == {name.split("_")[1]}
+    sets = {name: evaluation_records(root, name) for name in EVALUATIONS}
+    sizes = {name: len(records) for name, records in sets.items()}
+    assert sizes == {"chairs": 1, "sintel_clean": 3, "sintel_final": 3, "kitti": 2}
+    for render in ("clean", "final"):
+        folders = {record.name.split("/")[0] for record in sets[f"sintel_{render}"]}
+        assert folders == {render}
 
 
-def test_unknown_stage(root):
-    for records in (training_records, evaluation_records):
-        with pytest.raises(ValueError, match=r"stage is 'shapes'; .* 'chairs', 'things', 'sintel'"):
-            records(root, "shapes")
+def test_unknown_names(root):
+    with pytest.raises(ValueError, match=r"stage is 'shapes'; .* 'chairs', 'things', 'sintel'"):
+        training_records(root, "shapes")
+    with pytest.raises(ValueError, match=r"name is 'shapes'; .* 'chairs', 'sintel_clean'"):
+        evaluation_records(root, "shapes")
 
 
 @pytest.mark.parametrize(

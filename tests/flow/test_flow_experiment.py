@@ -9,12 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
-from flow_layouts import make_all, make_kitti, random_flow, random_valid, write_flow, write_image
+from flow_damped import random_like
+from flow_layouts import (
+    SIZE,
+    make_all,
+    make_kitti,
+    random_flow,
+    random_valid,
+    write_flow,
+    write_image,
+)
 from jax import lax
 from jax.sharding import PartitionSpec
 from running import interrupted_after, mesh_of, take_steps
 
 from mdeq_jax.applications import infer
+from mdeq_jax.flow.config import DataConfig
+from mdeq_jax.flow.data.sources import evaluation_source
 from mdeq_jax.flow.experiment import Config, create_experiment
 from mdeq_jax.flow.model.config import ModelConfig
 from mdeq_jax.flow.model.torch_files import LAYERS
@@ -27,6 +38,7 @@ from mdeq_jax.training.mesh import AXIS, replicate
 from mdeq_jax.training.microbatches import Draw
 from mdeq_jax.training.steps import make_gradient
 
+LARGER = (19, 30)
 FIXTURES = Path(__file__).parent.parent / "fixtures/flow"
 NARROW = ModelConfig(
     encoder=(4, 6, 8),
@@ -45,7 +57,7 @@ TINY = override(
     {
         "data.crop": (32, 32),
         "data.batch_size": 8,
-        "data.eval_batch_size": 4,
+        "data.eval_batch_size": 8,
         "data.scenes": 64,
         "data.eval_scenes": 6,
         "solver.forward.max_steps": 3,
@@ -76,7 +88,7 @@ def published(name):
         return experiment, jax.tree.map(np.float64, variables), dict(arrays)
 
 
-@pytest.mark.parametrize("name", ["flow", "flow_gma"])
+@pytest.mark.parametrize("name", [pytest.param("flow", marks=pytest.mark.slow), "flow_gma"])
 def test_the_sliced_training_step_is_upstreams(x64, name):
     experiment, variables, arrays = published(name)
     grid = lambda key: np.moveaxis(np.float64(arrays[key]), 1, -1)  # noqa: E731
@@ -115,16 +127,12 @@ def test_the_sliced_training_step_is_upstreams(x64, name):
         np.testing.assert_allclose(ours[paths[torch]], expected, rtol=0, atol=bound)
 
 
-def test_the_recurrent_control_has_a_loss_after_each_application():
-    control = {"train.pretrain_steps": 10, "train.num_layers": 3, "correction.states": 3}
-    experiment = create_experiment(override(TINY, control | {"train.steps": 1}))
-    assert experiment.config.train.unrolled_at(0) == 3
-    _, solved = take_steps(create_experiment(TINY), 1, 1)
-    assert "correction_term" in solved
-
-
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_devices():
-    experiment = create_experiment(TINY)
+    # The bias of a convolution before a norm has the gradient 0, and Adam would scale its rounding.
+    experiment = create_experiment(
+        override(TINY, {"optim.name": "sgd", "optim.learning_rate": 1.0})
+    )
     (one, _), (two, _) = (take_steps(experiment, devices, 2) for devices in (1, 2))
     close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
     jax.tree.map(close, jax.device_get(one.params), jax.device_get(two.params))
@@ -132,6 +140,7 @@ def test_results_do_not_depend_on_the_number_of_devices():
     assert any(np.ptp(x) > 0 for x in jax.tree.leaves(jax.device_get(one.collections)))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_parameters(monkeypatch, tmp_path):
     experiment = create_experiment(TINY)
     interrupted_after(monkeypatch, experiment, tmp_path, 2)
@@ -141,43 +150,52 @@ def test_a_resumed_run_ends_with_the_same_parameters(monkeypatch, tmp_path):
     assert set(resumed.metrics) >= {"eval/epe", "eval/epe_zero", "eval/solver_steps"}
 
 
+def add_a_larger_pair(root):
+    """A third pair of KITTI."""
+    for frame in (10, 11):
+        write_image(root / f"KITTI/training/image_2/000002_{frame}.png", frame, LARGER)
+    write_flow(root / "KITTI/training/flow_occ/000002_10.png", 2, LARGER)
+
+
 def metrics_of(config):
     """The metrics of every evaluation with random variables."""
     experiment, mesh = create_experiment(config), mesh_of(1)
-    variables = experiment.init(jax.random.key(0))
+    variables = random_like(jax.eval_shape(experiment.init, jax.random.key(0)))
     return Evaluator(experiment, mesh)(replicate(variables, mesh), unrolled=None)
 
 
 def test_every_set_is_evaluated_on_its_valid_pixels(tmp_path):
     """The error of flow 0 is the mean length of the files' flow, whatever the padding."""
     make_all(tmp_path)
+    add_a_larger_pair(tmp_path)
     sets = ("chairs", "sintel_clean", "kitti")
     options = {"evaluation.sets": sets, "data.root": str(tmp_path), "data.stage": "chairs"}
     config = override(TINY, options)
     metrics = metrics_of(config)
     assert create_experiment(config).score == ("eval/epe_chairs", False)
-    length = np.linalg.norm(random_flow(4), axis=-1).mean()  # the fourth pair is the validation's
+    length = np.linalg.norm(random_flow(3), axis=-1).mean()  # the third pair is the validation's
     np.testing.assert_allclose(metrics["eval/epe_zero_chairs"], length, rtol=1e-5)
-    valid = [np.linalg.norm(random_flow(pair), axis=-1)[random_valid(pair)] for pair in (0, 1)]
-    np.testing.assert_allclose(
-        metrics["eval/epe_zero_kitti"], np.concatenate(valid).mean(), rtol=1e-5
-    )
-    assert metrics["eval/examples_kitti"] == 2
+    sizes = {0: SIZE, 1: SIZE, 2: LARGER}
+    lengths = [
+        np.linalg.norm(random_flow(pair, size), axis=-1)[random_valid(pair, size)]
+        for pair, size in sizes.items()
+    ]
+    expected = np.concatenate(lengths).mean()
+    np.testing.assert_allclose(metrics["eval/epe_zero_kitti"], expected, rtol=1e-5)
+    assert metrics["eval/examples_kitti"] == 3
     assert metrics["eval/solver_steps_sintel_clean"] == 4
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_images_of_several_sizes(tmp_path, rows):
+@pytest.mark.parametrize(("rows", "first"), [(1, (16, 24)), (2, (24, 32))])
+def test_images_of_one_batch_are_padded_to_one_size(tmp_path, rows, first):
     make_kitti(tmp_path)
-    size = (19, 30)
-    for frame in (10, 11):
-        write_image(tmp_path / f"KITTI/training/image_2/000002_{frame}.png", frame, size)
-    write_flow(tmp_path / "KITTI/training/flow_occ/000002_10.png", 2, size)
-    options = {"evaluation.sets": ("kitti",), "data.eval_batch_size": rows}
-    metrics = metrics_of(override(TINY, options | {"data.root": str(tmp_path)}))
-    lengths = [np.linalg.norm(random_flow(pair), axis=-1)[random_valid(pair)] for pair in (0, 1)]
-    lengths += [np.linalg.norm(random_flow(2, size), axis=-1)[random_valid(2, size)]]
-    np.testing.assert_allclose(metrics["eval/epe_zero"], np.concatenate(lengths).mean(), rtol=1e-5)
+    add_a_larger_pair(tmp_path)
+    data = DataConfig(root=str(tmp_path), eval_batch_size=rows)
+    source = evaluation_source(data, "kitti")
+    examples = [source.example(record) for record in source.records]
+    for name in ("first", "second", "flow", "valid"):
+        sizes = [example[name].shape[:2] for example in examples]
+        assert sizes == [first, first, (24, 32)]
 
 
 def test_files_without_a_folder():

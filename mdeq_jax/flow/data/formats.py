@@ -6,7 +6,7 @@
     .png   16 bits: RGB holds 64 u + 2¹⁵, 64 v + 2¹⁵ and whether the pixel is valid; grey holds
            256 times the disparity, 0 where there is none
 
-Flow is (u, v) in pixels, u to the right and v down. The PNG files are those of KITTI and HD1K.
+Flow is (u, v) in pixels, u to the right and v down. KITTI and HD1K have such PNG files.
 
 Source: `core/utils/frame_utils.py`, locuslab/deq-flow.
 """
@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Shaped
 from mdeq_jax.images.files import read_file
 from mdeq_jax.training.reader import BadRecordError
 
-Flow = Float[np.ndarray, "H W 2"]
+FlowField = Float[np.ndarray, "H W 2"]
 Valid = Bool[np.ndarray, "H W"]
 
 # Dense files hold larger numbers where the flow is unknown.
@@ -43,7 +43,7 @@ class FlowMap(NamedTuple):
       valid: bool (H, W), where the flow is known.
     """
 
-    flow: Flow
+    flow: FlowField
     valid: Valid
 
 
@@ -98,7 +98,7 @@ def read_disparity(path: str | Path) -> FlowMap:
     return as_flow_map(np.stack([-disparity, np.zeros_like(disparity)], axis=-1), known)
 
 
-def as_flow_map(flow: Flow, known: Valid | None = None) -> FlowMap:
+def as_flow_map(flow: FlowField, known: Valid | None = None) -> FlowMap:
     """Return flow as float32, with 0 where it is not valid.
 
     Args:
@@ -110,7 +110,7 @@ def as_flow_map(flow: Flow, known: Valid | None = None) -> FlowMap:
     return FlowMap(np.where(valid[..., None], flow, 0).astype(np.float32), valid)
 
 
-def write_flo(path: str | Path, flow: Flow) -> None:
+def write_flo(path: str | Path, flow: FlowField) -> None:
     """Write a .flo file.
 
     Args:
@@ -143,7 +143,7 @@ def write_pfm(path: str | Path, array: Float[np.ndarray, "H W *channels"]) -> No
     Path(path).write_bytes(header.encode() + np.asarray(array[::-1], "<f4").tobytes())
 
 
-def write_kitti(path: str | Path, flow: Flow, valid: Valid | None = None) -> None:
+def write_kitti(path: str | Path, flow: FlowField, valid: Valid | None = None) -> None:
     """Write a 16-bit PNG file of KITTI, whose steps are 1/64 pixel.
 
     Components beyond [−512, 512) are clipped, as by KITTI's own tools.
@@ -170,7 +170,7 @@ def write_kitti(path: str | Path, flow: Flow, valid: Valid | None = None) -> Non
         raise OSError(f"{path} cannot be written; check that its folder exists.")
 
 
-def _read_flo(path: Path) -> Flow:
+def _read_flo(path: Path) -> FlowField:
     content = read_file(path)
     if content[:4] != _FLO_MAGIC:
         raise BadRecordError(

@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Complex, Float, Float32, UInt8
 
-# (height, width)
-Size = tuple[int, int]
+from mdeq_jax.images.decoding import Size
 
 
 class Layer(NamedTuple):

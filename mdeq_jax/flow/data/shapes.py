@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Complex, UInt8
 
 from mdeq_jax.checks import needs_extra, require_one_of, require_whole
-from mdeq_jax.flow.data.planes import Layer, Size, motion, render
+from mdeq_jax.flow.data.planes import Layer, motion, render
+from mdeq_jax.images.decoding import Size
 
 Split = Literal["train", "test"]
 

@@ -48,10 +48,10 @@ class UpdateBlock(nn.Module):
         motion = MotionEncoder(self.config, name="motion")(
             correlation.astype(dtype), flow.astype(dtype)
         )
-        seen = [context, motion]
+        inputs = [context, motion]
         if attention is not None:
-            seen.append(Aggregate(name="aggregate")(motion, attention.astype(dtype)))
-        hidden = SeparableGRU(name="gru")(hidden, jnp.concatenate(seen, axis=-1))
+            inputs.append(Aggregate(name="aggregate")(motion, attention.astype(dtype)))
+        hidden = SeparableGRU(name="gru")(hidden, jnp.concatenate(inputs, axis=-1))
         inner = nn.relu(cell_conv(head, 3, "head_conv1")(hidden.astype(dtype)))
         return hidden, to_working_dtype(cell_conv(2, 3, "head_conv2")(inner))
 
@@ -95,8 +95,8 @@ class SeparableGRU(nn.Module):
         for i, window in enumerate(((1, 5), (5, 1)), 1):
 
             def gate(name: str, h: Array, i: int = i, window: tuple[int, int] = window) -> Array:
-                seen = jnp.concatenate([h.astype(x.dtype), x], axis=-1)
-                return cell_conv(width, window, f"{name}{i}")(seen)
+                inputs = jnp.concatenate([h.astype(x.dtype), x], axis=-1)
+                return cell_conv(width, window, f"{name}{i}")(inputs)
 
             update, reset = nn.sigmoid(gate("update", hidden)), nn.sigmoid(gate("reset", hidden))
             candidate = jnp.tanh(gate("candidate", reset * hidden))

@@ -16,7 +16,7 @@ _SWITCHES = ("weight_norm", "attention", "detach_flow")
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Widths and switches of DEQ-Flow; the defaults are those of its base model.
+    """Widths and switches of DEQ-Flow; the defaults are its base model.
 
     Attributes:
       encoder: widths of the three stages of both encoders, at 1/2, 1/4 and 1/8 of the resolution.

@@ -19,7 +19,7 @@ from mdeq_jax.flow.model.upsampling import FACTOR, Mask, convex_upsample
 from mdeq_jax.solvers.norms import to_working_dtype
 
 # "hidden" (B, h, w, hidden) and "flow" (B, h, w, 2). The flow is in pixels of the features.
-State = dict[str, Array]
+FlowState = dict[str, Array]
 
 
 class Injection(NamedTuple):
@@ -103,12 +103,12 @@ class FlowNet(nn.Module):
         attention = self.attention(context) if self.config.attention else None
         return Injection(to_working_dtype(context), pyramid, attention)
 
-    def start(self, x: Injection) -> State:
+    def start(self, x: Injection) -> FlowState:
         """Return the initial state, zeros."""
         hidden = jnp.zeros_like(x.context)
         return {"hidden": hidden, "flow": hidden[..., :2]}
 
-    def cell(self, z: State, x: Injection) -> State:
+    def cell(self, z: FlowState, x: Injection) -> FlowState:
         """Return f(z, x), in the dtypes of z."""
         flow = lax.stop_gradient(z["flow"]) if self.config.detach_flow else z["flow"]
         windows = lookup(x.pyramid, flow, self.config.radius)
@@ -116,7 +116,7 @@ class FlowNet(nn.Module):
         hidden, delta = self.update(z["hidden"], context, windows, flow, x.attention)
         return {"hidden": hidden, "flow": flow + delta.astype(flow.dtype)}
 
-    def upsample(self, z: State) -> Float[Array, "B H W 2"]:
+    def upsample(self, z: FlowState) -> Float[Array, "B H W 2"]:
         """Return the flow of a state at the resolution of the images, in their pixels."""
         return convex_upsample(z["flow"], self.mask(self._cast(z["hidden"])))
 

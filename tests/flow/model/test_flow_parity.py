@@ -21,8 +21,8 @@ from mdeq_jax.torch_files.names import from_torch
 STEPS = 12
 # Upstream's gradients: the number of applications, and whether the flow is cut at their entry.
 GRADIENTS = {"grad1": (1, True), "grad2": (2, True), "grad2_all": (2, False)}
-# In float64, the encoders' derivatives take most of the time.
-QUICK = (("flow_gma", "grad1"), ("flow_gma", "grad2_all"))
+# The training step of test_flow_experiment has attention.
+FIXTURE_NAMES = ("flow", pytest.param("flow_gma", marks=pytest.mark.slow))
 
 
 def assert_close(ours, theirs):
@@ -40,26 +40,31 @@ def load(name):
     return model, jax.tree.map(np.float64, variables), arrays, images
 
 
+def inject(name, params):
+    """The injection, and the features of both images."""
+    model, variables, _, images = load(name)
+    x, captured = model.apply(
+        variables | {"params": params},
+        *images,
+        method="inject",
+        capture_intermediates=lambda module, _: module.name == "feature_encoder",
+        mutable=["intermediates"],
+    )
+    return x, captured["intermediates"]["feature_encoder"]["__call__"][0]
+
+
+@functools.cache
+def injection(name):
+    params = merge_weight_norm(load(name)[1])["params"]
+    return jax.jit(functools.partial(inject, name))(params)
+
+
 @functools.cache
 def linearised_injection(name):
-    """The injection, the features of both images, and the injection's pullback to parameters."""
-    model, variables, _, images = load(name)
-    is_features = lambda module, _: module.name == "feature_encoder"  # noqa: E731
-
-    def inject(params):
-        x, captured = model.apply(
-            variables | {"params": params},
-            *images,
-            method="inject",
-            capture_intermediates=is_features,
-            mutable=["intermediates"],
-        )
-        return x, captured["intermediates"]["feature_encoder"]["__call__"][0]
-
-    x, pullback, features = jax.jit(lambda p: jax.vjp(inject, p, has_aux=True))(
-        merge_weight_norm(variables)["params"]
-    )
-    return x, features, jax.jit(pullback)
+    """The injection, and its pullback to parameters."""
+    params, of_params = merge_weight_norm(load(name)[1])["params"], functools.partial(inject, name)
+    x, pullback, _ = jax.jit(lambda p: jax.vjp(of_params, p, has_aux=True))(params)
+    return x, jax.jit(pullback)
 
 
 def iterate(model, z, x, steps):
@@ -76,10 +81,10 @@ def last(states):
     return jax.tree.map(lambda leaf: leaf[-1], states)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIXTURE_NAMES)
 def test_what_is_computed_once(x64, name):
     model, _, arrays, _ = load(name)
-    x, features, _ = linearised_injection(name)
+    x, features = injection(name)
     for ours, theirs in zip(jnp.split(features, 2), ("fmap1", "fmap2"), strict=True):
         assert_close(ours, to_grid(arrays[theirs]))
     assert_close(x.context, to_grid(arrays["inp"]))
@@ -112,10 +117,10 @@ def test_batch_norm_in_training(x64):
         assert_close(unbiased, arrays[f"bn_train/{theirs}.running_var"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIXTURE_NAMES)
 def test_lookup_cell_iterations_and_upsampling(x64, name):
     model, variables, arrays, _ = load(name)
-    x, *_ = linearised_injection(name)
+    x, _ = injection(name)
     grid = pixels(*x.context.shape[1:3])
     is_motion = lambda module, _: module.name in ("motion", "aggregate")  # noqa: E731
 
@@ -155,19 +160,15 @@ def test_lookup_cell_iterations_and_upsampling(x64, name):
     assert_close(flow[:, ::5, ::5], to_grid(arrays["flow_up12_strided"]))
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        pytest.param(name, key, marks=[] if (name, key) in QUICK else pytest.mark.slow)
-        for name in NAMES
-        for key in GRADIENTS
-    ],
-)
+# The encoders' derivatives take long in float64; test_flow_experiment has those of a training step.
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", GRADIENTS)
 def test_gradients(x64, name, key):
     model, variables, arrays, _ = load(name)
     steps, detach = GRADIENTS[key]
     model = create_model(dataclasses.replace(model.config, detach_flow=detach))
-    x, _, pullback = linearised_injection(name)
+    x, pullback = linearised_injection(name)
     cotangent = to_grid(arrays["cot"])
     z = {"hidden": to_grid(arrays["h12"]), "flow": to_grid(arrays["flow12"])}
 
