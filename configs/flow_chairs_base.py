@@ -1,7 +1,7 @@
 """DEQ-Flow base on FlyingChairs, the first stage of the published recipe; one GPU.
 
-    python train.py --config configs/flow_chairs_base.py --config.data.root=FOLDER \\
-        --workdir runs/chairs
+    python train.py --config configs/flow_chairs_base.py --workdir runs/flow_chairs_base \\
+        --config.data.root=FOLDER
 
 FOLDER holds FlyingChairs_release and chairs_split.txt. The solve takes 36 plain steps in 6 slices,
 with a loss after one more step on each.

@@ -1,7 +1,7 @@
 """DEQ-Flow huge on KITTI 2015, for KITTI's test set.
 
-    python train.py --config configs/flow_kitti_huge.py --config.data.root=FOLDER \\
-        --config.init_from=runs/sintel_huge --workdir runs/kitti_huge
+    python train.py --config configs/flow_kitti_huge.py --workdir runs/flow_kitti_huge \\
+        --config.data.root=FOLDER --config.init_from=runs/flow_sintel_huge
 
 The evaluation is on the pairs that are trained on.
 

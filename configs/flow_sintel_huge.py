@@ -1,7 +1,7 @@
 """DEQ-Flow huge on Sintel, KITTI, HD1K and FlyingThings3D, for Sintel's test set.
 
-    python train.py --config configs/flow_sintel_huge.py --config.data.root=FOLDER \\
-        --config.init_from=runs/things_huge --workdir runs/sintel_huge
+    python train.py --config configs/flow_sintel_huge.py --workdir runs/flow_sintel_huge \\
+        --config.data.root=FOLDER --config.init_from=runs/flow_things_huge
 
 An epoch has each pair of Sintel 100 times in both passes, of KITTI 200 times and of HD1K 5 times.
 The evaluation is on pairs that are trained on.

@@ -1,10 +1,11 @@
 """DEQ-Flow base on FlyingThings3D, the second stage of the published recipe; one GPU.
 
-    python train.py --config configs/flow_things_base.py --config.data.root=FOLDER \\
-        --config.init_from=runs/chairs --workdir runs/things
+    python train.py --config configs/flow_things_base.py --workdir runs/flow_things_base \\
+        --config.data.root=FOLDER --config.init_from=runs/flow_chairs_base
 
 FOLDER holds FlyingThings3D, Sintel and KITTI; the last two are for evaluation. The solve takes 40
-plain steps in 2 slices, with a loss after three more steps on each.
+plain steps in 2 slices, with a loss after three more steps on each. The published figures on KITTI
+need --config.data.eval_batch_size=1: larger batches pad its images to one size.
 
 Published, with TorchDEQ: end-point error 1.39 (Sintel clean) and 2.77 (final), KITTI 4.46, F1-all
 14.18 %. Source: Bai, Geng, Savani, Kolter, "Deep Equilibrium Optical Flow Estimation", CVPR 2022;

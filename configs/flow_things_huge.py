@@ -1,7 +1,7 @@
 """DEQ-Flow huge on FlyingThings3D, trained three times as long as `flow_things_base`.
 
-    python train.py --config configs/flow_things_huge.py --config.data.root=FOLDER \\
-        --config.init_from=runs/chairs_huge --workdir runs/things_huge
+    python train.py --config configs/flow_things_huge.py --workdir runs/flow_things_huge \\
+        --config.data.root=FOLDER --config.init_from=runs/flow_chairs_huge
 
 The weights to start from are those of `flow_chairs_base` with the widths of this config.
 

@@ -75,9 +75,9 @@ class EvaluationConfig:
 
     Attributes:
       sets: the data sets, at least one: "shapes", "chairs" (its validation part), "sintel_clean",
-        "sintel_final" or "kitti" (their training parts). A single set is the evaluation "eval",
-        with metrics such as "eval/epe". Of several sets, each has its name at the end of its
-        metrics, such as "eval/epe_kitti". The first one chooses the best checkpoint.
+        "sintel_final" or "kitti" (their training parts). With a single set, metrics are called
+        "eval/epe" and so on. With several sets, the name of the set follows, as in
+        "eval/epe_kitti". The error on the first set chooses the best checkpoint.
       steps: largest number of solver steps, at least 1.
     """
 
