@@ -1,5 +1,6 @@
 """Pictures of equilibrium reasoning: accuracy, alignment, a path as it forms, and voting."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from scipy.stats import spearmanr
 from mdeq_jax.reasoning.voting import Stability
 from mdeq_jax.viz.style import BLUE, COLOURS, GREEN, ORANGE, finish, new_figure, save
 
+_MARKERS = "os^D"
 _PATH_COLOUR = (0.0, 0.45, 0.70)
 # Believed and actual accuracy coincide if the trust is unbiased, so the thin line is drawn last.
 _VOTES = (("optimal", GREEN, 1.5), ("actual", BLUE, 4), ("believed", ORANGE, 1.5))
@@ -61,14 +63,16 @@ def plot_alignment_against_accuracy(
       accuracy: share of right answers of each point.
       path: path of the picture to write.
       title: what the points are.
-      kinds: name of each point's kind; points of one kind have one colour.
+      kinds: name of each point's kind; points of one kind have one colour and one marker.
     """
     figure = new_figure(6, 4.5)
     axes = figure.subplots()
     kinds = ["points"] * len(alignment) if kinds is None else kinds
-    for colour, kind in zip(COLOURS * len(kinds), dict.fromkeys(kinds), strict=False):
+    styles = itertools.product(_MARKERS, COLOURS)
+    for (marker, colour), kind in zip(itertools.cycle(styles), dict.fromkeys(kinds), strict=False):
         chosen = np.array([other == kind for other in kinds])
-        axes.scatter(alignment[chosen], accuracy[chosen], color=colour, alpha=0.8, label=kind)
+        style = {"color": colour, "marker": marker, "alpha": 0.8}
+        axes.scatter(alignment[chosen], accuracy[chosen], label=kind, **style)
     _share(axes)
     correlation = rank_correlation(alignment, accuracy)
     title = f"{title}, rank correlation {correlation:.2f}"
