@@ -35,7 +35,7 @@ def test_widths_are_the_published_ones(name):
 def test_parameters_of_the_narrow_model():
     experiment = create_experiment(load("flow_shapes"))
     params = jax.eval_shape(experiment.init, jax.random.key(0))["params"]
-    assert sum(x.size for x in jax.tree.leaves(params)) == 366_784
+    assert sum(x.size for x in jax.tree.leaves(params)) == 322_768
 
 
 @pytest.mark.slow
