@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar, Literal
 
 from mdeq_jax.checks import require, require_int
-from mdeq_jax.flow.model.config import ModelConfig
+from mdeq_jax.flow.model.config import FACTOR, ModelConfig
 from mdeq_jax.training import config as run_config
 from mdeq_jax.training.config import OptimConfig, RunConfig, TrainConfig
 from mdeq_jax.training.layer_config import (
@@ -47,7 +47,7 @@ class DataConfig(run_config.DataConfig):
     def __post_init__(self):
         """Check the options; raises ValueError."""
         super().__post_init__()
-        fits = all(side > 0 and side % 8 == 0 for side in self.crop)
+        fits = all(side > 0 and side % FACTOR == 0 for side in self.crop)
         require(self, "crop", len(self.crop) == 2 and fits, "two multiples of 8 above 0")
         for field in ("scenes", "eval_scenes", "objects"):
             require_int(self, field, minimum=1)

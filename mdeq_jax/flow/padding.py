@@ -6,13 +6,11 @@ import jax
 import numpy as np
 
 from mdeq_jax.checks import require_one_of
+from mdeq_jax.flow.model.config import FACTOR
 
 Mode = Literal["sintel", "kitti"]
 # An array (..., H, W, C) of NumPy or JAX.
 Images = TypeVar("Images", np.ndarray, jax.Array)
-
-# The model's features are at 1/8 of the resolution.
-MULTIPLE = 8
 
 
 class Padding(NamedTuple):
@@ -70,7 +68,7 @@ def padding_of(
       Padding(top=2, bottom=2, left=0, right=0)
     """
     require_one_of("mode", mode, get_args(Mode))
-    high, wide = target or (height + -height % MULTIPLE, width + -width % MULTIPLE)
+    high, wide = target or (height + -height % FACTOR, width + -width % FACTOR)
     rows, columns = high - height, wide - width
     top = rows // 2 if mode == "sintel" else 0
     return Padding(top, rows - top, columns // 2, columns - columns // 2)

@@ -17,8 +17,9 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.flow.config import Config
 from mdeq_jax.flow.experiment import Flow
+from mdeq_jax.flow.model.config import FACTOR
 from mdeq_jax.flow.model.flow_net import FlowState, Injection
-from mdeq_jax.flow.padding import MULTIPLE, Mode, padding_of
+from mdeq_jax.flow.padding import Mode, padding_of
 from mdeq_jax.flow.warping import splat_forward
 from mdeq_jax.images.decoding import Pixels
 from mdeq_jax.solvers import SolverResult
@@ -140,11 +141,11 @@ class FlowStream:
                 "one size."
             )
         # The padded side is a multiple of 8, and so is the smallest one.
-        if min(height, width) <= self._smallest - MULTIPLE:
+        if min(height, width) <= self._smallest - FACTOR:
             raise ValueError(
                 f"the frames are {width}×{height}; the model's correlation pyramid needs "
                 f"{self._smallest}×{self._smallest} pixels after padding to multiples of "
-                f"{MULTIPLE}. Enlarge them."
+                f"{FACTOR}. Enlarge them."
             )
 
 

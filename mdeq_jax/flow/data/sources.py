@@ -10,7 +10,8 @@ from mdeq_jax.flow.config import DataConfig
 from mdeq_jax.flow.data import shapes
 from mdeq_jax.flow.data.datasets import Record, read_example
 from mdeq_jax.flow.data.mixtures import evaluation_records, training_example, training_records
-from mdeq_jax.flow.padding import MULTIPLE, padding_of
+from mdeq_jax.flow.model.config import FACTOR
+from mdeq_jax.flow.padding import padding_of
 from mdeq_jax.images.decoding import size_of
 from mdeq_jax.images.files import read_file
 from mdeq_jax.training.reader import Example
@@ -105,5 +106,5 @@ def _padded_example(record: Record, name: str, target: tuple[int, int] | None) -
 def _largest_size(records: Sequence[Record]) -> tuple[int, int]:
     """Return the largest height and width of the first images, in multiples of 8."""
     sizes = np.array([size_of(read_file(r.first), str(r.first)) for r in records])
-    height, width = (-(-sizes.max(axis=0) // MULTIPLE) * MULTIPLE).tolist()
+    height, width = (-(-sizes.max(axis=0) // FACTOR) * FACTOR).tolist()
     return height, width

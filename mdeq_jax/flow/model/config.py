@@ -9,6 +9,9 @@ from mdeq_jax.checks import require, require_int, require_one_of
 
 Published = Literal["tiny", "base", "large", "huge", "gigantic"]
 
+# Pixels of an image for one of the state, along each side.
+FACTOR = 8
+
 _INTEGERS = ("features", "hidden", "head", "mask", "levels", "radius")
 _SWITCHES = ("weight_norm", "attention", "detach_flow")
 
@@ -98,7 +101,7 @@ class ModelConfig:
     @property
     def smallest_side(self) -> int:
         """Smallest height and width of images, at which the last level has one pixel."""
-        return 8 * 2 ** (self.levels - 1)
+        return FACTOR * 2 ** (self.levels - 1)
 
 
 # Widths: features, hidden, the two of `correlation`, the two of `flow`, motion.

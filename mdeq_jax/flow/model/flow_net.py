@@ -12,10 +12,10 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from mdeq_jax.flow.model.cell import Attention, UpdateBlock
-from mdeq_jax.flow.model.config import ModelConfig
+from mdeq_jax.flow.model.config import FACTOR, ModelConfig
 from mdeq_jax.flow.model.correlation import Pyramid, correlation_pyramid, lookup
 from mdeq_jax.flow.model.encoder import Encoder
-from mdeq_jax.flow.model.upsampling import FACTOR, Mask, convex_upsample
+from mdeq_jax.flow.model.upsampling import Mask, convex_upsample
 from mdeq_jax.solvers.norms import to_working_dtype
 
 # "hidden" (B, h, w, hidden) and "flow" (B, h, w, 2). The flow is in pixels of the features.

@@ -9,9 +9,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mdeq_jax.flow.model.cell import cell_conv
+from mdeq_jax.flow.model.config import FACTOR
 from mdeq_jax.solvers.norms import to_working_dtype
 
-FACTOR = 8
 _NEIGHBOURS = 9
 
 
