@@ -84,3 +84,10 @@ def make_hd1k(root, films=(3, 2)):
 def make_all(root):
     for make in (make_chairs, make_things, make_sintel, make_kitti, make_hd1k):
         make(root)
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+        assert found[name].dtype == expected[name].dtype

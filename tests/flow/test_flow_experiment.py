@@ -19,6 +19,7 @@ from flow_layouts import (
     write_flow,
     write_image,
 )
+from flow_narrow import NARROW
 from jax import lax
 from jax.sharding import PartitionSpec
 from running import interrupted_after, mesh_of, take_steps
@@ -27,7 +28,6 @@ from mdeq_jax.applications import infer
 from mdeq_jax.flow.config import DataConfig
 from mdeq_jax.flow.data.sources import evaluation_source
 from mdeq_jax.flow.experiment import Config, create_experiment
-from mdeq_jax.flow.model.config import ModelConfig
 from mdeq_jax.flow.model.torch_files import LAYERS
 from mdeq_jax.torch_files.fitting import wanted_arrays
 from mdeq_jax.torch_files.names import from_torch
@@ -40,18 +40,6 @@ from mdeq_jax.training.steps import make_gradient
 
 LARGER = (19, 30)
 FIXTURES = Path(__file__).parent.parent / "fixtures/flow"
-NARROW = ModelConfig(
-    encoder=(4, 6, 8),
-    features=8,
-    hidden=6,
-    correlation=(8, 6),
-    flow=(6, 4),
-    motion=6,
-    head=8,
-    mask=8,
-    levels=2,
-    radius=1,
-)
 TINY = override(
     Config(model=NARROW),
     {

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from deq_flow import FIXTURES
+from flow_narrow import NARROW
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mdeq_jax.flow.model.config import ModelConfig
@@ -16,18 +17,6 @@ from mdeq_jax.flow.model.create import create_model, init_variables, merge_weigh
 from mdeq_jax.flow.model.upsampling import convex_upsample
 
 RNG = np.random.default_rng(0)
-SMALL = ModelConfig(
-    encoder=(4, 6, 8),
-    features=8,
-    hidden=6,
-    correlation=(8, 6),
-    flow=(6, 4),
-    motion=6,
-    head=8,
-    mask=8,
-    levels=2,
-    radius=1,
-)
 IMAGES = RNG.integers(0, 256, size=(2, 2, 16, 24, 3)).astype(np.uint8)
 PUBLISHED = json.loads((FIXTURES / "flow_keys.json").read_text())
 
@@ -69,7 +58,7 @@ def test_version_1_of_the_huge_model():
 
 @pytest.mark.parametrize(("dtype", "attention"), [(None, False), ("bfloat16", True)])
 def test_shapes_and_dtypes(dtype, attention):
-    model, variables = make(dataclasses.replace(SMALL, attention=attention), dtype)
+    model, variables = make(dataclasses.replace(NARROW, attention=attention), dtype)
 
     def run(variables, first, second):
         bound = model.bind(variables)
@@ -90,7 +79,7 @@ def test_shapes_and_dtypes(dtype, attention):
 
 @pytest.mark.parametrize("detach", [True, False])
 def test_where_the_gradient_of_the_flow_is_cut(detach):
-    model, variables = make(dataclasses.replace(SMALL, detach_flow=detach))
+    model, variables = make(dataclasses.replace(NARROW, detach_flow=detach))
     bound = model.bind(variables)
     random = lambda leaf: RNG.normal(size=leaf.shape).astype("f")  # noqa: E731
     x = jax.tree.map(random, jax.eval_shape(bound.inject, *IMAGES))
@@ -103,7 +92,7 @@ def test_where_the_gradient_of_the_flow_is_cut(detach):
 
 @pytest.mark.slow
 def test_a_batch_over_devices_gives_the_same_states():
-    model, variables = make(SMALL)
+    model, variables = make(NARROW)
 
     def run(images):
         bound = model.bind(variables)
@@ -173,7 +162,7 @@ def test_upsampling_places_rows_and_columns(x64):
     ],
 )
 def test_images_that_do_not_fit(first, second, message):
-    model, variables = shapes(SMALL)
+    model, variables = shapes(NARROW)
     first, second = (jax.ShapeDtypeStruct(shape, jnp.uint8) for shape in (first, second))
     with pytest.raises(ValueError, match=re.escape(message)):
         jax.eval_shape(lambda *a: model.apply(*a, method="inject"), variables, first, second)
@@ -191,7 +180,7 @@ def test_images_that_do_not_fit(first, second, message):
 )
 def test_configs_that_do_not_fit(field, value, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        dataclasses.replace(SMALL, **{field: value})
+        dataclasses.replace(NARROW, **{field: value})
 
 
 def test_an_unknown_published_model():
