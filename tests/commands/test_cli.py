@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 COMMANDS = [
     path.stem
     for path in (ROOT / "mdeq_jax/commands").glob("*.py")
-    if path.stem not in ("__init__", "cli")
+    if "__main__" in path.read_text()
 ]
 
 
