@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from mdeq_jax.implicit import ForwardProblem as ForwardProblem
     from mdeq_jax.implicit import JacobianFree as JacobianFree
     from mdeq_jax.implicit import Neumann as Neumann
+    from mdeq_jax.implicit import Optimum as Optimum
     from mdeq_jax.implicit import Phantom as Phantom
     from mdeq_jax.implicit import Shine as Shine
     from mdeq_jax.implicit import Solution as Solution
+    from mdeq_jax.implicit import Steps as Steps
     from mdeq_jax.implicit import Unrolled as Unrolled
     from mdeq_jax.implicit import equilibrium as equilibrium
+    from mdeq_jax.implicit import optimise as optimise
     from mdeq_jax.solvers import Anderson as Anderson
     from mdeq_jax.solvers import Broyden as Broyden
     from mdeq_jax.solvers import Picard as Picard
@@ -61,11 +64,14 @@ _HOME = {
     "ForwardProblem": "implicit",
     "JacobianFree": "implicit",
     "Neumann": "implicit",
+    "Optimum": "implicit",
     "Phantom": "implicit",
     "Shine": "implicit",
     "Solution": "implicit",
+    "Steps": "implicit",
     "Unrolled": "implicit",
     "equilibrium": "implicit",
+    "optimise": "implicit",
     "alignment": "stability",
     "gradient_error": "stability",
     "jacobian_loss": "stability",

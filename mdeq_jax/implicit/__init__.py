@@ -8,6 +8,7 @@ from mdeq_jax.implicit.adjoints import (
     Neumann,
 )
 from mdeq_jax.implicit.deq import DEQ, Solution, equilibrium
+from mdeq_jax.implicit.optimise import Augmented, Optimum, Steps, augmented_map, optimise
 from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.implicit.problem import FixedPointProblem
 from mdeq_jax.implicit.shine import Shine
@@ -17,15 +18,20 @@ from mdeq_jax.solvers import ForwardProblem
 __all__ = [
     "DEQ",
     "Adjoint",
+    "Augmented",
     "Cotangent",
     "Exact",
     "FixedPointProblem",
     "ForwardProblem",
     "JacobianFree",
     "Neumann",
+    "Optimum",
     "Phantom",
     "Shine",
     "Solution",
+    "Steps",
     "Unrolled",
+    "augmented_map",
     "equilibrium",
+    "optimise",
 ]
