@@ -10,7 +10,7 @@ The way of a training step, from here to the solver:
     mdeq_jax/vision/experiment.py         MDEQ on images: forward pass, loss, metrics
     mdeq_jax/vision/model/mdeq.py         stem, equilibrium of the cell, head
     mdeq_jax/implicit/deq.py              the equilibrium layer and its implicit gradient
-    mdeq_jax/solvers/solve.py             the loop of every solver
+    mdeq_jax/solvers/loop.py              the loop of every solver
     mdeq_jax/solvers/broyden.py           the default solver
 
 What a run is made of stands in configs/digits.py; mdeq_jax/training/config.py and

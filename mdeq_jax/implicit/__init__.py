@@ -7,8 +7,9 @@ from mdeq_jax.implicit.adjoints import (
     JacobianFree,
     Neumann,
 )
+from mdeq_jax.implicit.augmented import Augmented, Residuals, Steps, augmented_map
 from mdeq_jax.implicit.deq import DEQ, Solution, equilibrium
-from mdeq_jax.implicit.optimise import Augmented, Optimum, Steps, augmented_map, optimise
+from mdeq_jax.implicit.optimise import Optimum, optimise
 from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.implicit.problem import FixedPointProblem
 from mdeq_jax.implicit.shine import Shine
@@ -27,6 +28,7 @@ __all__ = [
     "Neumann",
     "Optimum",
     "Phantom",
+    "Residuals",
     "Shine",
     "Solution",
     "Steps",

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from mdeq_jax.checks import require_int, require_share
+from mdeq_jax.checks import require, require_int, require_share
 from mdeq_jax.solvers import ForwardProblem, Solver, SolverResult, State
 from mdeq_jax.solvers.norms import norm, scale, select
-from mdeq_jax.solvers.solver import check_solver
+from mdeq_jax.solvers.solver import check_map, check_solver
 
 Pullback = Callable[[State], State]
 Equilibrium = Callable[..., tuple[State, SolverResult]]
@@ -114,31 +114,65 @@ class Adjoint:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Exact(Adjoint):
-    """The adjoint equation u = u J + g, by a second fixed-point solve that starts at u = 0.
+    """The adjoint equation u = u J + g, by a second fixed-point solve.
 
     Each sample is solved for u/‖g‖, so that its residual is relative to ‖g‖ in both stop modes. An
     absolute test would pass at once on the small gradients of a mean loss. With
     `stop_scope="batch"` the equation is not scaled and the test of the original code is used.
     g = 0 gives u = 0 in 0 steps. A solve that does not converge gives its best iterate, never the
-    start; the first iterate is g times the damping or mixing of the solver. Where no step is
-    finite, u is g. The solve is an `equilibrium`, so gradients of any order exist.
+    start; from u = 0 the first iterate is g times the damping or mixing of the solver. Where no
+    step is finite, u is g. The solve is an `equilibrium`, so gradients of any order exist.
 
     Attributes:
       solver: the solver of the adjoint equation, with its own max_steps and tol. It is used without
         its noise.
+      start: where the solve starts: a function of g and of the arguments of f, (g, args) -> u, that
+        returns a state like g and closes over no array. None starts at u = 0. It is compared by
+        identity, so define the function once. The solution does not depend on it, and second
+        derivatives solve their own adjoint equations from 0.
+
+    Examples:
+      The adjoint of z = a z + 1 is u = 1 / (1 − a), here 2. From there it takes 0 steps:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> def f(z, args):
+      ...     return args["a"] * z + 1
+      >>> def adjoint_steps(adjoint):
+      ...     def z_star(probe):
+      ...         args = {"a": 0.5, "guess": jnp.full((1, 1), 2.0)}
+      ...         options = {"adjoint": adjoint, "adjoint_probe": probe}
+      ...         z, _ = mx.equilibrium(f, jnp.zeros((1, 1)), args, **options)
+      ...         return z.sum()
+      ...     return int(jax.grad(z_star)(jnp.zeros((1, 2)))[0, 0])
+      >>> near = mx.Exact(mx.Broyden(), start=lambda g, args: g * args["guess"])
+      >>> adjoint_steps(mx.Exact(mx.Broyden())), adjoint_steps(near)
+      (2, 0)
     """
 
     solver: Solver
+    start: Callable[[State, Any], State] | None = None
 
     def __post_init__(self):
-        """Check the solver; raises ValueError."""
+        """Check the options; raises ValueError."""
         check_solver(self.solver)
+        allowed = "a function (g, args) -> u, or None"
+        require(self, "start", self.start is None or callable(self.start), allowed)
+
+    def solve_forward(self, problem: ForwardProblem) -> tuple[SolverResult, Any] | None:
+        """Return the result of the solve and, for `start`, the arguments of f.
+
+        Args:
+          problem: the forward solve.
+        """
+        return None if self.start is None else (problem.solve(), problem.args)
 
     def solve(
         self, pullback: Pullback, g: State, equilibrium: Equilibrium, memory: Any = None
     ) -> Cotangent:
-        """Return the solution of u = pullback(u) + g."""
-        solver, size = self.solver.without_noise(), jnp.ones_like(norm(g))
+        """Return the solution of u = pullback(u) + g; `memory` is the arguments of f."""
+        given, solver, size = g, self.solver.without_noise(), jnp.ones_like(norm(g))
         if solver.stop_scope == "sample":
             solver = dataclasses.replace(solver, stop_mode="abs")
             size = lax.stop_gradient(norm(g))
@@ -148,8 +182,13 @@ class Exact(Adjoint):
         def f(u: State, g: State) -> State:
             return jax.tree.map(jnp.add, pullback(u), g)
 
-        zero = jax.tree.map(jnp.zeros_like, g)
-        u, result = equilibrium(f, zero, g, solver=solver, adjoint=self)
+        u0 = jax.tree.map(jnp.zeros_like, g)
+        if self.start is not None:
+            u0 = self.start(given, memory)
+            check_map(g, u0, "Exact.start")
+            u0 = scale(jnp.where(norm(given) == 0, 0, 1 / size), u0)
+        adjoint = dataclasses.replace(self, start=None)
+        u, result = equilibrium(f, u0, g, solver=solver, adjoint=adjoint)
         u = select((result.best_step > 0) | result.converged, u, g)
         return Cotangent(scale(size, u), result.steps, result.residual, result.trace)
 

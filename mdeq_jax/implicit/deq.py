@@ -15,8 +15,9 @@ from mdeq_jax.implicit.adjoints import Adjoint, Exact, check_adjoint
 from mdeq_jax.implicit.phantom import Phantom
 from mdeq_jax.implicit.slices import solve_slices
 from mdeq_jax.solvers import Broyden, ForwardProblem, Solver, SolverResult, State
-from mdeq_jax.solvers.captures import without_captures
+from mdeq_jax.solvers.captures import closed_merit, without_captures
 from mdeq_jax.solvers.keys import sample_keys
+from mdeq_jax.solvers.loop import Merit
 from mdeq_jax.solvers.norms import expanded, norm, vary_together
 from mdeq_jax.solvers.solver import as_state
 
@@ -106,6 +107,7 @@ class DEQ:
         adjoint_probe: Float[Array, "B 2"] | None = None,
         outer_gradient: Callable[[State], State] | None = None,
         key: Key[Array, "..."] | None = None,
+        merit: Merit | None = None,
     ) -> Solution:
         """Return the solution of z = f(z, args), each sample of the batch by itself.
 
@@ -120,6 +122,8 @@ class DEQ:
           outer_gradient: the function z ↦ ∂ℓ/∂z of the loss, for ``Shine(opa_every=...)``.
           key: one key, or an array of keys (B,), one for each sample, for a solver that draws
             random numbers. Inside `shard_map` give `sample_keys`. Each slice draws other numbers.
+          merit: the function (z, residual) -> (B,) by which the iterates of a sample are compared
+            that has not converged; the lowest is returned. None compares residuals.
 
         Raises:
           ValueError: at trace time; as `equilibrium` does, or sample_at is out of range.
@@ -132,6 +136,7 @@ class DEQ:
             tol=tol,
             adjoint_probe=adjoint_probe,
             outer_gradient=outer_gradient,
+            merit=merit,
         )
         if self.sampling == "slice" and adjoint.is_solve:
             z, result, sampled = solve_slices(
@@ -168,6 +173,7 @@ def equilibrium(
     sample_at: tuple[int, ...] = (),
     outer_gradient: Callable[[State], State] | None = None,
     key: Key[Array, "..."] | None = None,
+    merit: Merit | None = None,
 ) -> tuple[State, SolverResult]:
     """Return z* = f(z*, args), differentiable in args and in what f closes over.
     The first axis of z0 is the batch. Call it under `jax.jit`: outside, each call compiles anew,
@@ -200,6 +206,9 @@ def equilibrium(
         of keys (B,), one for each sample. One key is folded with the number of each sample, so that
         a sample's result does not depend on the rest of the batch. Inside `shard_map` give
         `sample_keys`, because each device numbers its samples from 0.
+      merit: by what the iterates of a sample are compared that has not converged: a function
+        (z, residual) -> (B,), each sample by itself. The iterate of the lowest number is returned,
+        and sampled. None compares residuals. No gradient flows through it.
 
     Returns:
       The equilibrium z* and the `SolverResult` of the forward solve, whose z is z* too. Only z* is
@@ -209,8 +218,9 @@ def equilibrium(
     Raises:
       ValueError: at trace time. solver is not a `Solver` or adjoint not an `Adjoint`, or they do
         not fit together; z0 is not a state; args has a leaf that is not an array; f(z0, args) or
-        outer_gradient(z0) has another structure, shape or dtype than z0; adjoint_probe has another
-        shape than (B, 2); sample_at is out of range; or the solver needs a key.
+        outer_gradient(z0) has another structure, shape or dtype than z0; merit does not return one
+        number for each sample; adjoint_probe has another shape than (B, 2); sample_at is out of
+        range; or the solver needs a key.
 
     Examples:
       z = a z + 1 has z* = 1 / (1 - a), here 2, and the derivative 1 / (1 - a)², here 4. The
@@ -240,10 +250,8 @@ def equilibrium(
         closed = without_captures(f, z0, args)  # on a mesh, for a start that is sharded like f(z0)
     if outer_gradient is not None:
         outer_gradient = without_captures(outer_gradient, z0, name="outer_gradient")
-    outer_gradient = lax.stop_gradient(outer_gradient)
-    problem = ForwardProblem(
-        closed, z0, args, solver, tol, step_limit, sample_at, keys, outer_gradient
-    )
+    unseen = lax.stop_gradient((outer_gradient, closed_merit(merit, z0)))
+    problem = ForwardProblem(closed, z0, args, solver, tol, step_limit, sample_at, keys, *unseen)
     probe = _probe_like(adjoint_probe, z0)
     if (found := adjoint.find(problem)) is None:
         z, (result, _) = _equilibrium(adjoint, problem, probe)
@@ -292,7 +300,7 @@ def _backward(adjoint, residuals, cotangents):
     found = adjoint.solve(lambda u: pullback_z(u)[0], g, equilibrium, memory)
     by_f, by_args = pullback_rest(found.u)
     by_z0 = jax.tree.map(jnp.zeros_like, z)
-    none = dict.fromkeys(("tol", "step_limit", "outer_gradient", "keys"))
+    none = dict.fromkeys(("tol", "step_limit", "outer_gradient", "keys", "merit"))
     by_problem = dataclasses.replace(solved, f=by_f, z0=by_z0, args=by_args, **none)
     statistics = [found.steps.astype(probe.dtype), found.residual.astype(probe.dtype)]
     return by_problem, jnp.stack(statistics, axis=-1)

@@ -1,76 +1,39 @@
 """Joint inference and input optimisation: the best input of an equilibrium, by one fixed point.
 
-    minimise ℓ(z, x) over x, where z = f(z, x)
-
-The first-order conditions of this problem say that z is an equilibrium, that the multiplier μ
-solves the adjoint equation, and that x is stationary. `augmented_map` is a map of (z, x, μ) whose
-fixed points meet these conditions. `optimise` solves it as it solves any other equilibrium.
-
 Source: Gurumurthy, Bai, Manchester, Kolter, "Joint Inference and Input Optimization in Equilibrium
 Networks", NeurIPS 2021.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from mdeq_jax.checks import require_whole
+from mdeq_jax.implicit.augmented import (
+    Augmented,
+    Cost,
+    Map,
+    Project,
+    Residuals,
+    Steps,
+    augmented_map,
+    first_order_residuals,
+    projected,
+)
 from mdeq_jax.implicit.deq import DEQ, Solution
+from mdeq_jax.implicit.envelope import cost_with_envelope
+from mdeq_jax.implicit.slices import join_results
 from mdeq_jax.solvers import Anderson, SolverResult, State
-from mdeq_jax.solvers.norms import inner, norm
-from mdeq_jax.solvers.solver import as_state, check_map
+from mdeq_jax.solvers.solver import as_state, check_map, check_per_sample
 
-Map = Callable[[State, State, Any], State]
-Cost = Callable[[State, State, Any], Float[Array, " B"]]
-Project = Callable[[State], State]
-
-
-class Augmented(NamedTuple):
-    """The state of the augmented map.
-
-    Attributes:
-      z: the state of the equilibrium, leaves (B, ...).
-      x: the input that is optimised, leaves (B, ...).
-      mu: the multiplier of the constraint z = f(z, x), with the shapes of z.
-    """
-
-    z: State
-    x: State
-    mu: State
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Steps:
-    """How far one application of the augmented map goes; the fixed points do not depend on it.
-
-    Attributes:
-      z: share of f(z, x) − z by which z moves, in (0, 1].
-      mu: share of the residual of the adjoint equation by which μ moves, in (0, 1].
-      x: step size of gradient descent on x, above 0.
-    """
-
-    z: float = 0.8
-    mu: float = 0.6
-    x: float = 0.1
-
-
-class Residuals(NamedTuple):
-    """How far a point is from the first-order conditions; each is a norm for each sample, (B,).
-
-    Attributes:
-      equilibrium: ‖f(z, x) − z‖.
-      adjoint: ‖∂ℓ/∂z + μ ∂f/∂z − μ‖.
-      input: ‖x − P(x − ∂ℓ/∂x − μ ∂f/∂x)‖, where P is the projection, or the identity.
-    """
-
-    equilibrium: Float[Array, " B"]
-    adjoint: Float[Array, " B"]
-    input: Float[Array, " B"]
+MeritOfCost = Callable[[Float[Array, " B"], Float[Array, " B"]], Float[Array, " B"]]
+_STEPS, _DEQ = Steps(), DEQ(Anderson(max_steps=300, tol=1e-5))
 
 
 @jax.tree_util.register_dataclass
@@ -80,13 +43,13 @@ class Optimum:
 
     Attributes:
       z: the equilibrium at x.
-      x: the input with the lowest cost, a stationary point of it.
+      x: the input with the lowest cost, a stationary point of it, in the set of the projection.
       mu: the multiplier. It is the u that `Exact` finds for the loss ℓ at (z, x).
       cost: ℓ(z, x), (B,). Its gradient is ∂ℓ/∂args + μ ∂f/∂args, by the envelope theorem, which
         needs no adjoint solve. The gradient of z, x and μ is the adjoint's.
       residuals: the residuals of the first-order conditions.
-      solution: the `Solution` of the augmented solve, for losses on sampled states and for
-        `jacobian_loss`.
+      solution: the `Solution` of the last augmented solve, for losses on sampled states and for
+        `jacobian_loss`. Its result has the steps and the traces of all solves.
     """
 
     z: State
@@ -98,41 +61,8 @@ class Optimum:
 
     @property
     def result(self) -> SolverResult:
-        """The `SolverResult` of the augmented solve."""
+        """The `SolverResult` of the augmented solve, with the steps of all stages."""
         return self.solution.result
-
-
-def augmented_map(
-    f: Map, cost: Cost, project: Project | None = None
-) -> Callable[[Augmented, tuple[PyTree, Steps]], Augmented]:
-    """Return the map whose fixed points meet the first-order conditions.
-
-        z ← z + s_z (f(z, x) − z)
-        x ← P(x − s_x (∂ℓ/∂x + μ ∂f/∂x))
-        μ ← μ + s_μ (∂ℓ/∂z + μ ∂f/∂z − μ)
-
-    All three read the old state. One application costs one evaluation of f and ℓ and one pullback.
-
-    Args:
-      f: the map (z, x, args) -> z, pure, each sample of the batch by itself.
-      cost: the function (z, x, args) -> ℓ, one number for each sample, (B,).
-      project: the projection P onto the set of inputs that are allowed, each sample by itself; None
-        allows all.
-
-    Returns:
-      The map of an `Augmented` and of ``(args, Steps)``.
-    """
-
-    def step(w: Augmented, args_and_steps: tuple[PyTree, Steps]) -> Augmented:
-        args, steps = args_and_steps
-        fz, by_z, by_x = _derivatives(f, cost, w, args)
-        return Augmented(
-            _move(w.z, steps.z, _minus(fz, w.z)),
-            _projected(project, _move(w.x, -steps.x, by_x)),
-            _move(w.mu, steps.mu, _minus(by_z, w.mu)),
-        )
-
-    return step
 
 
 def optimise(
@@ -143,61 +73,200 @@ def optimise(
     args: PyTree,
     *,
     mu0: State | None = None,
-    deq: Callable[..., Solution] | None = None,
-    steps: Steps = Steps(),
+    deq: Callable[..., Solution] = _DEQ,
+    steps: Steps | tuple[Steps, ...] = _STEPS,
     project: Project | None = None,
+    merit: MeritOfCost | None = None,
+    starts: int | None = None,
 ) -> Optimum:
-    """Return the minimum of ℓ(z, x) over x, where z = f(z, x), of each sample of the batch."""
-    deq = DEQ(Anderson(max_steps=300, tol=1e-5)) if deq is None else deq
-    z0, x0 = as_state(z0), as_state(x0)
-    w0 = Augmented(z0, x0, jax.tree.map(jnp.zeros_like, z0) if mu0 is None else as_state(mu0))
-    _check(f, cost, project, w0, args)
-    solution = deq(augmented_map(f, cost, project), w0, (args, steps))
-    w = solution.z._replace(x=_projected(project, solution.z.x))
-    at = lax.stop_gradient(w)
-    fz, by_z, by_x = lax.stop_gradient(_derivatives(f, cost, at, args))
-    moved = _projected(project, _move(at.x, -1, by_x))
-    residuals = Residuals(*map(norm, (_minus(fz, at.z), _minus(by_z, at.mu), _minus(at.x, moved))))
-    return Optimum(w.z, w.x, w.mu, _envelope(f, cost, at, args), residuals, solution)
+    """Return a minimum of ℓ(z, x) over x, where z = f(z, x), for each sample of the batch.
+    Call it under `jax.jit`: outside, each call compiles anew.
+
+    One fixed-point solve finds z, x and the multiplier μ together, instead of one solve for each
+    step of an optimiser. Its fixed points meet the first-order conditions of the problem,
+
+        z = f(z, x),    μ = ∂ℓ/∂z + μ ∂f/∂z,    x = P(x − ∂ℓ/∂x − μ ∂f/∂x),
+
+    where P is the projection. Each step costs one evaluation of f and ℓ and one pullback. A
+    stationary point need not be the lowest one if ℓ has several in x; try several starts.
+
+    The result is differentiable in args and in what f, cost and project close over. If the outer
+    loss is ℓ itself, use `Optimum.cost`, whose gradient costs one pullback. If it is another
+    function of z, x or μ, its gradient is the implicit one through the first-order conditions, from
+    the adjoint of `deq`. Both can be differentiated again.
+
+    Args:
+      f: the map (z, x, args) -> z, pure, each sample of the batch by itself. It keeps structure,
+        shapes and dtypes of z.
+      cost: the function (z, x, args) -> ℓ, pure, one floating-point number for each sample, (B,).
+      z0: where the equilibrium starts, a pytree of floating-point arrays (B, ...).
+      x0: where the input starts, a pytree of floating-point arrays (B, ...), or (S, B, ...) with
+        ``starts=S``. The gradient with respect to z0, x0 and mu0 is 0.
+      args: any pytree of arrays, the arguments of f and cost.
+      mu0: where the multiplier starts, like z0; None starts from 0.
+      deq: how the augmented equilibrium is solved and differentiated: a `DEQ`, or the layer that
+        the training loop hands to a forward pass.
+      steps: the step sizes of the augmented map, or a tuple of them, one for each stage. Each stage
+        is one solve of up to ``max_steps`` steps, which starts where the last one ended, with an
+        empty memory. The adjoint differentiates the last stage.
+      project: the projection P onto the set of inputs that are allowed, each sample by itself, of
+        the structure, shapes and dtypes of x. It is applied in each step and to the returned x;
+        None allows all inputs.
+      merit: the function (ℓ, residual) -> (B,) by which the iterates of a sample are compared that
+        has not converged. The lowest is returned and sampled. None compares residuals.
+      starts: S, at least 1: every sample is solved from each of its S inputs x0, and keeps its best
+        start: the one of the lowest ℓ that converged or, if none did, of the lowest merit. The
+        differentiated solve begins at what was found there. None has one start.
+
+    Returns:
+      An `Optimum`. Nothing is raised for a sample that did not converge; `Optimum.residuals` says
+      how far it is from the first-order conditions, and ``optimum.result.status`` why it stopped.
+
+    Raises:
+      ValueError: at trace time. z0, x0 or mu0 is not a state, they disagree on the batch, or mu0
+        has other shapes than z0; x0 has another first axis than `starts`; a start that is not
+        traced is not finite; f or project returns other shapes than it is given; cost or merit does
+        not return one number for each sample; steps are not `Steps`; deq is not a layer.
+
+    Examples:
+      The x whose equilibrium z = z / 2 + x is 3, at a price of x² / 10:
+
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import mdeq_jax as mx
+      >>> def f(z, x, price):
+      ...     return z / 2 + x
+      >>> def cost(z, x, price):
+      ...     return ((z - 3) ** 2 + price * x**2).sum(axis=-1) / 2
+      >>> zero = jnp.zeros((1, 1))
+      >>> best = jax.jit(lambda price: mx.optimise(f, cost, zero, zero, price))
+      >>> [round(float(v), 3) for v in (best(0.2).x[0, 0], best(0.2).z[0, 0], best(0.2).cost[0])]
+      [1.429, 2.857, 0.214]
+
+      The gradient of the cost is x² / 2, and the one of x is −6 / (4 + price)²:
+
+      >>> round(float(jax.grad(lambda price: best(price).cost.sum())(0.2)), 2)
+      1.02
+      >>> round(float(jax.grad(lambda price: best(price).x.sum())(0.2)), 2)
+      -0.34
+
+      Only inputs up to 1 are allowed:
+
+      >>> o = mx.optimise(f, cost, zero, zero, 0.0, project=lambda x: jnp.minimum(x, 1))
+      >>> round(float(o.x[0, 0]), 3), round(float(o.z[0, 0]), 3)
+      (1.0, 2.0)
+
+    Source: Gurumurthy, Bai, Manchester, Kolter, "Joint Inference and Input Optimization in
+    Equilibrium Networks", NeurIPS 2021. Their released code has no implicit gradient of x.
+    """
+    stages = steps if isinstance(steps, tuple) else (steps,)
+    w0 = _start(z0, x0, mu0, starts)
+    one = w0 if starts is None else w0._replace(x=jax.tree.map(lambda x: x[0], w0.x))
+    _check(f, cost, project, deq, stages, one, args)
+    step, options = augmented_map(f, cost, project), {}
+
+    def cost_of(w: Augmented) -> Float[Array, " B"]:
+        return cost(w.z, projected(project, w.x), args)
+
+    if merit is not None:
+        options["merit"] = lambda w, residual: merit(cost_of(w), residual)
+    # The layer of a training step has a start of its own, and solves on from any state.
+    solve, start = getattr(deq, "solve", deq), getattr(deq, "start", lambda w: w)
+
+    def run(w: Augmented, stages: tuple[Steps, ...]) -> Solution:
+        found = []
+        for stage in stages:
+            found.append(solve(step, lax.stop_gradient(w), (args, stage), **options))
+            w = found[-1].z
+        return dataclasses.replace(found[-1], result=join_results([x.result for x in found]))
+
+    if starts is None:
+        solution = run(start(w0), stages)
+    else:
+        each = lambda x: run(start(w0._replace(x=x)), stages).result  # noqa: E731
+        tried = _best(jax.vmap(each)(w0.x), cost_of, merit)
+        solution = run(tried.z, stages[-1:])
+        solution = dataclasses.replace(solution, result=join_results([tried, solution.result]))
+    w = solution.z._replace(x=projected(project, solution.z.x))
+    residuals = lax.stop_gradient(first_order_residuals(f, cost, project, w, args))
+    value = cost_with_envelope(f, cost, w, args)
+    return Optimum(w.z, w.x, w.mu, value, residuals, solution)
 
 
-def _check(f: Map, cost: Cost, project: Project | None, w: Augmented, args: PyTree) -> None:
-    """Raise ValueError unless the functions return what their protocols say."""
-    check_map(w.z, jax.eval_shape(f, w.z, w.x, args))
-    batch = jax.tree.leaves(w.z)[0].shape[:1]
-    if (found := jax.eval_shape(cost, w.z, w.x, args)).shape != batch:
+def _best(
+    results: SolverResult,
+    cost_of: Callable[[Augmented], Float[Array, " B"]],
+    merit: MeritOfCost | None,
+) -> SolverResult:
+    """Return the result of each sample's best start.
+
+    Args:
+      results: the results of all starts; every leaf has their number as its first axis.
+      cost_of: the cost of a point.
+      merit: by what starts are compared that have not converged; None is the residual.
+    """
+    value, residual, converged = jax.vmap(cost_of)(results.z), results.residual, results.converged
+    score = residual if merit is None else jax.vmap(merit)(value, residual)
+    score = jnp.where(converged.any(axis=0), jnp.where(converged, value, jnp.inf), score)
+    best = jnp.where(jnp.isnan(score), jnp.inf, score).argmin(axis=0)
+
+    def pick(tree: PyTree, axis: int = 0) -> PyTree:
+        each = lambda i, x: x[i]  # noqa: E731
+        return jax.vmap(each, in_axes=(0, axis + 1), out_axes=axis)(best, tree)
+
+    own = results._replace(trace=None, states=None)
+    return pick(own)._replace(trace=pick(results.trace, axis=1))
+
+
+def _start(z0: State, x0: State, mu0: State | None, starts: int | None) -> Augmented:
+    """Return the start of the augmented solve; raises ValueError unless it is a finite state."""
+    given = {"z0": z0, "x0": x0} | ({} if mu0 is None else {"mu0": mu0})
+    states = {name: as_state(start, name) for name, start in given.items()}
+    one = states
+    if starts is not None:
+        require_whole("starts", starts, 1)
+        if (found := jax.tree.leaves(states["x0"])[0].shape[0]) != starts:
+            raise ValueError(
+                f"x0 has a first axis of {found}, but starts is {starts}; with several starts "
+                "every leaf of x0 is (starts, B, ...)."
+            )
+        one = states | {"x0": as_state(jax.tree.map(lambda x: x[0], states["x0"]), "x0[0]")}
+    batches = {name: jax.tree.leaves(state)[0].shape[0] for name, state in one.items()}
+    if len(set(batches.values())) > 1:
         raise ValueError(
-            f"cost returns the shape {found.shape}; it must return one number for each sample, "
-            f"{batch}. Reduce over all axes but the first."
+            f"The starts have different batches: {batches}. Give each sample its own start."
         )
+    for name, start in given.items():
+        known = [x for x in jax.tree.leaves(start) if not isinstance(x, jax.core.Tracer)]
+        if not all(np.isfinite(x).all() for x in known):
+            raise ValueError(
+                f"There is no finite start: {name} has an entry that is infinite or NaN. Start "
+                "from zeros, or from a point whose cost is finite."
+            )
+    described = [jax.tree.map(jax.typeof, states[name]) for name in states if name != "x0"]
+    if described[0] != described[-1]:
+        raise ValueError(f"mu0 is {described[-1]}; it must have the shapes of z0, {described[0]}.")
+    zero = jax.tree.map(jnp.zeros_like, states["z0"])
+    return Augmented(states["z0"], states["x0"], states.get("mu0", zero))
+
+
+def _check(
+    f: Map,
+    cost: Cost,
+    project: Project | None,
+    deq: Any,
+    stages: tuple[Any, ...],
+    w: Augmented,
+    args: PyTree,
+) -> None:
+    """Raise ValueError unless arguments have their types, and functions return their shapes."""
+    if not callable(deq) or isinstance(deq, type):
+        raise ValueError(
+            f"deq is {deq!r}; it must be a layer, such as DEQ(Anderson(max_steps=300, tol=1e-5))."
+        )
+    if not stages or not all(isinstance(stage, Steps) for stage in stages):
+        raise ValueError(f"steps is {stages!r}; it must be Steps(...), or a tuple of them.")
+    check_map(w.z, jax.eval_shape(lambda z, x: f(z, x, args), w.z, w.x))
+    check_per_sample("cost", jax.eval_shape(lambda z, x: cost(z, x, args), w.z, w.x), w.z)
     if project is not None:
         check_map(w.x, jax.eval_shape(project, w.x), "project")
-
-
-def _derivatives(f: Map, cost: Cost, w: Augmented, args: PyTree) -> tuple[State, State, State]:
-    """Return f(z, x), ∂ℓ/∂z + μ ∂f/∂z and ∂ℓ/∂x + μ ∂f/∂x."""
-
-    def lagrangian(z: State, x: State) -> tuple[Float[Array, ""], State]:
-        fz = f(z, x, args)
-        return (cost(z, x, args) + inner(w.mu, fz)).sum(), fz
-
-    (by_z, by_x), fz = jax.grad(lagrangian, argnums=(0, 1), has_aux=True)(w.z, w.x)
-    return fz, by_z, by_x
-
-
-def _envelope(f: Map, cost: Cost, w: Augmented, args: PyTree) -> Float[Array, " B"]:
-    """Return ℓ(z, x), with the gradient of ℓ(z, x) + ⟨μ, f(z, x)⟩ with respect to args."""
-    constraint = inner(w.mu, f(w.z, w.x, args))
-    return cost(w.z, w.x, args) + constraint - lax.stop_gradient(constraint)
-
-
-def _move(x: State, step: Array | float, direction: State) -> State:
-    return jax.tree.map(lambda x, d: x + step * d, x, direction)
-
-
-def _minus(a: State, b: State) -> State:
-    return jax.tree.map(jnp.subtract, a, b)
-
-
-def _projected(project: Project | None, x: State) -> State:
-    return x if project is None else project(x)

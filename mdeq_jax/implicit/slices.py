@@ -51,11 +51,15 @@ def solve_slices(
         states.append(z)
         results.append(result)
         start = end
-    return states[-1], _join(results), states[1:-1]
+    return states[-1], join_results(results), states[1:-1]
 
 
-def _join(results: list[SolverResult]) -> SolverResult:
-    """Return the last of several results in turn, with the steps and traces of all."""
+def join_results(results: list[SolverResult]) -> SolverResult:
+    """Return the last of several results in turn, with the steps and traces of all.
+
+    Args:
+      results: the results of solves of which each starts where the one before it ended.
+    """
     *earlier, last = results
     before = sum(result.steps for result in earlier)
     return last._replace(

@@ -4,8 +4,9 @@ from mdeq_jax.solvers.anderson import Anderson
 from mdeq_jax.solvers.broyden import Broyden
 from mdeq_jax.solvers.initial import initial_state
 from mdeq_jax.solvers.keys import sample_keys
+from mdeq_jax.solvers.loop import Iteration, iterate
 from mdeq_jax.solvers.picard import Picard
-from mdeq_jax.solvers.solve import ForwardProblem, Iteration, iterate, solve
+from mdeq_jax.solvers.solve import ForwardProblem, solve
 from mdeq_jax.solvers.solver import Point, Solver, SolverResult, Status
 from mdeq_jax.solvers.solver import State as State
 

@@ -20,23 +20,24 @@ from mdeq_jax.solvers.solver import SolverResult, State
 
 def solve_folded(
     solve: Callable[..., SolverResult],
-    f: Callable[[State, PyTree], State],
+    maps: tuple[Callable[[PyTree, PyTree], PyTree], ...],
     z0: State,
     args: PyTree,
     *options: Any,
 ) -> SolverResult:
-    """Return ``solve(f, z0, args, *options)``, with axes of `vmap` folded into the batch.
+    """Return ``solve(maps, z0, args, *options)``, with axes of `vmap` folded into the batch.
 
     Args:
       solve: a function that solves each sample by itself.
-      f: the map (z, args) -> z, without captured arrays and without collectives.
+      maps: functions (z, args) -> tree that the solve evaluates. Every leaf of z and of the tree
+        has the batch as its first axis. They have no captured arrays and no collectives.
       z0: where the solve starts, leaves (B, ...).
       args: the arguments of f.
       options: further arguments, such as the tolerance: each is None, a scalar or (B,).
     """
 
     def plain(z0: State, args: PyTree, *options: Any) -> SolverResult:
-        return solve(f, z0, args, *options)
+        return solve(maps, z0, args, *options)
 
     operands = (z0, args, *options)
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(operands)):
@@ -49,15 +50,12 @@ def solve_folded(
         z0 = jax.tree.map(lambda x, axis: _with_axis(x, axis, size), z0, axes[0])
         batches, samples = jax.tree.leaves(z0)[0].shape[:2]
         fold = Fold(batches, samples, _batch_is_sharded(z0))
-        mapped = jax.vmap(f, in_axes=(0, axes[1]))
-
-        def f_of_all(z: State, args: PyTree) -> State:
-            return fold.merge(mapped(fold.split(z), args))
+        of_all = tuple(fold.of_all(jax.vmap(each, in_axes=(0, axes[1]))) for each in maps)
 
         options = jax.tree.map(
             lambda x, axis: fold.of_each_sample(jnp.asarray(x), axis), options, tuple(axes[2:])
         )
-        result = solve_folded(solve, f_of_all, fold.merge(z0), args, *options)
+        result = solve_folded(solve, of_all, fold.merge(z0), args, *options)
         # The samples are the second axis of the trace and of the sampled states.
         trace, states = fold.split((result.trace, result.states), axis=1)
         result = fold.split(result._replace(trace=None, states=None))
@@ -104,6 +102,14 @@ class Fold:
             return jnp.moveaxis(x, axis + 1 if self.samples_first else axis, 0)
 
         return jax.tree.map(split, tree)
+
+    def of_all(self, mapped: Callable[[PyTree, PyTree], PyTree]) -> Callable[..., PyTree]:
+        """Return a function of V batches as one of the merged batch.
+
+        Args:
+          mapped: the function (z, args) -> tree, with leaves (V, B, ...).
+        """
+        return lambda z, args: self.merge(mapped(self.split(z), args))
 
     def of_each_sample(self, x: jax.Array, axis: int | None) -> jax.Array:
         """Return an option as one value per sample, (V·B,).

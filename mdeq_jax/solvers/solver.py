@@ -212,8 +212,12 @@ def check_solver(solver: Any) -> None:
         )
 
 
-def as_state(z: PyTree) -> State:
+def as_state(z: PyTree, name: str = "z0") -> State:
     """Return z with its leaves as arrays.
+
+    Args:
+      z: a pytree of numbers or arrays.
+      name: what a message calls z.
 
     Raises:
       ValueError: z has no leaves, or they are not floating-point arrays that agree on the batch.
@@ -221,16 +225,16 @@ def as_state(z: PyTree) -> State:
     z = jax.tree.map(jnp.asarray, z)
     leaves = jax.tree.leaves(z)
     if not leaves:
-        raise ValueError("The state z0 has no arrays; give at least one, batch first.")
+        raise ValueError(f"The state {name} has no arrays; give at least one, batch first.")
     for x in leaves:
         if not jnp.issubdtype(x.dtype, jnp.floating) or x.ndim == 0:
             raise ValueError(
                 "Every leaf of the state must be a floating-point array with the batch as its "
-                f"first axis; z0 has one of dtype {x.dtype} and shape {x.shape}."
+                f"first axis; {name} has one of dtype {x.dtype} and shape {x.shape}."
             )
     if len({x.shape[0] for x in leaves}) > 1:
         shapes = [x.shape for x in leaves]
-        raise ValueError(f"The leaves of z0 disagree on the batch, their first axis: {shapes}.")
+        raise ValueError(f"The leaves of {name} disagree on the batch, their first axis: {shapes}.")
     return z
 
 
@@ -248,6 +252,23 @@ def check_map(z: State, fz: PyTree, name: str = "f") -> None:
         raise ValueError(
             f"{name} must map a state to one of the same structure, shapes and dtypes, but z0 is "
             f"{described_z} and {name}(z0) is {described_fz}."
+        )
+
+
+def check_per_sample(name: str, values: PyTree, z: State) -> None:
+    """Raise ValueError unless `values` is one floating-point number for each sample of z.
+
+    Args:
+      name: the function that returned them, for the message.
+      values: what it returned, or the shapes and dtypes of that.
+      z: a state.
+    """
+    batch = jax.tree.leaves(z)[0].shape[:1]
+    found = [(x.shape, jnp.issubdtype(x.dtype, jnp.floating)) for x in jax.tree.leaves(values)]
+    if found != [(batch, True)]:
+        raise ValueError(
+            f"{name} returns {jax.tree.map(_describe, values)}; it must return one floating-point "
+            f"number for each sample, of the shape {batch}. Reduce over all axes but the first."
         )
 
 
