@@ -11,8 +11,8 @@ from mdeq_jax.solvers import Picard
 
 DIM, INPUTS = 5, 3
 # It compiles quickest; the problems below contract.
-DEQ_TIGHT = DEQ(Picard(max_steps=500, tol=1e-13))
-STEPS = Steps(z=0.9, mu=0.9, x=0.25)
+DEQ_TIGHT = DEQ(Picard(max_steps=300, tol=1e-13))
+STEPS = Steps(z=0.9, mu=0.9, x=0.3)
 
 
 def random_args(size=3, seed=0):
@@ -20,12 +20,12 @@ def random_args(size=3, seed=0):
     weight = rng.normal(size=(DIM, DIM))
     inject = rng.normal(size=(INPUTS, DIM))
     return {
-        "weight": jnp.asarray(0.5 * weight / np.linalg.norm(weight, ord=2)),
-        "inject": jnp.asarray(inject / np.linalg.norm(inject, ord=2)),
+        "weight": jnp.asarray(0.4 * weight / np.linalg.norm(weight, ord=2)),
+        "inject": jnp.asarray(0.6 * inject / np.linalg.norm(inject, ord=2)),
         "bias": jnp.asarray(0.3 * rng.normal(size=(size, DIM))),
         "target": jnp.asarray(rng.normal(size=(size, DIM))),
-        "price": jnp.asarray(0.5),
-        "radius": jnp.asarray(0.2),
+        "price": jnp.asarray(1.0),
+        "radius": jnp.asarray(0.1),
     }
 
 
