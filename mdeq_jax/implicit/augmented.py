@@ -11,7 +11,6 @@ Networks", NeurIPS 2021.
 """
 
 import dataclasses
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,14 +59,18 @@ class Steps:
     mu: float | Float[Array, ""] = 0.6
     x: float | Float[Array, ""] = 0.1
 
-    def __post_init__(self):
-        """Check the steps that are numbers; raises ValueError."""
-        # JAX also builds the class from tracers and from placeholders, which have no value.
-        given = {name for name, step in vars(self).items() if isinstance(step, numbers.Real)}
-        for share in given & {"z", "mu"}:
-            require_share(self, share)
-        if "x" in given:
-            require_number(self, "x", lambda step: 0 < step < float("inf"), "above 0")
+
+def check_steps(steps: Any) -> None:
+    """Raise ValueError unless these are `Steps` whose numbers are in range; arrays may be traced."""
+    if not isinstance(steps, Steps):
+        raise ValueError(f"steps has {steps!r}; it must be Steps(...), or a tuple of them.")
+    for name in ("z", "mu", "x"):
+        if isinstance(getattr(steps, name), jax.Array):
+            continue
+        if name == "x":
+            require_number(steps, name, lambda step: 0 < step < float("inf"), "above 0")
+        else:
+            require_share(steps, name)
 
 
 class Residuals(NamedTuple):
@@ -133,6 +136,18 @@ def first_order_residuals(
     fz, by_z, by_x = _derivatives(f, cost, w, args)
     moved = projected(project, _move(w.x, -1, by_x))
     return Residuals(*map(norm, (_minus(fz, w.z), _minus(by_z, w.mu), _minus(w.x, moved))))
+
+
+def descended(f: Map, cost: Cost, w: Augmented, args: PyTree) -> State:
+    """Return x − ∂ℓ/∂x − μ ∂f/∂x, whose projection is x at an optimum.
+
+    Args:
+      f: the map (z, x, args) -> z.
+      cost: the function (z, x, args) -> ℓ, (B,).
+      w: the point, leaves (B, ...).
+      args: the arguments of f and cost.
+    """
+    return _move(w.x, -1, _derivatives(f, cost, w, args)[2])
 
 
 def projected(project: Project | None, x: State) -> State:

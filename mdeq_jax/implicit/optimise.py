@@ -23,6 +23,7 @@ from mdeq_jax.implicit.augmented import (
     Residuals,
     Steps,
     augmented_map,
+    check_steps,
     first_order_residuals,
     projected,
 )
@@ -126,7 +127,8 @@ def optimise(
       ValueError: at trace time. z0, x0 or mu0 is not a state, they disagree on the batch, or mu0
         has other shapes than z0; x0 has another first axis than `starts`; a start that is not
         traced is not finite; f or project returns other shapes than it is given; cost or merit does
-        not return one number for each sample; steps are not `Steps`; deq is not a layer.
+        not return one number for each sample; steps are not `Steps`, or out of range; deq is not a
+        layer.
 
     Examples:
       The x whose equilibrium z = z / 2 + x is 3, at a price of x² / 10:
@@ -189,7 +191,7 @@ def optimise(
         solution = dataclasses.replace(solution, result=join_results([tried, solution.result]))
     w = solution.z._replace(x=projected(project, solution.z.x))
     residuals = lax.stop_gradient(first_order_residuals(f, cost, project, w, args))
-    value = cost_with_envelope(f, cost, w, args)
+    value = cost_with_envelope(f, cost, project, w, args)
     return Optimum(w.z, w.x, w.mu, value, residuals, solution)
 
 
@@ -243,11 +245,11 @@ def _start(z0: State, x0: State, mu0: State | None, starts: int | None) -> Augme
                 f"There is no finite start: {name} has an entry that is infinite or NaN. Start "
                 "from zeros, or from a point whose cost is finite."
             )
-    described = [jax.tree.map(jax.typeof, states[name]) for name in states if name != "x0"]
-    if described[0] != described[-1]:
-        raise ValueError(f"mu0 is {described[-1]}; it must have the shapes of z0, {described[0]}.")
-    zero = jax.tree.map(jnp.zeros_like, states["z0"])
-    return Augmented(states["z0"], states["x0"], states.get("mu0", zero))
+    mu = states.get("mu0", jax.tree.map(jnp.zeros_like, states["z0"]))
+    like, own = (jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", w) for w in (states["z0"], mu))
+    if jax.tree.flatten(like) != jax.tree.flatten(own):
+        raise ValueError(f"mu0 is {own}; it must have the structure and shapes of z0, {like}.")
+    return Augmented(states["z0"], states["x0"], mu)
 
 
 def _check(
@@ -264,8 +266,10 @@ def _check(
         raise ValueError(
             f"deq is {deq!r}; it must be a layer, such as DEQ(Anderson(max_steps=300, tol=1e-5))."
         )
-    if not stages or not all(isinstance(stage, Steps) for stage in stages):
-        raise ValueError(f"steps is {stages!r}; it must be Steps(...), or a tuple of them.")
+    if not stages:
+        raise ValueError("steps is (); it must be Steps(...), or a tuple of at least one.")
+    for stage in stages:
+        check_steps(stage)
     check_map(w.z, jax.eval_shape(lambda z, x: f(z, x, args), w.z, w.x))
     check_per_sample("cost", jax.eval_shape(lambda z, x: cost(z, x, args), w.z, w.x), w.z)
     if project is not None:

@@ -37,10 +37,11 @@ def test_shard_map(x64):
 
         return jax.grad(loss, has_aux=True)(args)
 
-    specs = {name: PartitionSpec("data" if name in PER_SAMPLE else None) for name in args}
+    split, whole = PartitionSpec("data"), PartitionSpec()
+    specs = {name: split if name in PER_SAMPLE else whole for name in args}
     four = {"devices": jax.devices()[:4], "axis_types": (AxisType.Auto,)}
     mesh = jax.make_mesh((4,), ("data",), **four)
-    options = {"in_specs": (specs,), "out_specs": (specs, PartitionSpec("data"))}
+    options = {"in_specs": (specs,), "out_specs": (specs, split)}
     sharded = jax.jit(jax.shard_map(gradient, mesh=mesh, **options))
     ours, expected = sharded(args), jax.jit(gradient)(args)
     trees_close(ours, expected)
