@@ -189,20 +189,16 @@ def joint(
 
 def true_cost(
     f: Map, cost: Cost, z0: State, x: State, args: PyTree, solver: Solver
-) -> Float[Array, "K B"]:
-    """Return F(x) = ℓ(z*(x), x) of each point of a trajectory; inf where the solve fails.
+) -> Float[Array, " B"]:
+    """Return F(x) = ℓ(z*(x), x), and inf where the solve fails.
 
     Args:
       f: the map (z, x, args) -> z.
       cost: the function (z, x, args) -> ℓ, (B,).
-      z0: where the solves start, leaves (B, ...).
-      x: the inputs, leaves (K, B, ...).
+      z0: where the solve starts, leaves (B, ...).
+      x: the inputs, leaves (B, ...).
       args: the arguments of f and cost.
       solver: a solver with a tight tolerance.
     """
-
-    def at(x: State) -> Float[Array, " B"]:
-        z, result = equilibrium(lambda z, x: f(z, x, args), z0, x, solver=solver)
-        return jnp.where(result.converged, cost(z, x, args), jnp.inf)
-
-    return lax.map(at, x)
+    z, result = equilibrium(lambda z, x: f(z, x, args), z0, x, solver=solver)
+    return jnp.where(result.converged, cost(z, x, args), jnp.inf)

@@ -61,7 +61,7 @@ class Steps:
 
 
 def check_steps(steps: Any) -> None:
-    """Raise ValueError unless these are `Steps` whose numbers are in range; arrays may be traced."""
+    """Raise ValueError unless these are `Steps` and their numbers in range; arrays are not read."""
     if not isinstance(steps, Steps):
         raise ValueError(f"steps has {steps!r}; it must be Steps(...), or a tuple of them.")
     for name in ("z", "mu", "x"):

@@ -6,8 +6,8 @@ z = f(z, x, a). Then the derivative of the minimal cost is that of the Lagrangia
     dℓ/da = ∂ℓ/∂a + μ ∂f/∂a,
 
 because the Lagrangian L = ℓ + ⟨μ, f − z⟩ is stationary in z, x and μ. It needs no adjoint solve.
-Where x = P(y) is projected, with y = x − ∂L/∂x, it is stationary in y instead, because P removes the
-direction of ∂L/∂x. The second derivative does depend on how z, x and μ move.
+Where x = P(y) is projected, with y = x − ∂L/∂x, it is stationary in y instead, because P removes
+the direction of ∂L/∂x. The second derivative does depend on how z, x and μ move.
 """
 
 import jax
