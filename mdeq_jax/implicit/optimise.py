@@ -213,7 +213,7 @@ def _best(
     best = jnp.where(jnp.isnan(score), jnp.inf, score).argmin(axis=0)
 
     def pick(tree: PyTree, axis: int = 0) -> PyTree:
-        each = lambda i, x: x[i]  # noqa: E731
+        each = lambda i, tree: jax.tree.map(lambda x: x[i], tree)  # noqa: E731
         return jax.vmap(each, in_axes=(0, axis + 1), out_axes=axis)(best, tree)
 
     own = results._replace(trace=None, states=None)
