@@ -159,8 +159,8 @@ def _derivatives(f: Map, cost: Cost, w: Augmented, args: PyTree) -> tuple[State,
     """Return f(z, x), ∂ℓ/∂z + μ ∂f/∂z and ∂ℓ/∂x + μ ∂f/∂x."""
 
     def lagrangian(z: State, x: State) -> tuple[Float[Array, ""], State]:
-        fz = f(z, x, args)
-        return (cost(z, x, args) + inner(w.mu, fz)).sum(), fz
+        fz, value = f(z, x, args), cost(z, x, args)
+        return (value + inner(w.mu, fz).astype(value.dtype)).sum(), fz
 
     (by_z, by_x), fz = jax.grad(lagrangian, argnums=(0, 1), has_aux=True)(w.z, w.x)
     return fz, by_z, by_x

@@ -23,7 +23,7 @@ from input_problems import (
 )
 
 from mdeq_jax.implicit import DEQ, Steps, equilibrium, optimise
-from mdeq_jax.solvers import Anderson, Broyden
+from mdeq_jax.solvers import Anderson, Broyden, Picard
 
 LOSSES = [total_cost, readout]
 
@@ -211,8 +211,8 @@ def test_a_problem_without_a_minimum_does_not_converge():
     """The cost falls for ever; that is data, and no error. Its gradient stays 1."""
     f = lambda z, x, args: x  # noqa: E731
     falling = lambda z, x, args: z[:, 0]  # noqa: E731
-    deq = DEQ(Anderson(stop_mode="abs"))
-    optimum = optimise(f, falling, jnp.zeros((2, 1)), jnp.zeros((2, 1)), None, deq=deq)
+    zero, deq = jnp.zeros((2, 1)), DEQ(Picard(stop_mode="abs"))
+    optimum = optimise(f, falling, zero, zero, None, mu0=jnp.ones((2, 1)), deq=deq)
     assert not optimum.result.converged.any()
     np.testing.assert_allclose(optimum.residuals.input, 1, rtol=1e-3)
 
