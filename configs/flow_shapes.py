@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     config.data.max_motion = 16.0
     config.data.eval_size = (96, 128)
     config.solver.forward.max_steps = 8
+    config.evaluation.steps = 12
     config.correction.states = 2
     config.adjoint.steps = 3
     config.optim.learning_rate = 1e-3
