@@ -36,7 +36,7 @@ def steps_of_films(
 ) -> Iterator[Row]:
     """Yield the mean number of solver steps from cold and from warm starts at each tolerance.
 
-    The films are generated scenes of the test split, of the size and motion of training. The first
+    The films are generated scenes of the test split, of the size of the evaluation. The first
     pair of a film is left out, because it always starts cold. A solve that does not converge counts
     with all its steps.
 
@@ -52,7 +52,7 @@ def steps_of_films(
       pairs that take fewer steps from a warm start.
     """
     data = trained.config.data
-    size, motion = data.crop, data.max_motion
+    size, motion = data.eval_size or data.crop, data.max_motion
     clips = [
         shapes.film(np.random.default_rng(seed), size, frames, motion, data.objects, "test")
         for seed in range(films)

@@ -30,6 +30,8 @@ class DataConfig(run_config.DataConfig):
       crop: height and width of training images, multiples of 8.
       scenes: "shapes": number of scenes in an epoch. Each epoch draws new scenes.
       eval_scenes: "shapes": number of scenes of the evaluation, at least 1.
+      eval_size: "shapes": height and width of the scenes of the evaluation, multiples of 8; None
+        takes `crop`.
       objects: "shapes": number of moving objects of a scene, at least 1.
       max_motion: "shapes": longest motion in pixels, above 0.
     """
@@ -41,14 +43,17 @@ class DataConfig(run_config.DataConfig):
     crop: tuple[int, int] = (64, 64)
     scenes: int = 20_000
     eval_scenes: int = 200
+    eval_size: tuple[int, int] | None = None
     objects: int = 3
     max_motion: float = 6.0
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
         super().__post_init__()
-        fits = all(side > 0 and side % FACTOR == 0 for side in self.crop)
-        require(self, "crop", len(self.crop) == 2 and fits, "two multiples of 8 above 0")
+        for field in ("crop", "eval_size"):
+            size = getattr(self, field) or self.crop
+            fits = all(side > 0 and side % FACTOR == 0 for side in size)
+            require(self, field, len(size) == 2 and fits, "two multiples of 8 above 0")
         for field in ("scenes", "eval_scenes", "objects"):
             require_int(self, field, minimum=1)
         require(self, "max_motion", self.max_motion > 0, "above 0")
@@ -108,6 +113,7 @@ class Config(RunConfig):
     may_change_on_resume: ClassVar[tuple[str, ...]] = (
         *run_config.MAY_CHANGE_ON_RESUME,
         "data.eval_scenes",
+        "data.eval_size",
         "evaluation",
     )
 

@@ -103,7 +103,7 @@ def test_the_flow_of_the_stereo_pair_leads_to_the_same_point(width):
 
 @pytest.mark.slow
 def test_memory_grows_with_applications_only_in_the_control(config, tmp_path):
-    rows = measure_memory(Results(tmp_path / "memory.jsonl"), config, (3, 6), ((2, 1),))
+    rows = measure_memory(Results(tmp_path / "memory.jsonl"), config, (2, 4), ((2, 1),))
     single, few, solved_few, many, solved_many = (row["temp_mib"] for row in rows)
     assert single < few < many
     assert solved_many == pytest.approx(solved_few, rel=0.05)

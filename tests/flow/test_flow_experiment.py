@@ -1,5 +1,6 @@
 """DEQ-Flow as an experiment: the sliced training step against upstream's, data, and resuming."""
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -76,7 +77,8 @@ def published(name):
         return experiment, jax.tree.map(np.float64, variables), dict(arrays)
 
 
-@pytest.mark.parametrize("name", [pytest.param("flow", marks=pytest.mark.slow), "flow_gma"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["flow", "flow_gma"])
 def test_the_sliced_training_step_is_upstreams(x64, name):
     experiment, variables, arrays = published(name)
     grid = lambda key: np.moveaxis(np.float64(arrays[key]), 1, -1)  # noqa: E731
@@ -184,6 +186,15 @@ def test_images_of_one_batch_are_padded_to_one_size(tmp_path, rows, first):
     for name in ("first", "second", "flow", "valid"):
         sizes = [example[name].shape[:2] for example in examples]
         assert sizes == [first, first, (24, 32)]
+
+
+def test_scenes_of_the_evaluation_may_be_larger():
+    data = DataConfig(crop=(32, 32))
+    assert evaluation_source(data, "shapes").example(0)["flow"].shape == (32, 32, 2)
+    larger = dataclasses.replace(data, eval_size=(40, 64))
+    assert evaluation_source(larger, "shapes").example(0)["flow"].shape == (40, 64, 2)
+    with pytest.raises(ValueError, match=r"eval_size is \(40, 60\); it must be two multiples of 8"):
+        dataclasses.replace(data, eval_size=(40, 60))
 
 
 def test_files_without_a_folder():

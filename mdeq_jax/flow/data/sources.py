@@ -70,11 +70,11 @@ def evaluation_source(data: DataConfig, name: str) -> Source:
         target = _largest_size(records) if name == "kitti" and data.eval_batch_size > 1 else None
         return Source(records, functools.partial(_padded_example, name=name, target=target))
 
+    size = data.eval_size or data.crop
+
     def scene(number: int) -> Example:
         return _without_occlusion(
-            shapes.example(
-                number, _EVALUATION_SEED, "test", data.crop, data.max_motion, data.objects
-            )
+            shapes.example(number, _EVALUATION_SEED, "test", size, data.max_motion, data.objects)
         )
 
     return Source(range(data.eval_scenes), scene)
