@@ -76,6 +76,6 @@ def make(name: str, seed: int, samples: int = 6) -> Problem:
         "y": 0.7 * np.tanh(rng.normal(size=(samples, shape.state))),
         "scale": np.float64(shape.scale),
     }
-    zeros = [jnp.zeros((samples, n)) for n in (shape.state, shape.inputs)]
+    z0, x0 = (jnp.zeros((samples, n)) for n in (shape.state, shape.inputs))
     f = linear if shape.linear else tanh_layer
-    return Problem(f, cost, *zeros, {name: jnp.asarray(x) for name, x in args.items()})
+    return Problem(f, cost, z0, x0, {name: jnp.asarray(x) for name, x in args.items()})

@@ -183,6 +183,7 @@ def joint(
     layer = DEQ(solver, sample_at=at)
     optimum = optimise(f, cost, z0, x0, args, deq=layer, steps=steps, project=project)
     taken = jnp.minimum(jnp.asarray(at)[:, None], optimum.result.steps)
+    assert optimum.result.states is not None  # `every` is at most max_steps
     x = optimum.result.states.x
     return Trajectory(x if project is None else jax.vmap(project)(x), 2 * (taken + 1))
 

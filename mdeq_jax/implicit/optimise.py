@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.checks import require_whole
@@ -31,6 +32,7 @@ from mdeq_jax.implicit.deq import DEQ, Solution
 from mdeq_jax.implicit.envelope import cost_with_envelope
 from mdeq_jax.implicit.slices import join_results
 from mdeq_jax.solvers import Anderson, SolverResult, State
+from mdeq_jax.solvers.norms import vary_together
 from mdeq_jax.solvers.solver import as_state, check_map, check_per_sample
 
 MeritOfCost = Callable[[Float[Array, " B"], Float[Array, " B"]], Float[Array, " B"]]
@@ -165,6 +167,8 @@ def optimise(
     w0 = _start(z0, x0, mu0, starts)
     one = w0 if starts is None else w0._replace(x=jax.tree.map(lambda x: x[0], w0.x))
     _check(f, cost, project, deq, stages, one, args)
+    # Inside `shard_map` derivatives by a start that does not vary would be summed over devices.
+    w0 = vary_together(w0, like=(f(one.z, one.x, args), cost(one.z, one.x, args)))
     step, options = augmented_map(f, cost, project), {}
 
     def cost_of(w: Augmented) -> Float[Array, " B"]:
@@ -239,13 +243,15 @@ def _start(z0: State, x0: State, mu0: State | None, starts: int | None) -> Augme
             f"The starts have different batches: {batches}. Give each sample its own start."
         )
     for name, start in given.items():
-        known = [x for x in jax.tree.leaves(start) if not isinstance(x, jax.core.Tracer)]
+        known = [x for x in jax.tree.leaves(start) if not isinstance(x, Tracer)]
         if not all(np.isfinite(x).all() for x in known):
             raise ValueError(
                 f"There is no finite start: {name} has an entry that is infinite or NaN. Start "
                 "from zeros, or from a point whose cost is finite."
             )
-    mu = states.get("mu0", jax.tree.map(jnp.zeros_like, states["z0"]))
+    # XLA takes seconds to fold norms of large constant zeros while it compiles.
+    zeros = lax.optimization_barrier(jax.tree.map(jnp.zeros_like, states["z0"]))
+    mu = states.get("mu0", zeros)
     like, own = (jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", w) for w in (states["z0"], mu))
     if jax.tree.flatten(like) != jax.tree.flatten(own):
         raise ValueError(f"mu0 is {own}; it must have the structure and shapes of z0, {like}.")
