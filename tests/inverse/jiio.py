@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,10 +26,9 @@ MODEL = Generator(CONFIG, tuple(OPTIONS["IMAGE_SIZE"][1:]), OPTIONS["IMAGE_SIZE"
 
 def load():
     """Arrays by name, float64: images channels last with pixels in [0, 1], and flat states."""
-    arrays = {name: array for name, array in np.load(FIXTURES / "jiio.npz").items()}
     return {
         name: jnp.asarray((array.transpose(0, 2, 3, 1) + 1) / 2 if array.ndim == 4 else array)
-        for name, array in ((name, np.float64(array)) for name, array in arrays.items())
+        for name, array in jax.tree.map(np.float64, dict(np.load(FIXTURES / "jiio.npz"))).items()
     }
 
 

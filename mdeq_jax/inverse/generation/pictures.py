@@ -1,4 +1,4 @@
-"""Pictures for a generator: files in the form of its images, and its images in the form of files."""
+"""Image files in the form of a generator's images, and a generator's images as pictures."""
 
 import cv2
 import numpy as np
