@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jiio import FILE, MODEL, OPTIONS, as_flat, as_state, load
+from jiio import CONFIG, FILE, MODEL, OPTIONS, as_flat, as_state, load
 
 from mdeq_jax.implicit.optimise import Augmented, Steps, augmented_map
 from mdeq_jax.inverse.generation.inversion import Inversion, Observation
-from mdeq_jax.inverse.generation.model.torch_files import import_with_report
+from mdeq_jax.inverse.generation.model.generator import Generator
+from mdeq_jax.inverse.generation.model.torch_files import import_generator
 from mdeq_jax.layers import weight_norm
 
 SCALE = 4  # the originals' squared error per squared error of ours
@@ -31,8 +32,7 @@ def arrays(x64):
 
 @pytest.fixture(scope="module")
 def args(arrays):
-    variables = import_with_report(FILE, MODEL).variables
-    params = jax.tree.map(jnp.float64, variables["params"]["generator"])
+    params = jax.tree.map(jnp.float64, import_generator(FILE, MODEL).variables["params"])
     visible = jnp.ones_like(arrays["target"][..., :1])
     return weight_norm.merge(params), Observation(arrays["target"], visible, jnp.float64(0))
 
@@ -58,7 +58,7 @@ def test_one_application(arrays, args, inversion):
 
 def test_one_application_of_the_augmented_map(arrays, args, inversion):
     w = Augmented(as_state(arrays["z"]), arrays["x"], as_state(arrays["mu"] / SCALE))
-    found = augmented_map(inversion.cell, inversion.cost)(w, (args, inversion.steps))
+    found = jax.jit(augmented_map(inversion.cell, inversion.cost))(w, (args, inversion.steps))
     assert_equal(as_flat(found.z), arrays["z_next"])
     assert_equal(found.x, arrays["x_next"])
     assert_equal(SCALE * as_flat(found.mu), arrays["mu_next"])
@@ -89,8 +89,16 @@ def norms(w):
 
 
 def test_decoding_a_latent_code(arrays, args, inversion):
-    z = inversion.start(arrays["x"])
+    z, cell = inversion.start(arrays["x"]), jax.jit(inversion.cell)
     for _ in range(OPTIONS["decode_iters"]):
-        z = inversion.cell(z, arrays["x"], args)
+        z = cell(z, arrays["x"], args)
     assert_equal(as_flat(z), arrays["decode_z"])
     assert_equal(inversion.image(args[0], z), arrays["decode_h"])
+
+
+def test_a_file_of_another_size():
+    small = Generator(CONFIG, (8, 8), 3)
+    with pytest.raises(
+        ValueError, match=r"latent_maps\.0\.weight is \(1152, 10\), by .*\(512, 10\)"
+    ):
+        import_generator(FILE, small)

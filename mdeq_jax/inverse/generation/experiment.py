@@ -9,8 +9,7 @@ Networks", NeurIPS 2021, section 4.1; locuslab/JIIO-DEQ.
 
 import functools
 import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grain
@@ -27,11 +26,9 @@ from mdeq_jax.inverse.generation.data import Images, image_size, load_images
 from mdeq_jax.inverse.generation.inversion import Inversion, Observation
 from mdeq_jax.inverse.generation.model.encoder import Encoder
 from mdeq_jax.inverse.generation.model.generator import Generator, init_params
-from mdeq_jax.inverse.generation.model.torch_files import import_with_report
 from mdeq_jax.layers import weight_norm
 from mdeq_jax.solvers import State
 from mdeq_jax.solvers.keys import sample_keys
-from mdeq_jax.torch_files.fitting import Imported
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -47,7 +44,7 @@ from mdeq_jax.training.experiment import (
 from mdeq_jax.training.loaders import eval_batches, shuffled_batches
 from mdeq_jax.training.weights import load_matching
 
-__all__ = ["Config", "Generation", "create_experiment", "import_torch"]
+__all__ = ["Config", "Generation", "create_experiment"]
 
 CHANNELS = 1
 # The names of restored images, and of the corrupted images that they are restored from.
@@ -110,9 +107,8 @@ class Generation:
         return ()
 
     def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
-        """Return variables with the weights of a checkpoint or of a PyTorch file of JIIO-DEQ."""
-        read = functools.partial(import_with_report, model=self.model)
-        return load_matching(variables, source, self.config.init_from_allow_missing, read)
+        """Return variables with the weights of a checkpoint, and the names of missing arrays."""
+        return load_matching(variables, source, self.config.init_from_allow_missing)
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of shuffled batches."""
@@ -331,26 +327,3 @@ def psnr(error: Float[Array, "*B"]) -> Float[Array, "*B"]:
 def create_experiment(config: Config) -> Generation:
     """Return the experiment of a config."""
     return Generation(config)
-
-
-def import_torch(
-    config: Config,
-    path: str | os.PathLike[str],
-    *,
-    allow_missing: Iterable[str],
-    drop: Iterable[str],
-) -> Imported:
-    """Return the variables of `config.model` from a file of JIIO-DEQ, and where they are from.
-
-    Args:
-      config: config whose sections ``model`` and ``data`` determine the generator.
-      path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
-      allow_missing: PyTorch names, with ``*`` for any part, of arrays that get initial values if
-        they are missing in the file.
-      drop: PyTorch names, with ``*`` for any part, of arrays that are not read from the file.
-
-    Raises:
-      ValueError: the file cannot be read, or does not fit the generator.
-    """
-    model = Generation(config).model
-    return import_with_report(path, model, allow_missing=allow_missing, drop=drop)

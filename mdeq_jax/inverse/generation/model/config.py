@@ -7,6 +7,7 @@ import jax
 
 from mdeq_jax.checks import require, require_int
 
+_CHOICES = {"latents": ("optimised", "encoded"), "output": ("sigmoid", "tanh")}
 _MINIMUM = {"latent_size": 1, "expansion": 1, "num_groups": 2, "encoder_width": 1}
 
 
@@ -55,7 +56,9 @@ class ModelConfig:
 
     def __post_init__(self):
         """Check every field; raises ValueError that names the field, its value and the remedy."""
-        require(self, "latents", self.latents in ("optimised", "encoded"), "a kind of latent codes")
+        require(
+            self, "latents", self.latents in ("optimised", "encoded"), "'optimised' or 'encoded'"
+        )
         require(self, "output", self.output in ("sigmoid", "tanh"), "'sigmoid' or 'tanh'")
         for field, minimum in _MINIMUM.items():
             require_int(self, field, minimum)

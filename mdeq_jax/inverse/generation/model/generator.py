@@ -33,6 +33,16 @@ class Generator(nn.Module):
     size: tuple[int, int]
     channels: int
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if the sides are no multiples of `config.size_divisor`."""
+        super().__post_init__()
+        divisor = self.config.size_divisor
+        if any(side % divisor for side in self.size):
+            raise ValueError(
+                f"images of {self.size[0]}×{self.size[1]} do not fit config.model, which halves "
+                f"them; use multiples of {divisor}, fewer branches, or less upsampling."
+            )
+
     @property
     def state_shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Height, width and channels of each branch of the state."""

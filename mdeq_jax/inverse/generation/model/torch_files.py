@@ -1,4 +1,4 @@
-"""Checkpoints of locuslab/JIIO-DEQ, converted to variables of `Generator`.
+"""Checkpoints of locuslab/JIIO-DEQ, converted to parameters of `Generator`.
 
 torch is not needed, and no code in a file is executed. A file also holds an encoder, which differs
 from ours and is not read.
@@ -20,18 +20,18 @@ from mdeq_jax.torch_files.names import array_name, from_torch, read_arrays, torc
 # Layers. {i}, {j}, {k} are numbers, {layer} is the same name on both sides.
 # PyTorch                                       ours
 _LAYERS = """
-latent_maps.{i}                                 generator/latent_maps_{i}
-decoder.branches.{i}.blocks.{j}.{layer}         generator/update/branches_{i}_blocks_{j}/{layer}
-decoder.fuse_layers.{i}.{j}.net.{k}.{layer}     generator/update/fuse_layers_{i}_{j}/net_{k}/{layer}
-decoder.fuse_layers.{i}.{j}.net.{layer}         generator/update/fuse_layers_{i}_{j}/net/{layer}
-decoder.post_fuse_layers.{i}.{layer}            generator/update/post_fuse_layers_{i}/{layer}
-branch_interp.last_layer.0                      generator/merge/conv1
-branch_interp.last_layer.1                      generator/merge/norm
-branch_interp.last_layer.3                      generator/merge/conv2
-upsample.0                                      generator/merge/upsample_norm0
-upsample.2                                      generator/merge/upsample_conv0/conv
-upsample.3                                      generator/merge/upsample_norm1
-upsample.5                                      generator/merge/upsample_conv1/conv
+latent_maps.{i}                                 latent_maps_{i}
+decoder.branches.{i}.blocks.{j}.{layer}         update/branches_{i}_blocks_{j}/{layer}
+decoder.fuse_layers.{i}.{j}.net.{k}.{layer}     update/fuse_layers_{i}_{j}/net_{k}/{layer}
+decoder.fuse_layers.{i}.{j}.net.{layer}         update/fuse_layers_{i}_{j}/net/{layer}
+decoder.post_fuse_layers.{i}.{layer}            update/post_fuse_layers_{i}/{layer}
+branch_interp.last_layer.0                      merge/conv1
+branch_interp.last_layer.1                      merge/norm
+branch_interp.last_layer.3                      merge/conv2
+upsample.0                                      merge/upsample_norm0
+upsample.2                                      merge/upsample_conv0/conv
+upsample.3                                      merge/upsample_norm1
+upsample.5                                      merge/upsample_conv1/conv
 """
 # The parts of the generator; all others belong to the encoder, or are copies.
 _PARTS = ("latent_maps", "decoder", "branch_interp", "upsample")
@@ -39,14 +39,14 @@ _PARTS = ("latent_maps", "decoder", "branch_interp", "upsample")
 Flat = Mapping[tuple[str, ...], Any]
 
 
-def import_with_report(
+def import_generator(
     path: str | os.PathLike[str],
     model: Generator,
     *,
     allow_missing: Iterable[str] = (),
     drop: Iterable[str] = (),
 ) -> Imported:
-    """Return the variables of a generator from a file of JIIO-DEQ, and where they come from.
+    """Return the parameters of a generator from a file of JIIO-DEQ, and where they come from.
 
     Args:
       path: a file that `torch.save` wrote, with a state dict or a training checkpoint.
@@ -56,8 +56,8 @@ def import_with_report(
       drop: list of PyTorch names, with ``*`` for any part, that are not read from the file.
 
     Returns:
-      {"params": {"generator": ...}} of numpy arrays, float32, or float64 if the file has float64;
-      and a report.
+      {"params": ...} of numpy arrays as `init_params` returns them, float32, or float64 if the file
+      has float64; and a report.
 
     Raises:
       ValueError: the file cannot be read, or holds more than tensors and containers; its names and
@@ -77,8 +77,7 @@ def import_with_report(
 
 def _initial(model: Generator) -> Flat:
     """Return the model's initial variables by path."""
-    params = {"generator": init_params(model, jax.random.key(0))}
-    return traverse_util.flatten_dict({"params": params})
+    return traverse_util.flatten_dict({"params": init_params(model, jax.random.key(0))})
 
 
 def _wanted(model: Generator) -> dict[str, Wanted]:

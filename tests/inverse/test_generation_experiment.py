@@ -1,0 +1,130 @@
+"""Generators with optimised and encoded latent codes: training, evaluation, inverse problems."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from generators import ENCODED, SMALL, small
+from running import mesh_of, take_steps
+
+from mdeq_jax.implicit import DEQ
+from mdeq_jax.inverse.config import OptimiseConfig
+from mdeq_jax.inverse.generation.experiment import create_experiment, mean_squared_errors, psnr
+from mdeq_jax.solvers import Anderson
+from mdeq_jax.training.config import override
+from mdeq_jax.training.evaluation import Evaluator
+from mdeq_jax.training.mesh import replicate
+
+TASKS = {"denoise": "noisy", "denoise_0.2": "noisy_0.2", "inpaint": "masked"}
+EIGHT = jax.tree.map(jnp.asarray, {"image": np.random.default_rng(0).random((8, 8, 8, 1), "f")})
+
+
+def evaluate(config):
+    experiment, mesh = create_experiment(config), mesh_of(1)
+    variables = replicate(jax.jit(experiment.init)(jax.random.key(0)), mesh)
+    evaluator = Evaluator(experiment, mesh)
+    return experiment, [evaluator(variables, unrolled=None) for _ in range(2)]
+
+
+@pytest.mark.parametrize("config", [SMALL, ENCODED], ids=["optimised", "encoded"])
+def test_the_evaluation(config):
+    experiment, (metrics, again) = evaluate(config)
+    assert metrics == again  # the corruptions are the same
+    assert metrics["eval/examples"] == 360
+    names = ["", *(f"_{name}" for name in TASKS)]
+    names += ["_optimised"] if config is ENCODED else []
+    assert all(0 < metrics[f"eval/solver_steps{name}"] <= 5 for name in names)
+    assert all(np.isfinite(metrics[f"eval/psnr{name}"]) for name in names)
+    batches = list(experiment.test_batches())
+    images, noise, visible = (
+        np.concatenate([batch[name] for batch in batches]) for name in ("image", "noise", "visible")
+    )
+    errors = {
+        "noisy": np.square(0.4 * noise).mean(),
+        "noisy_0.2": np.square(0.2 * noise).mean(),
+        "masked": np.square(images * (1 - visible)).mean(),
+    }
+    for name, error in errors.items():
+        np.testing.assert_allclose(metrics[f"eval/psnr_{name}"], -10 * np.log10(error), rtol=1e-4)
+
+
+@pytest.mark.parametrize("config", [SMALL, ENCODED], ids=["optimised", "encoded"])
+def test_training_lowers_the_loss(config):
+    experiment = create_experiment(override(config, {"data.batch_size": 64}))
+    losses = [take_steps(experiment, 1, count)[1]["loss"] for count in (1, 12)]
+    assert losses[1] < 0.9 * losses[0]
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_the_number_of_devices():
+    for config in (SMALL, ENCODED):
+        experiment = create_experiment(
+            override(config, {"optim.name": "sgd", "optim.learning_rate": 0.1})
+        )
+        one, two = (take_steps(experiment, devices, 2)[0].params for devices in (1, 2))
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+        jax.tree.map(close, *jax.device_get((one, two)))
+
+
+def test_an_image_alone_and_among_others():
+    experiment, variables = small()
+    restore = jax.jit(
+        lambda pixels: experiment.restore(variables, experiment.observe(pixels), DEQ(SOLVER)).x
+    )
+    together, alone = restore(EIGHT["image"]), restore(EIGHT["image"][3:4])
+    np.testing.assert_allclose(together[3:4], alone, rtol=0, atol=1e-4)
+
+
+SOLVER = Anderson(max_steps=5, tol=1e-6)
+
+
+def test_hidden_pixels_and_the_prior():
+    """Hidden pixels do not matter, and the weight of the prior grows with the noise."""
+    experiment, variables = small()
+    image = EIGHT["image"]
+    visible = jnp.ones_like(image).at[:, 2:5].set(0)
+    other = jnp.where(visible > 0, image, 9.0)
+    params = experiment.problem(variables, jnp.zeros((8, 4))).args[0]
+    x = jax.random.normal(jax.random.key(1), (8, 4))
+    z = experiment.inversion.cell(experiment.inversion.start(x), x, (params, None))
+    first, second = (
+        experiment.inversion.cost(z, x, (params, experiment.observe(pixels, visible)))
+        for pixels in (image, other)
+    )
+    np.testing.assert_array_equal(first, second)
+    clean, noisy = (
+        experiment.inversion.cost(z, x, (params, experiment.observe(image, noise=noise)))
+        for noise in (0.0, 0.5)
+    )
+    weight = 0.25 * SMALL.evaluation.noise_prior
+    np.testing.assert_allclose(noisy - clean, weight * jnp.square(x).sum(axis=1), rtol=1e-4)
+    error = mean_squared_errors(experiment.image(variables, z), image) * 64
+    prior = SMALL.loss.prior * jnp.square(x).sum(axis=1)
+    np.testing.assert_allclose(clean, error + prior, rtol=1e-5)
+
+
+def test_psnr():
+    np.testing.assert_allclose(psnr(jnp.asarray([1.0, 0.01])), [0, 20], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evaluation.box": (9, 2)}, r"box is 9×2, but the images are 8×8"),
+        ({"evaluation.noise": ()}, r"noise is \(\).*distinct numbers above 0"),
+        ({"evaluation.noise": (-0.1,)}, r"noise is \(-0\.1,\).*above 0"),
+        ({"loss.prior": -1.0}, r"prior is -1\.0.*at least 0"),
+        ({"optimise.x_step": 0.0}, r"x_step is 0\.0.*above 0"),
+        ({"optimise.z_step": 1.5}, r"z_step is 1\.5"),
+    ],
+)
+def test_what_is_wrong_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        create_experiment(override(SMALL, changes))
+
+
+def test_step_sizes():
+    steps = OptimiseConfig(0.5, 0.4, 2.0).steps()
+    assert (steps.z, steps.mu, steps.x) == (0.5, 0.4, 2.0)
