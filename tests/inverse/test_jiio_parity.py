@@ -34,7 +34,7 @@ def arrays(x64):
 def args(arrays):
     params = jax.tree.map(jnp.float64, import_generator(FILE, MODEL).variables["params"])
     visible = jnp.ones_like(arrays["target"][..., :1])
-    return weight_norm.merge(params), Observation(arrays["target"], visible, jnp.float64(0))
+    return weight_norm.merge(params), Observation(arrays["target"], visible, jnp.zeros(2))
 
 
 @pytest.fixture(scope="module")

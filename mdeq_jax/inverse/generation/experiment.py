@@ -28,7 +28,7 @@ from mdeq_jax.inverse.generation.model.encoder import Encoder
 from mdeq_jax.inverse.generation.model.generator import Generator, init_params
 from mdeq_jax.layers import weight_norm
 from mdeq_jax.solvers import State
-from mdeq_jax.solvers.keys import sample_keys
+from mdeq_jax.solvers.keys import normal_like, sample_keys
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -47,8 +47,6 @@ from mdeq_jax.training.weights import load_matching
 __all__ = ["Config", "Generation", "create_experiment"]
 
 CHANNELS = 1
-# The names of restored images, and of the corrupted images that they are restored from.
-_CORRUPTED = {"denoise": "noisy", "inpaint": "masked"}
 
 
 class Generation:
@@ -171,9 +169,8 @@ class Generation:
         mean, log_variance = self._encoder.apply(encoder, batch["image"])
         x = mean
         if key is not None:
-            draw = functools.partial(jax.random.normal, shape=x.shape[1:], dtype=x.dtype)
-            keys = sample_keys(key, batch, first_row(batch))
-            x = x + jnp.exp(log_variance / 2) * jax.vmap(draw)(keys)
+            keys = sample_keys(key, x, first_row(batch))
+            x = x + jnp.exp(log_variance / 2) * normal_like(keys, x)
         solution = layer(*self.problem(variables, x))
         outputs = self.decode(variables, solution.z, batch, train=key is not None)
         return Forward({**outputs, "mean": mean, "log_variance": log_variance}, solution)
@@ -216,10 +213,13 @@ class Generation:
         metrics = {"psnr": psnr(errors.mean())}
         if not self.encoded:
             return outputs["cost"].mean(), metrics
-        mean, log_variance = outputs["mean"], outputs["log_variance"]
-        kl = (jnp.square(mean) + jnp.exp(log_variance) - log_variance - 1).sum(axis=-1) / 2
-        error = errors * math.prod(batch["image"].shape[1:])
-        return (error + self.config.loss.kl * kl).mean(), metrics | {"kl": kl.mean()}
+        loss = math.prod(batch["image"].shape[1:]) * errors.mean()
+        if "mean" in outputs:
+            mean, log_variance = outputs["mean"], outputs["log_variance"]
+            kl = (jnp.square(mean) + jnp.exp(log_variance) - log_variance - 1).sum(axis=-1) / 2
+            metrics["kl"] = kl.mean()
+            loss += self.config.loss.kl * metrics["kl"]
+        return loss, metrics
 
     def predict(
         self, variables: Variables, batch: Batch, layer: Layer, carry: PyTree
@@ -228,19 +228,20 @@ class Generation:
 
         "" is the reconstruction. The others are restored and corrupted images of `observations`.
         """
-        outputs, statistics = {}, {}
+        problems = self.observations(batch)
+        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *problems.values())
+        optimum = self.restore(variables, together, layer)
+        solved = solver_statistics(self.config, optimum.solution)
+        images = self.image(variables, optimum.z)
+        outputs, statistics, start = {}, {}, 0
+        for name, seen in problems.items():
+            rows = slice(start, start := start + len(seen.pixels))
+            outputs |= {_corrupted_name(name): seen.pixels, name: images[rows]}
+            statistics |= {metric(key, name): value[rows] for key, value in solved.items()}
         if self.encoded:
             found = self.forward(variables, batch, layer, train=False)
             outputs[""] = found.outputs["image"]
-            statistics = solver_statistics(self.config, found.solution)
-        for name, seen in self.observations(batch).items():
-            optimum = self.restore(variables, seen, layer)
-            outputs[name] = self.image(variables, optimum.z)
-            if name.startswith(tuple(_CORRUPTED)):
-                task, _, level = name.partition("_")
-                outputs["_".join([_CORRUPTED[task], *filter(None, [level])])] = seen.pixels
-            solved = solver_statistics(self.config, optimum.solution)
-            statistics |= {metric(key, name): value for key, value in solved.items()}
+            statistics |= solver_statistics(self.config, found.solution)
         return Prediction(outputs, statistics, carry)
 
     def observations(self, batch: Batch) -> dict[str, Observation]:
@@ -280,7 +281,7 @@ class Generation:
         prior = options.kl / 2 if self.encoded else options.prior
         prior += self.config.evaluation.noise_prior * noise**2
         visible = jnp.ones_like(pixels[..., :1]) if visible is None else visible
-        return Observation(pixels, visible, jnp.asarray(prior, pixels.dtype))
+        return Observation(pixels, visible, jnp.full(len(pixels), prior, pixels.dtype))
 
     def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
         """Return the sums of the mean squared errors of all images."""
@@ -301,6 +302,11 @@ class Generation:
     def record(self, outputs: PyTree) -> Array:
         """Return the reconstructions, (B, H, W, C)."""
         return outputs[""]
+
+
+def _corrupted_name(name: str) -> str:
+    """Return what the images are called that images of a name are restored from."""
+    return name.replace("denoise", "noisy").replace("inpaint", "masked")
 
 
 def metric(name: str, end: str) -> str:

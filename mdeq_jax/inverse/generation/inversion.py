@@ -27,7 +27,7 @@ class Observation(NamedTuple):
 
     pixels: Float[Array, "B H W C"]
     visible: Float[Array, "B H W 1"]
-    prior: Float[Array, ""]
+    prior: Float[Array, " B"]
 
 
 @dataclasses.dataclass(frozen=True)
