@@ -31,8 +31,9 @@ from mdeq_jax.commands.tables import Table
 from mdeq_jax.images.files import find_images, read_image
 from mdeq_jax.inverse.generation.config import Config
 from mdeq_jax.inverse.generation.corruption import draw_corruption
-from mdeq_jax.inverse.generation.experiment import Generation, mean_squared_errors, psnr
-from mdeq_jax.inverse.generation.inversion import Observation
+from mdeq_jax.inverse.generation.experiment import Generation
+from mdeq_jax.inverse.generation.metrics import mean_squared_errors, psnr
+from mdeq_jax.inverse.generation.observations import Observation, observe_corrupted
 from mdeq_jax.inverse.generation.pictures import fit, side_by_side, to_grey
 from mdeq_jax.training.evaluation import evaluation_layer, solver_statistics
 from mdeq_jax.training.weights import Trained
@@ -64,20 +65,26 @@ class Problem:
         if not self.noise > 0:
             raise ValueError(f"--noise is {self.noise}; it must be a number above 0.")
 
-    def observe(self, experiment: Generation, image: np.ndarray, number: int) -> Observation:
+    def observe(
+        self, experiment: Generation, variables: Any, image: np.ndarray, number: int
+    ) -> Observation:
         """Return what is seen of an image.
 
         Args:
           experiment: the experiment, with the prior of its latent codes.
+          variables: the model's variables.
           image: the image.
           number: number of the image, on which its corruption depends.
         """
         noise, visible = draw_corruption(self.seed, number, image.shape, self.box)
-        if self.task == "denoise":
-            return experiment.observe(
-                jnp.asarray(image + self.noise * noise)[None], None, self.noise
-            )
-        return experiment.observe(jnp.asarray(image * visible)[None], jnp.asarray(visible)[None])
+        denoise = self.task == "denoise"
+        return observe_corrupted(
+            jnp.asarray(image + self.noise * noise if denoise else image * visible)[None],
+            None if denoise else jnp.asarray(visible)[None],
+            self.noise if denoise else 0.0,
+            experiment.prior,
+            variables["scale"],
+        )
 
 
 def main(
@@ -111,7 +118,7 @@ def main(
     experiment = Generation(trained.config)
     images = _read(inputs, output, experiment.model.size)
     seen = {
-        name: problem.observe(experiment, image, number)
+        name: problem.observe(experiment, trained.variables, image, number)
         for number, (name, image) in enumerate(images.items())
     }
     restore = _compiled(experiment, trained, steps)
@@ -156,8 +163,8 @@ def _compiled(
     def restore(
         variables: Any, seen: Observation, images: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        optimum = experiment.restore(variables, seen, layer)
-        restored = experiment.image(variables, optimum.z)
+        optimum = experiment.inversion.restore(variables, seen, layer)
+        restored = experiment.inversion.image(variables, optimum.z)
         return restored, {
             **solver_statistics(trained.config, optimum.solution),
             "psnr_corrupted": psnr(mean_squared_errors(seen.pixels, images)),

@@ -11,14 +11,16 @@ from running import mesh_of, take_steps
 
 from mdeq_jax.implicit import DEQ
 from mdeq_jax.inverse.config import OptimiseConfig
-from mdeq_jax.inverse.generation.experiment import create_experiment, mean_squared_errors, psnr
+from mdeq_jax.inverse.generation.experiment import create_experiment
+from mdeq_jax.inverse.generation.metrics import mean_squared_errors, psnr
+from mdeq_jax.inverse.generation.observations import observe_clean, observe_corrupted
 from mdeq_jax.solvers import Anderson
 from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.mesh import replicate
 
 TASKS = {"denoise": "noisy", "denoise_0.2": "noisy_0.2", "inpaint": "masked"}
-EIGHT = jax.tree.map(jnp.asarray, {"image": np.random.default_rng(0).random((8, 8, 8, 1), "f")})
+EIGHT = jnp.asarray(np.random.default_rng(0).random((8, 8, 8, 1), "f"))
 
 
 def evaluate(config):
@@ -70,39 +72,48 @@ def test_results_do_not_depend_on_the_number_of_devices():
 
 def test_an_image_alone_and_among_others():
     experiment, variables = small()
-    restore = jax.jit(
-        lambda pixels: experiment.restore(variables, experiment.observe(pixels), DEQ(SOLVER)).x
-    )
-    together, alone = restore(EIGHT["image"]), restore(EIGHT["image"][3:4])
+
+    @jax.jit
+    def restore(pixels):
+        seen = observe_clean(pixels, experiment.prior)
+        return experiment.inversion.restore(variables, seen, DEQ(Anderson(max_steps=5))).x
+
+    together, alone = restore(EIGHT), restore(EIGHT[3:4])
     np.testing.assert_allclose(together[3:4], alone, rtol=0, atol=1e-4)
-
-
-SOLVER = Anderson(max_steps=5, tol=1e-6)
 
 
 def test_hidden_pixels_and_the_prior():
     """Hidden pixels do not matter, and the weight of the prior grows with the noise."""
     experiment, variables = small()
-    image = EIGHT["image"]
-    visible = jnp.ones_like(image).at[:, 2:5].set(0)
-    other = jnp.where(visible > 0, image, 9.0)
-    params = experiment.problem(variables, jnp.zeros((8, 4))).args[0]
+    inversion, scale = experiment.inversion, {"code": 0.5, "error": 0.01}
+    visible = jnp.ones_like(EIGHT).at[:, 2:5].set(0)
+    other = jnp.where(visible > 0, EIGHT, 9.0)
     x = jax.random.normal(jax.random.key(1), (8, 4))
-    z = experiment.inversion.cell(experiment.inversion.start(x), x, (params, None))
-    first, second = (
-        experiment.inversion.cost(z, x, (params, experiment.observe(pixels, visible)))
-        for pixels in (image, other)
-    )
-    np.testing.assert_array_equal(first, second)
-    clean, noisy = (
-        experiment.inversion.cost(z, x, (params, experiment.observe(image, noise=noise)))
-        for noise in (0.0, 0.5)
-    )
-    weight = 0.25 * SMALL.evaluation.noise_prior
-    np.testing.assert_allclose(noisy - clean, weight * jnp.square(x).sum(axis=1), rtol=1e-4)
-    error = mean_squared_errors(experiment.image(variables, z), image) * 64
-    prior = SMALL.loss.prior * jnp.square(x).sum(axis=1)
-    np.testing.assert_allclose(clean, error + prior, rtol=1e-5)
+    f, z0, args = inversion.problem(variables, x)
+    z, params = f(z0, args), args[0]
+    costs = [
+        inversion.cost(z, x, (params, seen))
+        for seen in (
+            observe_corrupted(EIGHT, visible, 0.0, 0.2, scale),
+            observe_corrupted(other, visible, 0.0, 0.2, scale),
+            observe_clean(EIGHT, 0.2),
+            observe_corrupted(EIGHT, None, 0.3, 0.2, scale),
+        )
+    ]
+    np.testing.assert_array_equal(costs[0], costs[1])
+    error = mean_squared_errors(inversion.image(variables, z), EIGHT) * 64
+    norms = jnp.square(x).sum(axis=1)
+    np.testing.assert_allclose(costs[2], error + 0.2 * norms, rtol=1e-5)
+    np.testing.assert_allclose(costs[3] - costs[2], (0.09 + 0.01) / 0.5 * norms, rtol=1e-4)
+
+
+def test_the_running_means_of_training():
+    """After one step they are one hundredth of the way to the means of the first batch."""
+    experiment = create_experiment(SMALL)
+    state, metrics = take_steps(experiment, 1, 1)
+    scale = state.collections["scale"]
+    np.testing.assert_allclose(scale["error"], 0.01 * 10 ** (-metrics["psnr"] / 10), rtol=1e-4)
+    assert 0.99 <= scale["code"] < 1
 
 
 def test_psnr():

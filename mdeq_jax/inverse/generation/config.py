@@ -62,21 +62,16 @@ class EvaluationConfig:
       noise: standard deviations of the noise that is removed, each above 0, for pixels in [0, 1].
         The metrics of the first are psnr_denoise and psnr_noisy; those of the others have the
         number at the end of their names, as psnr_denoise_0.2.
-      noise_prior: for noise of the standard deviation σ, σ² times this is added to the prior of the
-        latent codes; at least 0. It is the ratio of the variances of a pixel's and of a code's
-        distribution.
       box: height and width of the box that is hidden and filled in, at least 1.
     """
 
     noise: tuple[float, ...] = (0.4, 0.2)
-    noise_prior: float = 1.0
     box: tuple[int, int] = (4, 4)
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
         distinct = len({*self.noise}) == len(self.noise) > 0
         require(self, "noise", distinct and min(self.noise) > 0, "distinct numbers above 0")
-        require_number(self, "noise_prior", lambda x: x >= 0, "of at least 0")
         require(self, "box", len(self.box) == 2 and min(self.box) > 0, "two sides of at least 1")
 
 

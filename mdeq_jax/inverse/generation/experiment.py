@@ -18,16 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from mdeq_jax.implicit import FixedPointProblem
-from mdeq_jax.implicit.optimise import Optimum
+from mdeq_jax.implicit import Solution
 from mdeq_jax.inverse.generation.config import Config
 from mdeq_jax.inverse.generation.corruption import draw_corruption
 from mdeq_jax.inverse.generation.data import Images, image_size, load_images
-from mdeq_jax.inverse.generation.inversion import Inversion, Observation
+from mdeq_jax.inverse.generation.inversion import Inversion, plain_kernels
+from mdeq_jax.inverse.generation.metrics import (
+    corrupted_name,
+    mean_squared_errors,
+    metric,
+    next_scale,
+    psnr,
+)
 from mdeq_jax.inverse.generation.model.encoder import Encoder
 from mdeq_jax.inverse.generation.model.generator import Generator, init_params
-from mdeq_jax.layers import weight_norm
-from mdeq_jax.solvers import State
+from mdeq_jax.inverse.generation.observations import inverse_problems, observe_clean
 from mdeq_jax.solvers.keys import normal_like, sample_keys
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
@@ -87,18 +92,29 @@ class Generation:
         return self.config.model.latents == "encoded"
 
     @property
+    def prior(self) -> float:
+        """Weight of ‖x‖² in the cost of a latent code x, without corruption."""
+        # A variational autoencoder's codes have the variance 1, and its pixels kl / 2.
+        options = self.config.loss
+        return options.kl / 2 if self.encoded else options.prior
+
+    @property
     def train_size(self) -> int:
         """Return the number of images to train on."""
         return len(self.train_images)
 
     def init(self, key: PRNGKeyArray) -> Variables:
-        """Return random variables: parameters of "generator", and of "encoder" if there is one."""
+        """Return random variables: parameters of "generator", and of "encoder" if there is one.
+
+        The collection "scale" has running means of training: "code", the mean square of an entry of
+        a latent code, and "error", the mean squared error of a pixel.
+        """
         params = {"generator": init_params(self.model, key)}
         if self.encoded:
             images = jax.ShapeDtypeStruct((1, *self.model.size, CHANNELS), jnp.float32)
             encoder: Any = self._encoder.lazy_init(jax.random.fold_in(key, 1), images)
             params["encoder"] = encoder["params"]
-        return {"params": params}
+        return {"params": params, "scale": {"code": jnp.ones(()), "error": jnp.zeros(())}}
 
     def init_carry(self, batch_size: int) -> PyTree:
         """Return (): images are independent."""
@@ -157,53 +173,61 @@ class Generation:
         training, and otherwise is the mean.
         """
         if self.encoded:
-            return self._forward_encoded(variables, batch, layer, key if train else None)
-        optimum = self.restore(variables, self._whole(batch), layer)
+            return self._forward_encoded(variables, batch, layer, train=train, key=key)
+        clean = observe_clean(batch["image"], self.prior)
+        optimum = self.inversion.restore(variables, clean, layer)
         outputs = self.decode(variables, optimum.solution.z, batch, train=train)
-        return Forward({**outputs, "cost": optimum.cost}, optimum.solution)
+        outputs["cost"] = optimum.cost
+        return self._passed(variables, batch, optimum.x, outputs, optimum.solution, train=train)
 
     def _forward_encoded(
-        self, variables: Variables, batch: Batch, layer: Layer, key: PRNGKeyArray | None
+        self,
+        variables: Variables,
+        batch: Batch,
+        layer: Layer,
+        *,
+        train: bool,
+        key: PRNGKeyArray | None,
     ) -> Forward:
         encoder = {"params": variables["params"]["encoder"]}
         mean, log_variance = self._encoder.apply(encoder, batch["image"])
         x = mean
-        if key is not None:
+        if train:
             keys = sample_keys(key, x, first_row(batch))
             x = x + jnp.exp(log_variance / 2) * normal_like(keys, x)
-        solution = layer(*self.problem(variables, x))
-        outputs = self.decode(variables, solution.z, batch, train=key is not None)
-        return Forward({**outputs, "mean": mean, "log_variance": log_variance}, solution)
+        solution = layer(*self.inversion.problem(variables, x))
+        outputs = self.decode(variables, solution.z, batch, train=train)
+        outputs |= {"mean": mean, "log_variance": log_variance}
+        return self._passed(variables, batch, x, outputs, solution, train=train)
 
-    def problem(self, variables: Variables, x: Float[Array, "B n"]) -> FixedPointProblem:
-        """Return the fixed-point problem of latent codes."""
-        f = lambda z, args: self.inversion.cell(z, args[1], args)  # noqa: E731
-        return FixedPointProblem(f, self.inversion.start(x), (self._merged(variables), x))
+    def _passed(
+        self,
+        variables: Variables,
+        batch: Batch,
+        x: Float[Array, "B n"],
+        outputs: dict[str, Array],
+        solution: Solution,
+        *,
+        train: bool,
+    ) -> Forward:
+        """Return a forward pass, in training with the next running means."""
+        scale = variables["scale"]
+        if train:
+            scale = next_scale(scale, x, outputs["image"], batch["image"])
+        return Forward(outputs, solution, collections={"scale": scale})
 
-    def restore(self, variables: Variables, seen: Observation, layer: Layer) -> Optimum:
-        """Return the latent codes that show observed images best, and their equilibria."""
-        x0 = jnp.zeros((len(seen.pixels), self.config.model.latent_size), seen.pixels.dtype)
-        return self.inversion(self._merged(variables), seen, x0, layer)
-
-    def image(self, variables: Variables, z: State) -> Float[Array, "B H W C"]:
-        """Return the images of equilibria, with pixels in [0, 1]."""
-        return self.inversion.image(self._merged(variables), z)
-
-    def decode(self, variables: Variables, z: PyTree, batch: Batch, *, train: bool) -> PyTree:
+    def decode(
+        self, variables: Variables, z: PyTree, batch: Batch, *, train: bool
+    ) -> dict[str, Array]:
         """Return "image" (B, H, W, C), pixels in [0, 1], and "cost" (B,) of optimised codes.
 
         A state of optimised latent codes is one of the augmented map.
         """
         if self.encoded:
-            return {"image": self.image(variables, z)}
-        args = self._merged(variables), self._whole(batch)
-        return {
-            "image": self.image(variables, z.z),
-            "cost": self.inversion.cost(z.z, z.x, args),
-        }
-
-    def _merged(self, variables: Variables) -> PyTree:
-        return weight_norm.merge(variables["params"]["generator"])
+            return {"image": self.inversion.image(variables, z)}
+        args = plain_kernels(variables), observe_clean(batch["image"], self.prior)
+        image, cost = self.inversion.image(variables, z.z), self.inversion.cost(z.z, z.x, args)
+        return {"image": image, "cost": cost}
 
     def loss(
         self, variables: Variables, outputs: PyTree, batch: Batch, axis_name: str | None
@@ -226,62 +250,27 @@ class Generation:
     ) -> Prediction:
         """Return images by the ends of the names of their metrics, and the solvers' statistics.
 
-        "" is the reconstruction. The others are restored and corrupted images of `observations`.
+        "" is the reconstruction; restored and corrupted images follow. With encoded latent codes,
+        "optimised" is the reconstruction from the best code instead of the encoder's.
         """
-        problems = self.observations(batch)
+        problems = {
+            "optimised" if self.encoded else "": observe_clean(batch["image"], self.prior),
+            **inverse_problems(batch, self.config.evaluation.noise, self.prior, variables["scale"]),
+        }
         together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *problems.values())
-        optimum = self.restore(variables, together, layer)
+        optimum = self.inversion.restore(variables, together, layer)
         solved = solver_statistics(self.config, optimum.solution)
-        images = self.image(variables, optimum.z)
+        images = self.inversion.image(variables, optimum.z)
         outputs, statistics, start = {}, {}, 0
         for name, seen in problems.items():
             rows = slice(start, start := start + len(seen.pixels))
-            outputs |= {_corrupted_name(name): seen.pixels, name: images[rows]}
+            outputs |= {corrupted_name(name): seen.pixels, name: images[rows]}
             statistics |= {metric(key, name): value[rows] for key, value in solved.items()}
         if self.encoded:
             found = self.forward(variables, batch, layer, train=False)
             outputs[""] = found.outputs["image"]
             statistics |= solver_statistics(self.config, found.solution)
         return Prediction(outputs, statistics, carry)
-
-    def observations(self, batch: Batch) -> dict[str, Observation]:
-        """Return the inverse problems of a batch with "image", "noise" and "visible".
-
-        They are "denoise" for each level of noise, "inpaint", and the reconstruction of the image
-        itself, "". With encoded latent codes, whose reconstruction is the encoder's, it is called
-        "optimised".
-        """
-        options, image = self.config.evaluation, batch["image"]
-        problems = {"optimised" if self.encoded else "": self._whole(batch)}
-        for level in options.noise:
-            name = "denoise" if level == options.noise[0] else f"denoise_{level}"
-            problems[name] = self.observe(image + level * batch["noise"], noise=level)
-        visible = batch["visible"]
-        return problems | {"inpaint": self.observe(image * visible, visible)}
-
-    def _whole(self, batch: Batch) -> Observation:
-        """Return the observation of all pixels, without noise."""
-        return self.observe(batch["image"])
-
-    def observe(
-        self,
-        pixels: Float[Array, "B H W C"],
-        visible: Float[Array, "B H W 1"] | None = None,
-        noise: float = 0.0,
-    ) -> Observation:
-        """Return an observation of images, with the prior of their latent codes.
-
-        Args:
-          pixels: what is seen of the images.
-          visible: 1 where a pixel is known, 0 where it is hidden; None hides no pixel.
-          noise: standard deviation of the noise in the pixels.
-        """
-        options = self.config.loss
-        # The codes of a variational autoencoder have the variance 1, and its pixels kl / 2.
-        prior = options.kl / 2 if self.encoded else options.prior
-        prior += self.config.evaluation.noise_prior * noise**2
-        visible = jnp.ones_like(pixels[..., :1]) if visible is None else visible
-        return Observation(pixels, visible, jnp.full(len(pixels), prior, pixels.dtype))
 
     def sums(self, outputs: PyTree, batch: Batch) -> Mapping[str, PyTree]:
         """Return the sums of the mean squared errors of all images."""
@@ -302,32 +291,6 @@ class Generation:
     def record(self, outputs: PyTree) -> Array:
         """Return the reconstructions, (B, H, W, C)."""
         return outputs[""]
-
-
-def _corrupted_name(name: str) -> str:
-    """Return what the images are called that images of a name are restored from."""
-    return name.replace("denoise", "noisy").replace("inpaint", "masked")
-
-
-def metric(name: str, end: str) -> str:
-    """Return the name of a metric of one kind of images, such as "psnr_denoise"."""
-    return f"{name}_{end}" if end else name
-
-
-def mean_squared_errors(
-    images: Float[Array, "B H W C"], others: Float[Array, "B H W C"]
-) -> Float[Array, " B"]:
-    """Return the mean squared error of each image, over all its pixels."""
-    return jnp.square(images - others).mean(axis=(1, 2, 3))
-
-
-def psnr(error: Float[Array, "*B"]) -> Float[Array, "*B"]:
-    """Return the peak signal-to-noise ratio −10 log10(error) in dB, for pixels in [0, 1].
-
-    Args:
-      error: mean squared error.
-    """
-    return -10 * jnp.log10(error)
 
 
 def create_experiment(config: Config) -> Generation:
