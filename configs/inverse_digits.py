@@ -20,4 +20,12 @@ from mdeq_jax.training.sections import to_config_dict
 
 def get_config() -> ConfigDict:
     """Return the config."""
-    return to_config_dict(Config())
+    config = to_config_dict(Config())
+    config.model.branch_channels = (16,)
+    config.data.batch_size = 32
+    config.optimise.x_step = 0.5
+    config.solver.forward.max_steps = 30
+    config.optim.learning_rate = 3e-3
+    config.train.steps = 800
+    config.train.eval_every = 800
+    return config

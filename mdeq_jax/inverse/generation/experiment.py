@@ -16,6 +16,7 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.implicit import Solution
@@ -32,7 +33,7 @@ from mdeq_jax.inverse.generation.metrics import (
 )
 from mdeq_jax.inverse.generation.model.encoder import Encoder
 from mdeq_jax.inverse.generation.model.generator import Generator, init_params
-from mdeq_jax.inverse.generation.observations import inverse_problems, observe_clean
+from mdeq_jax.inverse.generation.observations import Observation, inverse_problems, observe_clean
 from mdeq_jax.solvers.keys import normal_like, sample_keys
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
@@ -257,15 +258,19 @@ class Generation:
             "optimised" if self.encoded else "": observe_clean(batch["image"], self.prior),
             **inverse_problems(batch, self.config.evaluation.noise, self.prior, variables["scale"]),
         }
-        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *problems.values())
-        optimum = self.inversion.restore(variables, together, layer)
-        solved = solver_statistics(self.config, optimum.solution)
-        images = self.inversion.image(variables, optimum.z)
-        outputs, statistics, start = {}, {}, 0
-        for name, seen in problems.items():
-            rows = slice(start, start := start + len(seen.pixels))
-            outputs |= {corrupted_name(name): seen.pixels, name: images[rows]}
-            statistics |= {metric(key, name): value[rows] for key, value in solved.items()}
+
+        def restore(seen: Observation) -> tuple[Array, dict[str, Array]]:
+            optimum = self.inversion.restore(variables, seen, layer)
+            image = self.inversion.image(variables, optimum.z)
+            return image, solver_statistics(self.config, optimum.solution)
+
+        # One after the other in a loop, so that the solve is compiled once.
+        together = jax.tree.map(lambda *each: jnp.stack(each), *problems.values())
+        images, solved = lax.map(restore, together)
+        outputs, statistics = {}, {}
+        for i, (name, seen) in enumerate(problems.items()):
+            outputs |= {corrupted_name(name): seen.pixels, name: images[i]}
+            statistics |= {metric(key, name): value[i] for key, value in solved.items()}
         if self.encoded:
             found = self.forward(variables, batch, layer, train=False)
             outputs[""] = found.outputs["image"]
