@@ -25,7 +25,8 @@ def fit(image: Pixels, size: tuple[int, int]) -> Float[np.ndarray, "H W 1"]:
     top, left = (height - cut[0]) // 2, (width - cut[1]) // 2
     middle = image[top : top + cut[0], left : left + cut[1]]
     scaled = cv2.resize(middle, size[::-1], interpolation=cv2.INTER_AREA)
-    return np.float32(cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY))[..., None] / 255
+    grey = np.asarray(cv2.cvtColor(scaled, cv2.COLOR_RGB2GRAY), np.float32)
+    return grey[..., None] / 255
 
 
 def to_grey(image: Float[np.ndarray, "H W 1"]) -> UInt8[np.ndarray, "H W"]:

@@ -1,7 +1,7 @@
 """The architecture of the generator, checked when it is created."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax
 
@@ -39,11 +39,6 @@ class ModelConfig:
       ValueError: ModelConfig.branch_channels is (12, 16); it must be a list of multiples of ...
     """
 
-    # What every generator has, and its cell asks for.
-    block_gn_affine: ClassVar[bool] = True
-    fuse_gn_affine: ClassVar[bool] = True
-    post_gn_affine: ClassVar[bool] = True
-
     latents: Literal["optimised", "encoded"] = "optimised"
     latent_size: int = 16
     branch_channels: tuple[int, ...] = (16, 16)
@@ -78,6 +73,21 @@ class ModelConfig:
     def big_kernels(self) -> tuple[int, ...]:
         """Per branch, number of 5×5 convolutions of a block: none."""
         return (0,) * len(self.branch_channels)
+
+    @property
+    def block_gn_affine(self) -> bool:
+        """Whether GroupNorm has scale and bias in the blocks: it has."""
+        return True
+
+    @property
+    def fuse_gn_affine(self) -> bool:
+        """Whether GroupNorm has scale and bias in the fusion: it has."""
+        return True
+
+    @property
+    def post_gn_affine(self) -> bool:
+        """Whether GroupNorm has scale and bias after the fusion: it has."""
+        return True
 
     @property
     def size_divisor(self) -> int:
