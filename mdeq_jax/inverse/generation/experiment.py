@@ -34,7 +34,6 @@ from mdeq_jax.inverse.generation.metrics import (
 from mdeq_jax.inverse.generation.model.encoder import Encoder
 from mdeq_jax.inverse.generation.model.generator import Generator, init_params
 from mdeq_jax.inverse.generation.observations import Observation, inverse_problems, observe_clean
-from mdeq_jax.solvers.keys import normal_like, sample_keys
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -191,11 +190,12 @@ class Generation:
         key: PRNGKeyArray | None,
     ) -> Forward:
         encoder = {"params": variables["params"]["encoder"]}
-        mean, log_variance = self._encoder.apply(encoder, batch["image"])
+        code: Any = self._encoder.apply(encoder, batch["image"])
+        mean, log_variance = code
         x = mean
-        if train:
-            keys = sample_keys(key, x, first_row(batch))
-            x = x + jnp.exp(log_variance / 2) * normal_like(keys, x)
+        if key is not None:
+            noise = initial_state(key, x, "normal", first_row(batch))
+            x = x + jnp.exp(log_variance / 2) * noise
         solution = layer(*self.inversion.problem(variables, x))
         outputs = self.decode(variables, solution.z, batch, train=train)
         outputs |= {"mean": mean, "log_variance": log_variance}

@@ -70,7 +70,8 @@ class Inversion:
           x: latent codes.
           args: parameters with plain kernels, and anything.
         """
-        return self.model.apply({"params": args[0]}, z, x, method="cell")
+        fz: Any = self.model.apply({"params": args[0]}, z, x, method="cell")
+        return fz
 
     def cost(
         self, z: State, x: Float[Array, "B n"], args: tuple[PyTree, Observation]
@@ -91,7 +92,8 @@ class Inversion:
         return self._image(plain_kernels(variables), z)
 
     def _image(self, params: PyTree, z: State) -> Float[Array, "B H W C"]:
-        return self.model.apply({"params": params}, z, method="image")
+        image: Any = self.model.apply({"params": params}, z, method="image")
+        return image
 
 
 def plain_kernels(variables: Variables) -> PyTree:

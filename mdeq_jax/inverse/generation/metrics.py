@@ -1,5 +1,7 @@
 """Peak signal-to-noise ratios, the names of metrics, and the running means of training."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 from jax import lax
@@ -56,4 +58,5 @@ def next_scale(
     """
     error = mean_squared_errors(images, targets)
     new = lax.stop_gradient({"code": jnp.square(x).mean(), "error": error.mean()})
-    return optax.incremental_update(lax.pmean(new, AXIS), scale, _NEW_SHARE)
+    updated: Any = optax.incremental_update(lax.pmean(new, AXIS), scale, _NEW_SHARE)
+    return updated
