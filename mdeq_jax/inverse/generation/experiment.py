@@ -34,6 +34,7 @@ from mdeq_jax.inverse.generation.metrics import (
 from mdeq_jax.inverse.generation.model.encoder import Encoder
 from mdeq_jax.inverse.generation.model.generator import Generator, init_params
 from mdeq_jax.inverse.generation.observations import Observation, inverse_problems, observe_clean
+from mdeq_jax.solvers import initial_state
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
