@@ -35,6 +35,7 @@ setup(
         "train": of["train"],
         "vision": vision,
         "flow": [*pictures, *of["flow"]],
+        "inverse": pictures,
         "reasoning": [*of["train"], *of["viz"], *of["reasoning"]],
         "viz": of["viz"],
         "cuda": cuda,

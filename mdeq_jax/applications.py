@@ -26,6 +26,7 @@ APPLICATIONS = {
     "vision": "mdeq_jax.vision.experiment",
     "reasoning": "mdeq_jax.reasoning.experiment",
     "flow": "mdeq_jax.flow.experiment",
+    "inverse": "mdeq_jax.inverse.generation.experiment",
     "regression": "mdeq_jax.apps.regression",
     "baseline": "mdeq_jax.comparison.experiment",
 }

@@ -22,11 +22,12 @@ from mdeq_jax.vision.experiment import create_experiment
 from mdeq_jax.vision.model import create_model
 
 ROOT = Path(__file__).parent.parent
-# Models other than MDEQ; tests/comparison, tests/apps and tests/reasoning have their sizes.
+# Models other than MDEQ; tests/comparison, tests/apps, tests/reasoning and others have their sizes.
 OTHERS = {"digits_resnet", "regression"}
 OTHERS |= {"mazes", "mazes_large", "prefix_sums", "sudoku4", "sudoku9"}
 OTHERS |= {"flow_shapes", "flow_chairs_base", "flow_things_base", "flow_things_huge"}
 OTHERS |= {"flow_sintel_huge", "flow_kitti_huge"}
+OTHERS |= {"inverse_digits"}
 FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
 NAMES = sorted(FILES - OTHERS)
 COUNTS = {

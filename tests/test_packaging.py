@@ -100,7 +100,8 @@ def test_what_a_plain_install_brings(wheel):
     assert required["vision"] | required["flow"] | {"pytest", "ruff"} < required["dev"]
     assert "mkdocs-material" in required["docs"]
     assert set(metadata.get_all("Provides-Extra")) == {
-        *("train", "flow", "reasoning", "vision", "viz", "cuda", "tpu", "dev", "docs", "prepare")
+        *("train", "flow", "inverse", "reasoning", "vision", "viz"),
+        *("cuda", "tpu", "dev", "docs", "prepare"),
     }
 
 
@@ -160,6 +161,7 @@ def test_help(installed, command, purpose, flag):
     [
         ("mdeq-plot", "Draw pictures of a trained model", "--checkpoint"),
         ("mdeq-flow", "Predict the optical flow of a film", "--submission"),
+        ("mdeq-invert", "Remove noise from images", "--task"),
         ("mdeq-prepare", "Prepare a data set through TFDS", "--data-dir"),
         ("mdeq-cityscapes-archives", "Check the official Cityscapes archives", "--archives"),
     ],

@@ -1,4 +1,4 @@
-"""Flax modules: convolution and GroupNorm."""
+"""Flax modules: convolution and GroupNorm, alone and together."""
 
 import math
 from collections.abc import Callable
@@ -112,6 +112,32 @@ class GroupNorm(nn.Module):
         # Multiplied out, it takes one pass over x, and backward one pass over x and y's cotangent.
         y = wide * scale[:, None, None] + (bias - mean * scale)[:, None, None]
         return y.astype(dtype)
+
+
+class ConvGN(nn.Module):
+    """A convolution without bias and a GroupNorm.
+
+    Attributes:
+      features: number of output channels.
+      size: the kernel's height and width.
+      stride: stride along height and width, at least 1.
+      groups: groups of the GroupNorm.
+      affine: whether the GroupNorm has scale and bias.
+      kernel_init: initialiser of the kernel.
+    """
+
+    features: int
+    size: int
+    groups: int
+    affine: bool
+    stride: int = 1
+    kernel_init: Initializer = normal_init
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H' W' O"]:
+        """Return the normalised convolution of x."""
+        x = Conv(self.features, self.size, self.stride, False, self.kernel_init, name="conv")(x)
+        return GroupNorm(self.groups, self.affine, name="gnorm")(x)
 
 
 def _group_moments(

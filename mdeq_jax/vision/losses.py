@@ -7,9 +7,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from mdeq_jax.layers.resize import resize_bilinear
 from mdeq_jax.training.losses import masked_mean
 from mdeq_jax.vision.config import IGNORE, LossConfig
-from mdeq_jax.vision.model.resize import resize_bilinear
 
 
 def pixel_cross_entropy(

@@ -16,8 +16,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from mdeq_jax.layers.resize import resize_bilinear, scaled_size
 from mdeq_jax.vision.config import InferenceConfig
-from mdeq_jax.vision.model.resize import resize_bilinear, scaled_size
 
 # A function from images, whose size the model accepts, to logits of any resolution and statistics.
 DenseForward = Callable[[Float[Array, "B H W 3"]], tuple[Float[Array, "B h w num_classes"], PyTree]]

@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
 
+from mdeq_jax.layers.resize import resize_bilinear
 from mdeq_jax.training.evaluation import masked_sums
 from mdeq_jax.training.experiment import Batch, Metrics
 from mdeq_jax.training.losses import masked_mean
 from mdeq_jax.vision.config import IGNORE, Config, InferenceConfig, LossConfig
 from mdeq_jax.vision.confusion import confusion_matrix, segmentation_metrics
 from mdeq_jax.vision.losses import pixel_cross_entropy, pixel_weights, segmentation_loss
-from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.segment import padding, segment
 
 # A function from images to logits, an array or a dict of arrays, and any other pytree.

@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from mdeq_jax.layers.resize import resize_bilinear
 from mdeq_jax.stability import spectral_radius
 from mdeq_jax.training.experiment import HostBatch
 from mdeq_jax.vision.config import IGNORE, Config, DataConfig
 from mdeq_jax.vision.data import eval_batches, find_dataset
 from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.viz.style import BLUE, ORANGE, finish, new_figure, save
 
 # A probability that rounds to 1 has no place on a logit axis.

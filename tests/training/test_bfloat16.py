@@ -11,9 +11,9 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from test_steps import make_batch, setup, with_sections
 
+from mdeq_jax.images import digits
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.training.mesh import shard
-from mdeq_jax.vision.data import digits
 from mdeq_jax.vision.model import ModelConfig, create_model
 from mdeq_jax.vision.torch_files.convert import import_torch
 

@@ -7,11 +7,11 @@ import pytest
 from test_steps import OPA, eval_step_of, experiment_of, initial_state, setup, with_sections
 
 from mdeq_jax.commands import train
+from mdeq_jax.layers.resize import resize_bilinear
 from mdeq_jax.training.evaluation import solver_traces
 from mdeq_jax.training.experiment import Evaluation
 from mdeq_jax.training.mesh import shard
 from mdeq_jax.vision.model import create_model
-from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.tasks import make_task
 
 MODEL = {

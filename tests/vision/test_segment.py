@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mdeq_jax.layers.resize import resize_bilinear
 from mdeq_jax.vision.config import InferenceConfig
-from mdeq_jax.vision.model.resize import resize_bilinear
 from mdeq_jax.vision.segment import (
     at_scale,
     forward_padded,

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from mdeq_jax.images.decoding import Pixels, Size
+from mdeq_jax.layers.resize import scaled_size
 from mdeq_jax.vision.config import IGNORE
 from mdeq_jax.vision.data.dataset import IMAGENET, Example
-from mdeq_jax.vision.model.resize import scaled_size
 
 MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET.mean)
 

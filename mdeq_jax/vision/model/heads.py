@@ -6,11 +6,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mdeq_jax.layers.modules import Conv
+from mdeq_jax.layers.multiscale import State
+from mdeq_jax.layers.resize import resize_bilinear
 from mdeq_jax.solvers.norms import to_working_dtype
-from mdeq_jax.vision.model.cell import State
 from mdeq_jax.vision.model.config import ModelConfig
 from mdeq_jax.vision.model.layers import ConvBN
-from mdeq_jax.vision.model.resize import resize_bilinear
 
 _EXPANSION = 4
 

@@ -1,38 +1,11 @@
-"""Layers of stem, cell and head: convolution with a norm."""
+"""The layer of stem and head: convolution with BatchNorm."""
 
 from flax import linen as nn
-from flax.typing import Initializer
 from jaxtyping import Array, Float
 
-from mdeq_jax.layers.modules import Conv, GroupNorm, normal_init
+from mdeq_jax.layers.modules import Conv
 
 _EPSILON = 1e-5
-
-
-class ConvGN(nn.Module):
-    """A convolution without bias and a GroupNorm.
-
-    Attributes:
-      features: number of output channels.
-      size: the kernel's height and width.
-      stride: stride along height and width, at least 1.
-      groups: groups of the GroupNorm.
-      affine: whether the GroupNorm has scale and bias.
-      kernel_init: initialiser of the kernel.
-    """
-
-    features: int
-    size: int
-    groups: int
-    affine: bool
-    stride: int = 1
-    kernel_init: Initializer = normal_init
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B H' W' O"]:
-        """Return the normalised convolution of x."""
-        x = Conv(self.features, self.size, self.stride, False, self.kernel_init, name="conv")(x)
-        return GroupNorm(self.groups, self.affine, name="gnorm")(x)
 
 
 class ConvBN(nn.Module):

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float, Int, PyTree
 from mdeq_jax.implicit import DEQ, Adjoint, FixedPointProblem, Solution
 from mdeq_jax.implicit.unrolled import unroll
 from mdeq_jax.layers import weight_norm
+from mdeq_jax.layers.multiscale import Masks, MDEQCell, State, init_cell
 from mdeq_jax.solvers import Broyden, Solver, SolverResult
 from mdeq_jax.solvers.norms import vary_together
-from mdeq_jax.vision.model.cell import Masks, MDEQCell, State, dropout_masks, init_cell
 from mdeq_jax.vision.model.config import ModelConfig
+from mdeq_jax.vision.model.dropout import dropout_masks
 from mdeq_jax.vision.model.heads import HEADS, make_extra_heads
 from mdeq_jax.vision.model.stem import LowerInjections, Stem
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from variables import make_images, make_variables
 
+from mdeq_jax.layers.multiscale import init_cell
 from mdeq_jax.vision.model import ModelConfig, create_model
-from mdeq_jax.vision.model.cell import dropout_masks, init_cell
+from mdeq_jax.vision.model.dropout import dropout_masks
 
 SMALL = ModelConfig(
     branch_channels=(4, 8),

@@ -4,22 +4,68 @@ Source: Bai, Koltun, Kolter, "Multiscale Deep Equilibrium Models", NeurIPS 2020,
 `MDEQModule` in `lib/models/mdeq_core.py`, locuslab/deq, whose names the parameters keep.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mdeq_jax.layers import weight_norm
-from mdeq_jax.layers.modules import Conv, GroupNorm, normal_init, torch_init
-from mdeq_jax.vision.model.config import ModelConfig
-from mdeq_jax.vision.model.layers import ConvGN
+from mdeq_jax.layers.modules import Conv, ConvGN, GroupNorm, normal_init, torch_init
 
 State = tuple[Float[Array, "B H W C"], ...]
 Masks = tuple[tuple[Float[Array, "B 1 1 C"], ...], ...]
+
+
+class CellConfig(Protocol):
+    """The architecture of a cell; a field "per branch" has one entry for each resolution."""
+
+    @property
+    def branch_channels(self) -> tuple[int, ...]:
+        """Per branch, number of channels of the state, the highest resolution first."""
+        ...
+
+    @property
+    def blocks_per_branch(self) -> tuple[int, ...]:
+        """Per branch, number of residual blocks."""
+        ...
+
+    @property
+    def big_kernels(self) -> tuple[int, ...]:
+        """Per branch, how many of a block's two convolutions are 5×5 rather than 3×3."""
+        ...
+
+    @property
+    def expansion(self) -> int:
+        """Inner width of a block, as a multiple of its branch's channels."""
+        ...
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups of every GroupNorm; those after the fusion have half as many."""
+        ...
+
+    @property
+    def weight_norm(self) -> bool:
+        """Whether the blocks and the convolutions after the fusion are weight-normed."""
+        ...
+
+    @property
+    def block_gn_affine(self) -> bool:
+        """Whether GroupNorm has scale and bias in the blocks."""
+        ...
+
+    @property
+    def fuse_gn_affine(self) -> bool:
+        """Whether GroupNorm has scale and bias in the fusion."""
+        ...
+
+    @property
+    def post_gn_affine(self) -> bool:
+        """Whether GroupNorm has scale and bias after the fusion."""
+        ...
 
 
 class ResidualBlock(nn.Module):
@@ -31,7 +77,7 @@ class ResidualBlock(nn.Module):
       kernel_init: initialiser of both kernels.
     """
 
-    config: ModelConfig
+    config: CellConfig
     branch: int
     kernel_init: Initializer
 
@@ -67,7 +113,7 @@ class Downsample(nn.Module):
       target: index of the branch that it is fused into, above `source`.
     """
 
-    config: ModelConfig
+    config: CellConfig
     source: int
     target: int
 
@@ -93,7 +139,7 @@ class Upsample(nn.Module):
       target: index of the branch that it is fused into, below `source`.
     """
 
-    config: ModelConfig
+    config: CellConfig
     source: int
     target: int
 
@@ -113,7 +159,7 @@ class MDEQCell(nn.Module):
       config: the architecture.
     """
 
-    config: ModelConfig
+    config: CellConfig
 
     @nn.compact
     def __call__(
@@ -128,7 +174,8 @@ class MDEQCell(nn.Module):
         Args:
           z: one array per branch, with half the height and width of the previous branch.
           x: injected into the first block of branch 0.
-          masks: masks of `dropout_masks`; None applies no dropout.
+          masks: for each block of each branch, factors (B, 1, 1, C) of what its second convolution
+            returns; None applies none.
           lower: injections into the first blocks of branches 1, 2, ...; none by default.
         """
         injected = dict(enumerate((x, *lower)))
@@ -167,10 +214,10 @@ class MDEQCell(nn.Module):
         return torch_init if self.config.weight_norm else normal_init
 
 
-def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:
+def init_cell(key: PRNGKeyArray, config: CellConfig) -> dict[str, Any]:
     """Return random parameters of the cell, float32; weight-normed kernels as g and v."""
-    sides = [2 ** (config.num_branches - 1 - i) for i in range(config.num_branches)]
     widths = config.branch_channels
+    sides = [2**i for i in reversed(range(len(widths)))]
     z = tuple(
         jax.ShapeDtypeStruct((1, n, n, c), jnp.float32) for n, c in zip(sides, widths, strict=True)
     )
@@ -179,38 +226,3 @@ def init_cell(key: PRNGKeyArray, config: ModelConfig) -> dict[str, Any]:
     if not config.weight_norm:
         return params
     return weight_norm.split(params, lambda name: not name.startswith("fuse_layers"))
-
-
-def dropout_masks(
-    key: PRNGKeyArray,
-    config: ModelConfig,
-    batch: int,
-    dtype: jnp.dtype,
-    axis_name: str | None = None,
-) -> Masks:
-    """Draw the masks of variational dropout, one (batch, 1, 1, C) for each residual block.
-
-    An entry is 1 / (1 − p) with probability 1 − p and otherwise 0, with p = config.dropout.
-
-    Args:
-      key: the random key, the same on all devices.
-      config: the architecture.
-      batch: number of images, on one device.
-      dtype: dtype of the masks.
-      axis_name: mesh axis over which the images are split. Each device draws the masks of all
-        images and keeps its own, so that an image's masks do not depend on the number of devices.
-    """
-    keep = 1 - config.dropout
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    first = 0 if axis_name is None else lax.axis_index(axis_name) * batch
-
-    def draw(key: PRNGKeyArray, channels: int) -> Array:
-        kept = jax.random.bernoulli(key, keep, (devices * batch, 1, 1, channels))
-        return lax.dynamic_slice_in_dim(kept, first, batch).astype(dtype) / keep
-
-    return tuple(
-        tuple(draw(k, channels) for k in jax.random.split(jax.random.fold_in(key, i), blocks))
-        for i, (channels, blocks) in enumerate(
-            zip(config.branch_channels, config.blocks_per_branch, strict=True)
-        )
-    )

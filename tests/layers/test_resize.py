@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from variables import make_images
 
-from mdeq_jax.vision.model.resize import resize_bilinear
+from mdeq_jax.layers.resize import resize_bilinear
 
 
 def align_corners(image, size):

@@ -1,4 +1,4 @@
-"""Bilinear resizing that maps corner pixels onto corner pixels, for segmentation."""
+"""Bilinear resizing that maps corner pixels onto corner pixels."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,0 +1,1 @@
+"""A generator whose latent codes are optimised, and inverse problems that it solves."""
