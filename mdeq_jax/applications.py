@@ -26,6 +26,8 @@ APPLICATIONS = {
     "vision": "mdeq_jax.vision.experiment",
     "reasoning": "mdeq_jax.reasoning.experiment",
     "flow": "mdeq_jax.flow.experiment",
+    "adversarial": "mdeq_jax.inverse.adversarial.experiment",
+    "meta": "mdeq_jax.inverse.meta.experiment",
     "regression": "mdeq_jax.apps.regression",
     "baseline": "mdeq_jax.comparison.experiment",
 }

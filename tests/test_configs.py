@@ -27,6 +27,7 @@ OTHERS = {"digits_resnet", "regression"}
 OTHERS |= {"mazes", "mazes_large", "prefix_sums", "sudoku4", "sudoku9"}
 OTHERS |= {"flow_shapes", "flow_chairs_base", "flow_things_base", "flow_things_huge"}
 OTHERS |= {"flow_sintel_huge", "flow_kitti_huge"}
+OTHERS |= {"adversarial_digits", "meta_sinusoid"}
 FILES = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"__init__"}
 NAMES = sorted(FILES - OTHERS)
 COUNTS = {

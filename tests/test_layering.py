@@ -20,6 +20,7 @@ LAYOUT = (
     "vision",
     "reasoning",
     "flow",
+    "inverse",
     "apps",
     "applications",
     "viz",
@@ -27,7 +28,7 @@ LAYOUT = (
     "commands",
 )
 # Rooms of one application each, which do not know each other.
-APPLICATIONS = ("vision", "reasoning", "flow", "apps")
+APPLICATIONS = ("vision", "reasoning", "flow", "inverse", "apps")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

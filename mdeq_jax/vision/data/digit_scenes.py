@@ -17,11 +17,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from mdeq_jax.images.digits import load_raw
 from mdeq_jax.vision.config import IGNORE, DataConfig
 from mdeq_jax.vision.data import embedded
 from mdeq_jax.vision.data.classification_transforms import scaled_middle
 from mdeq_jax.vision.data.dataset import IMAGENET, Dataset, Example, require_image_size
-from mdeq_jax.vision.data.digits import load_raw
 from mdeq_jax.vision.data.segmentation_transforms import (
     as_example,
     pad,

@@ -2,47 +2,21 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from mdeq_jax.images.decoding import Pixels
+from mdeq_jax.images.digits import SIZE, WHITE, load_raw
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import embedded
 from mdeq_jax.vision.data.classification_transforms import random_shift, scaled_middle
 from mdeq_jax.vision.data.dataset import Dataset, Example, Normalisation, require_image_size
 
-TEST_EXAMPLES = 360
-SIZE = (8, 8)
-WHITE = 16
 NORMALISATION = Normalisation((0.3, 0.3, 0.3), (0.38, 0.38, 0.38), WHITE)
-
-
-class RawDigits(NamedTuple):
-    """All digits in scikit-learn's order, and which of them are for training and for testing.
-
-    Attributes:
-      images: uint8, 0 (background) to 16.
-      labels: 0 to 9.
-      rows: rows of "train" and of "test", in the order of the split.
-    """
-
-    images: UInt8[np.ndarray, "N 8 8 1"]
-    labels: Int[np.ndarray, " N"]
-    rows: dict[str, Int[np.ndarray, " n"]]
-
-
-def load_raw() -> RawDigits:
-    """Return scikit-learn's digits and their split."""
-    from sklearn.datasets import load_digits  # needed only to prepare
-
-    pixels, labels = load_digits(return_X_y=True)
-    order = np.random.RandomState(0).permutation(len(labels))
-    rows = {"train": order[:-TEST_EXAMPLES], "test": order[-TEST_EXAMPLES:]}
-    return RawDigits(pixels.reshape(-1, 8, 8, 1).astype(np.uint8), labels, rows)
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):

@@ -5,6 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
+from mdeq_jax.images.digits import load_raw
 from mdeq_jax.vision.config import DataConfig
 from mdeq_jax.vision.data import (
     dataset_info,
@@ -14,7 +15,6 @@ from mdeq_jax.vision.data import (
     find_dataset,
     train_iterator,
 )
-from mdeq_jax.vision.data.digits import load_raw
 
 SOLID = np.full((1, 8, 8, 1), 16, np.uint8)
 

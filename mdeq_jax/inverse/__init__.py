@@ -1,0 +1,1 @@
+"""Inverse problems and other optimisation over the input of an equilibrium."""
