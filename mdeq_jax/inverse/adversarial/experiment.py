@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from mdeq_jax.images.digits import WHITE, load_raw
-from mdeq_jax.implicit import Augmented, FixedPointProblem, Optimum, optimise
+from mdeq_jax.implicit import Augmented, FixedPointProblem, Optimum, Solution, optimise
 from mdeq_jax.inverse.adversarial import attacks
 from mdeq_jax.inverse.adversarial.attacks import Ball, MarginGradient, hard_margin, soft_margin
 from mdeq_jax.inverse.adversarial.config import Config
@@ -153,10 +153,10 @@ class AdversarialTraining:
             project=self.ball.project,
         )
 
-    def margin_gradient(
+    def margins(
         self, variables: Variables, batch: Batch, layer: Layer, margin: Margin
-    ) -> MarginGradient:
-        """Return the function from δ to the margin at the equilibrium and its implicit gradient.
+    ) -> Callable[[Array], tuple[Float[Array, " B"], Solution]]:
+        """Return the function from δ to the margin at the equilibrium, and the `Solution`.
 
         Args:
           variables: the model's variables; no gradient reaches them.
@@ -166,14 +166,32 @@ class AdversarialTraining:
         """
         variables = lax.stop_gradient(variables)
 
-        def margins(delta: Array) -> tuple[Array, Array]:
+        def at(delta: Array) -> tuple[Float[Array, " B"], Solution]:
             solution = layer.again(*self.problem(variables, batch["image"] + delta))
             logits = self.decode(variables, solution.z, batch, train=False)["logits"]
-            values = margin(logits, batch["label"])
+            return margin(logits, batch["label"]), solution
+
+        return at
+
+    def margin_gradient(
+        self, variables: Variables, batch: Batch, layer: Layer, margin: Margin
+    ) -> MarginGradient:
+        """Return the function from δ to the margin of `margins` and its implicit gradient.
+
+        Args:
+          variables: the model's variables; no gradient reaches them.
+          batch: "image" (B, 8, 8, 1) and "label" (B,).
+          layer: finds the equilibrium of each δ, from the same initial state.
+          margin: `soft_margin` or `hard_margin`.
+        """
+        at = self.margins(variables, batch, layer, margin)
+
+        def total(delta: Array) -> tuple[Float[Array, ""], Float[Array, " B"]]:
+            values, _ = at(delta)
             return values.sum(), values
 
-        def value_and_gradient(delta: Array) -> tuple[Array, Array]:
-            gradient, values = jax.grad(margins, has_aux=True)(delta)
+        def value_and_gradient(delta: Array) -> tuple[Float[Array, " B"], Array]:
+            gradient, values = jax.grad(total, has_aux=True)(delta)
             return values, gradient
 
         return value_and_gradient
