@@ -1,6 +1,7 @@
 """The configuration of a run of adversarial training."""
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 from mdeq_jax.checks import require, require_int, require_number, require_share
@@ -54,7 +55,7 @@ class AttackConfig:
 
     def __post_init__(self):
         """Check the options; raises ValueError."""
-        require_number(self, "epsilon", lambda x: x > 0, "above 0; method 'none' has no attack")
+        require_number(self, "epsilon", lambda x: 0 < x < math.inf, "above 0, and finite")
         require_int(self, "pgd_steps", minimum=1)
         require_number(self, "pgd_step_size", lambda x: x > 0, "above 0")
 
