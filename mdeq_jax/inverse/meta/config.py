@@ -9,8 +9,9 @@ from mdeq_jax.training import config as run_config
 from mdeq_jax.training.config import OptimConfig, RunConfig, TrainConfig
 from mdeq_jax.training.layer_config import AdjointConfig, SolverConfig, SolversConfig
 
-_FORWARD = SolverConfig("anderson", max_steps=80, tol=1e-3)
-_BACKWARD = SolverConfig("anderson", max_steps=60, tol=1e-2)
+# Plain steps descend to a minimum; Anderson's mixtures may end at any stationary point.
+_FORWARD = SolverConfig("picard", max_steps=60, tol=1e-3)
+_BACKWARD = SolverConfig("broyden", max_steps=40, tol=1e-2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Config(RunConfig):
     solver: SolversConfig = SolversConfig(_FORWARD, _BACKWARD)
     adjoint: AdjointConfig = AdjointConfig("exact")
     optim: OptimConfig = OptimConfig(learning_rate=3e-3, clip_norm=1.0)
-    train: TrainConfig = TrainConfig(steps=3000, log_every=100, eval_every=1000)
+    train: TrainConfig = TrainConfig(steps=2000, log_every=100, eval_every=1000)
 
     def __post_init__(self):
         """Check what concerns more than one section; raises ValueError."""
