@@ -67,8 +67,8 @@ def by_pgd(
 
     first = start, jnp.zeros_like(size), jnp.zeros_like(size)
     attacked, _ = jax.lax.scan(step, first, length=steps)
-    (_, *counts), _ = step(attacked, None)
-    return attacked[0], *counts
+    (_, evaluations, pullbacks), _ = step(attacked, None)
+    return attacked[0], evaluations, pullbacks
 
 
 def measure(

@@ -77,7 +77,7 @@ def test_the_outer_gradient_is_exact_to_second_order(second_order):
 
 @pytest.mark.usefixtures("x64")
 def test_adaptation_lowers_the_error_of_the_support_points():
-    experiment, variables, batch = setting()
+    experiment, variables, batch = setting(**{"loss.penalty": 0.1})
 
     @jax.jit
     def costs(variables):

@@ -126,7 +126,8 @@ class AdversarialTraining:
 
     def _cost(self, z: State, delta: Array, args: Arguments) -> Float[Array, " B"]:
         params, _, labels = args
-        return -soft_margin(self.model.apply({"params": params}, z, method="head"), labels)
+        logits: Any = self.model.apply({"params": params}, z, method="head")
+        return -soft_margin(logits, labels)
 
     def attack(self, variables: Variables, batch: Batch, layer: Layer) -> Optimum:
         """Return the perturbation "x" of highest cross-entropy, from 0, with its equilibrium "z".
@@ -250,7 +251,7 @@ class AdversarialTraining:
         """
         passed, options = self.forward(variables, batch, layer, train=False), self.config.evaluation
         gradient = self.margin_gradient(variables, batch, layer, hard_margin)
-        keys = sample_keys(jax.random.key(self.config.seed), batch["image"], first_row(batch))
+        keys: Any = sample_keys(jax.random.key(self.config.seed), batch["image"], first_row(batch))
 
         def restart(number: Int[Array, ""]) -> Float[Array, " B"]:
             start = self.ball.draw(fold_in_each(keys, number), batch["image"])

@@ -153,7 +153,8 @@ class MetaLearning:
             return self._cell(z, *args)
 
         solution = layer.again(cell, zeros, (v, (variables["params"], x, batch["query_y"])))
-        return self.model.apply(variables, solution.z, v, method="head")
+        outputs: Any = self.model.apply(variables, solution.z, v, method="head")
+        return outputs
 
     def forward(
         self,
