@@ -251,10 +251,11 @@ class AdversarialTraining:
         """
         passed, options = self.forward(variables, batch, layer, train=False), self.config.evaluation
         gradient = self.margin_gradient(variables, batch, layer, hard_margin)
-        keys: Any = sample_keys(jax.random.key(self.config.seed), batch["image"], first_row(batch))
+        keys = sample_keys(jax.random.key(self.config.seed), batch["image"], first_row(batch))
 
         def restart(number: Int[Array, ""]) -> Float[Array, " B"]:
-            start = self.ball.draw(fold_in_each(keys, number), batch["image"])
+            own: Any = fold_in_each(keys, number)
+            start = self.ball.draw(own, batch["image"])
             size = options.first_step * self.ball.epsilon
             return attacks.highest_margin(gradient, self.ball, start, options.steps, size)
 
