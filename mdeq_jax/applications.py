@@ -27,6 +27,8 @@ APPLICATIONS = {
     "reasoning": "mdeq_jax.reasoning.experiment",
     "flow": "mdeq_jax.flow.experiment",
     "inverse": "mdeq_jax.inverse.generation.experiment",
+    "adversarial": "mdeq_jax.inverse.adversarial.experiment",
+    "meta": "mdeq_jax.inverse.meta.experiment",
     "regression": "mdeq_jax.apps.regression",
     "baseline": "mdeq_jax.comparison.experiment",
 }

@@ -1,0 +1,1 @@
+"""Adversarial training of an equilibrium classifier, and its control, training against PGD."""

@@ -1,0 +1,1 @@
+"""Meta-learning with a task vector that is optimised together with the equilibrium."""
