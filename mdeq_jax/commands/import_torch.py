@@ -27,6 +27,7 @@ from mdeq_jax.commands import cli
 from mdeq_jax.training.checkpoints import write_checkpoint
 from mdeq_jax.training.config import RunConfig, override
 from mdeq_jax.training.sections import require_key
+from mdeq_jax.training.weights import state_of
 from mdeq_jax.training.workdir import new_folder
 
 
@@ -47,7 +48,7 @@ def main(
     # Past the warm-up, so that the model is solved and not unrolled in evaluation.
     step = config.train.pretrain_steps
     with new_folder(output) as folder:
-        write_checkpoint(folder, imported.variables, dataclasses.asdict(config), step)
+        write_checkpoint(folder, state_of(imported.variables), dataclasses.asdict(config), step)
     print(*imported.report, sep="\n")
     return {"wrote": output}
 

@@ -62,6 +62,12 @@ def eval_variables(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"params": params, **collections}
 
 
+def state_of(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return variables as the state of a `Checkpoint` that no run has written."""
+    collections = {name: tree for name, tree in variables.items() if name != "params"}
+    return {"params": variables["params"], "collections": collections}
+
+
 def require_same_architecture(stored: Any, expected: Any, where: str) -> None:
     """Raise ValueError unless two architectures are the same, up to dropout.
 

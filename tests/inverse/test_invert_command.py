@@ -17,7 +17,7 @@ from mdeq_jax.inverse.generation.corruption import draw_corruption
 from mdeq_jax.inverse.generation.data import load_images
 from mdeq_jax.inverse.generation.pictures import fit
 from mdeq_jax.training.checkpoints import write_checkpoint
-from mdeq_jax.training.weights import Trained
+from mdeq_jax.training.weights import Trained, state_of
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def table(output):
 
 
 def test_noise_from_the_command_line(trained, digits, tmp_path, capsys):
-    checkpoint, output = tmp_path / "checkpoint", tmp_path / "out"
-    write_checkpoint(epath.Path(checkpoint), trained.variables, dataclasses.asdict(SMALL), 0)
+    checkpoint, output = epath.Path(tmp_path / "checkpoint"), tmp_path / "out"
+    write_checkpoint(checkpoint, state_of(trained.variables), dataclasses.asdict(SMALL), 0)
     arguments = f"--checkpoint={checkpoint}", f"--input={digits}", f"--output={output}"
     assert invoke(command.run, *arguments, "--task=denoise", "--noise=0.3", "--steps=2") == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from variables import make_images
 
 from mdeq_jax.layers.resize import resize_bilinear
+
+
+def make_images(*shape, dtype=np.float32):
+    return np.random.default_rng(1).normal(size=shape).astype(dtype)
 
 
 def align_corners(image, size):

@@ -9,6 +9,9 @@ import pytest
 from deep_thinking import FIXTURES, NAMES, load_model
 from torch_files import WRITERS, write_zip
 
+from mdeq_jax.applications import load_trained_as
+from mdeq_jax.commands import import_torch as command
+from mdeq_jax.reasoning.config import Config
 from mdeq_jax.reasoning.model.config import ModelConfig
 from mdeq_jax.reasoning.model.create import create_model
 from mdeq_jax.reasoning.model.torch_files import import_torch, import_with_report, infer_model
@@ -37,6 +40,16 @@ def test_names_shapes_and_the_report(name):
     )
     count = sum(a.size for a in jax.tree.leaves(variables))
     assert report == [f"took {count:,} parameters in 9 arrays, float32"]
+
+
+def test_an_imported_checkpoint_loads(tmp_path):
+    """The network has no collections beside its parameters."""
+    config, path = Config(model=load_model("dt1d").config), FIXTURES / "dt1d.pth"
+    output = str(tmp_path / "imported")
+    command.main(config, str(path), output, allow_missing=(), drop=())
+    trained = load_trained_as("reasoning", output)
+    expected = import_torch(path, load_model("dt1d"))
+    jax.tree.map(np.testing.assert_array_equal, trained.variables, dict(expected))
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
