@@ -169,6 +169,8 @@ def optimise(
     _check(f, cost, project, deq, stages, one, args)
     # Inside `shard_map` derivatives by a start that does not vary would be summed over devices.
     w0 = vary_together(w0, like=(f(one.z, one.x, args), cost(one.z, one.x, args)))
+    # XLA takes seconds to fold norms of large constant zeros while it compiles.
+    w0 = lax.optimization_barrier(w0)
     step, options = augmented_map(f, cost, project), {}
 
     def cost_of(w: Augmented) -> Float[Array, " B"]:
@@ -249,9 +251,7 @@ def _start(z0: State, x0: State, mu0: State | None, starts: int | None) -> Augme
                 f"There is no finite start: {name} has an entry that is infinite or NaN. Start "
                 "from zeros, or from a point whose cost is finite."
             )
-    # XLA takes seconds to fold norms of large constant zeros while it compiles.
-    zeros = lax.optimization_barrier(jax.tree.map(jnp.zeros_like, states["z0"]))
-    mu = states.get("mu0", zeros)
+    mu = states.get("mu0", jax.tree.map(jnp.zeros_like, states["z0"]))
     like, own = (jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", w) for w in (states["z0"], mu))
     if jax.tree.flatten(like) != jax.tree.flatten(own):
         raise ValueError(f"mu0 is {own}; it must have the structure and shapes of z0, {like}.")

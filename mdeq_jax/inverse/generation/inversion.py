@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.implicit import FixedPointProblem, Solution
@@ -17,7 +16,6 @@ from mdeq_jax.inverse.generation.model.generator import Generator
 from mdeq_jax.inverse.generation.observations import Observation
 from mdeq_jax.layers import weight_norm
 from mdeq_jax.layers.multiscale import State
-from mdeq_jax.solvers.norms import vary_together
 
 Variables = Mapping[str, PyTree]
 
@@ -45,11 +43,8 @@ class Inversion:
           layer: finds the fixed point of the augmented map: a `DEQ`, or the layer of a run.
         """
         x0 = jnp.zeros((len(seen.pixels), self.model.config.latent_size), seen.pixels.dtype)
-        # Under shard_map, the derivatives of the cell have the type that the images have. XLA takes
-        # seconds to fold norms of large constant zeros while it compiles.
-        start = vary_together((self.start(x0), x0), like=seen.pixels)
-        z0, x0 = lax.optimization_barrier(start)
         args = plain_kernels(variables), seen
+        z0 = self.start(x0)
         return optimise(self.cell, self.cost, z0, x0, args, deq=layer, steps=self.steps)
 
     def problem(self, variables: Variables, x: Float[Array, "B n"]) -> FixedPointProblem:

@@ -121,7 +121,7 @@ class MetaLearning:
 
     def prior(self, rows: int) -> Float[Array, "rows task_width"]:
         """Return the task vectors of tasks that are not adapted yet, zeros."""
-        return lax.optimization_barrier(jnp.zeros((rows, self.config.model.task_width)))
+        return jnp.zeros((rows, self.config.model.task_width))
 
     def adapt(self, variables: Variables, batch: Batch, layer: Layer) -> Optimum:
         """Return the task vectors "x" (B, task_width) of lowest cost on the support points.
@@ -134,7 +134,7 @@ class MetaLearning:
         zeros, x = self._inject(variables, batch["support_x"])
         args = variables["params"], x, batch["support_y"]
         v, steps = self.prior(len(x)).astype(x.dtype), self.config.optimise.steps()
-        return optimise(self._cell, self._cost, zeros, v, args, mu0=zeros, deq=layer, steps=steps)
+        return optimise(self._cell, self._cost, zeros, v, args, deq=layer, steps=steps)
 
     def query(
         self, variables: Variables, batch: Batch, v: Float[Array, "B task_width"], layer: Layer
