@@ -30,6 +30,7 @@ def test_the_table_and_its_groups():
     assert list(TABLE) == list(GROUPS)
 
 
+@pytest.mark.slow
 def test_every_setting_fits(planned):
     assert [setting.message for setting in planned] == [""] * sum(map(len, TABLE.values()))
     runs = {setting.run for setting in planned}

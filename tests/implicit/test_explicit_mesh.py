@@ -113,6 +113,7 @@ def test_vmap_over_an_axis_beside_the_sharded_one(x64, solver):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [Picard(**TIGHT), Anderson(**TIGHT), Broyden(**TIGHT)], ids=repr)
 def test_a_solve_outside_jit_and_states_sharded_along_other_axes(x64, solver):
     _, x, _ = problem()

@@ -94,7 +94,8 @@ def test_each_slice_draws_other_numbers(x64):
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 4 / 450**0.5
 
 
-@pytest.mark.parametrize("sampling", ["slice", pytest.param("index", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["slice", "index"])
 def test_sampled_states_under_vmap_and_shard_map(x64, sampling):
     args = random_args(size=8)
     keys = sample_keys(KEY, start(args))

@@ -48,6 +48,7 @@ def test_shard_map(x64):
     assert len(set(expected[1].tolist())) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [total_cost, readout], ids=lambda loss: loss.__name__)
 def test_no_tracer_outlives_its_transformation(loss):
     def closing_over(price):

@@ -60,6 +60,7 @@ def captured(*args):
     return jnp.sum(jnp.sin(z * jnp.arange(1, z.size + 1, dtype=z.dtype).reshape(z.shape)))
 
 
+@pytest.mark.slow
 def test_tracers_of_every_dtype(x64):
     """In args or captured, under every order of jit, vmap and grad, as one cell at a time."""
     weight, *batched = several_captures()
@@ -88,7 +89,7 @@ def test_tracers_of_every_dtype(x64):
     ("solver", "adjoint"),
     [
         (TIGHT, Exact(TIGHT)),
-        (TIGHT, Phantom()),
+        pytest.param(TIGHT, Phantom(), marks=pytest.mark.slow),
         pytest.param(TIGHT, JacobianFree(), marks=pytest.mark.slow),
         pytest.param(Broyden(8), Shine(refine=1), marks=pytest.mark.slow),
         pytest.param(Broyden(8), Shine(opa_every=4), marks=pytest.mark.slow),

@@ -50,6 +50,7 @@ def exact(max_steps, tol):
     return Layer(DEQ(solver, Exact(solver)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", BALLS)
 def test_the_perturbation_is_in_its_ball_and_as_strong_as_ascent_makes_it(norm):
     experiment = in_ball(norm)

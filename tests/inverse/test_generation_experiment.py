@@ -52,7 +52,9 @@ def test_the_evaluation(config):
         np.testing.assert_allclose(metrics[f"eval/psnr_{name}"], -10 * np.log10(error), rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", [SMALL, ENCODED], ids=["optimised", "encoded"])
+@pytest.mark.parametrize(
+    "config", [pytest.param(SMALL, marks=pytest.mark.slow), ENCODED], ids=["optimised", "encoded"]
+)
 def test_training_lowers_the_loss_and_keeps_running_means(config):
     experiment = create_experiment(override(config, {"data.batch_size": 64}))
     (first, before), (_, after) = (take_steps(experiment, 1, count) for count in (1, 12))

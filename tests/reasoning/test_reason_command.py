@@ -38,6 +38,7 @@ def main(workdir, output, **changes):
     return reason.main(str(workdir), output, **{**options, **changes})
 
 
+@pytest.mark.slow
 def test_the_table_and_the_figures_are_written(workdir, tmp_path, capsys):
     result = main(workdir, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]

@@ -132,9 +132,10 @@ def test_a_halted_row_takes_a_new_problem():
     np.testing.assert_array_equal(carry["finished"], [True, False, True, False])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
-    [pytest.param(TINY, marks=pytest.mark.slow), SEGMENTS],
+    [TINY, SEGMENTS],
     ids=["steps", "segments"],
 )
 def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch):
@@ -154,10 +155,11 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypat
     assert "eval/exact_20" in again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, marks=pytest.mark.slow),
+        {},
         {"loss.segments": 2, "solver.forward.noise": 0.1, "loss.alignment_weight": 0.1},
     ],
     ids=["plain", "all options"],
@@ -178,6 +180,7 @@ def test_results_do_not_depend_on_the_number_of_devices(changes, x64):
     assert evaluated[0] == pytest.approx(evaluated[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_second_solve_leaves_the_statistics_of_the_adjoint_alone():
     exact = {"adjoint.name": "exact", "adjoint.steps": None, "adjoint.damping": None}
     exact |= {"solver.backward.max_steps": 2, "solver.backward.tol": 0.0}

@@ -93,6 +93,7 @@ def cell(z, a):
     return jnp.tanh(0.5 * z) + a
 
 
+@pytest.mark.slow
 @every_solver
 def test_derivatives_that_pass_a_solve_by_or_go_through_it(x64, kind):
     solver, z0, a = kind(max_steps=50, tol=1e-12), jnp.zeros((2, 3)), jnp.ones((2, 3))

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 
 import numpy as np
+import pytest
 
 from mdeq_jax.commands import train as train_command
 from mdeq_jax.training.experiment import Experiment
@@ -41,6 +42,7 @@ def test_it_has_what_the_protocol_asks_for():
         assert ours == asked, name
 
 
+@pytest.mark.slow
 def test_training_opens_each_split_once(monkeypatch, tmp_path):
     """Two steps, two evaluations and the picture at the end."""
     opened, find = collections.Counter(), pipeline.DATASETS["digits"]

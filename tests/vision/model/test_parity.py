@@ -108,6 +108,7 @@ def test_solver_traces(x64, name):
     np.testing.assert_allclose(trace[1:], figures["anderson_rel_trace"][:20], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_jacobian_loss(x64):
     model, variables, images, figures = setting("cls3", np.float64)
     z, v = (states(figures, kind, np.float64) for kind in ("zstar", "jac_probe"))

@@ -110,6 +110,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_label_maps_of_photographs(folder):
     iterations = "--config.train.spectral_radius_iterations=2"
     done = predict(folder, "seg", f"--input={folder / 'photos'}", iterations, output="maps")

@@ -295,6 +295,7 @@ def test_one_string_is_no_list_of_names(tmp_path, argument):
 HEAD = ["classifier.*", "downsamp_modules.*", "final_layer.*", "incre_modules.*"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lacking", [HEAD, HEAD[:1], HEAD[2:3]])
 def test_a_file_without_parts_of_its_head(tmp_path, lacking):
     parts = tuple(pattern.removesuffix("*") for pattern in lacking)
