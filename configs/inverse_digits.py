@@ -31,6 +31,6 @@ def get_config() -> ConfigDict:
     config.jacobian.weight = 4.0
     config.jacobian.step_jitter = 0
     config.optim.learning_rate = 3e-3
-    config.train.steps = 1500
-    config.train.eval_every = 1500
+    config.train.steps = 500
+    config.train.eval_every = 500
     return config
