@@ -25,7 +25,7 @@ class Inversion:
     """The generator's equilibrium, and the optimisation of its latent codes.
 
     Attributes:
-      model: the generator, whose parameters are variables["params"]["generator"].
+      model: the generator; its parameters are ``variables["params"]["generator"]``.
       steps: step sizes of the augmented map.
     """
 
