@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 
 TEST_EXAMPLES = 360
 SIZE = (8, 8)
@@ -23,10 +23,15 @@ class RawDigits(NamedTuple):
     labels: Int[np.ndarray, " N"]
     rows: dict[str, Int[np.ndarray, " n"]]
 
+    @property
+    def scaled(self) -> Float32[np.ndarray, "N 8 8 1"]:
+        """The images with pixels in [0, 1]."""
+        return self.images.astype(np.float32) / WHITE
+
 
 def load_raw() -> RawDigits:
     """Return scikit-learn's digits and their split."""
-    from sklearn.datasets import load_digits  # needed only to prepare
+    from sklearn.datasets import load_digits  # slow to import
 
     pixels, labels = load_digits(return_X_y=True)
     order = np.random.RandomState(0).permutation(len(labels))

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from mdeq_jax.images.digits import WHITE, load_raw
+from mdeq_jax.images.digits import load_raw
 from mdeq_jax.implicit import Augmented, FixedPointProblem, Optimum, Solution, optimise
 from mdeq_jax.inverse.adversarial import attacks
 from mdeq_jax.inverse.adversarial.attacks import Ball, MarginGradient, hard_margin, soft_margin
@@ -72,7 +72,7 @@ class AdversarialTraining:
         self.model = Classifier(config.model.width, config.model.groups)
         self.ball = Ball(config.attack.norm, config.attack.epsilon)
         raw = load_raw()
-        images = raw.images.astype(np.float32) / WHITE
+        images = raw.scaled
         self._examples = {
             name: [{"image": images[i], "label": np.int32(raw.labels[i])} for i in rows]
             for name, rows in raw.rows.items()

@@ -60,8 +60,8 @@ class EvaluationConfig:
 
     Attributes:
       noise: standard deviations of the noise that is removed, each above 0, for pixels in [0, 1].
-        The metrics of the first are psnr_denoise and psnr_noisy; those of the others have the
-        number at the end of their names, as psnr_denoise_0.2.
+        The first one has the metrics psnr_denoise and psnr_noisy. Every other one has both with
+        its number at the end of the names, such as psnr_denoise_0.2.
       box: height and width of the box that is hidden and filled in, at least 1.
     """
 

@@ -24,7 +24,7 @@ def load_images(data: DataConfig, split: Literal["train", "test"]) -> Images:
     """Return the images of a split."""
     if data.images == "digits":
         raw = digits.load_raw()
-        return raw.images[raw.rows[split]].astype(np.float32) / digits.WHITE
+        return raw.scaled[raw.rows[split]]
     if split == "train":
         return np.stack([draw_shape(0, number) for number in range(data.shapes)])
     return np.stack([draw_shape(1, number) for number in range(data.shapes // 4)])

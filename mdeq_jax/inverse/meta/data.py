@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Float32
 
-from mdeq_jax.images.digits import WHITE, load_raw
+from mdeq_jax.images.digits import load_raw
 
 WAYS = 5
 Split = Literal["train", "test"]
@@ -106,7 +106,7 @@ def draw_digits(generator: np.random.Generator, split: Split, count: int) -> tup
 def _digits_by_class() -> list[Float32[np.ndarray, "n 64"]]:
     """Return the images of each of the ten classes."""
     raw = load_raw()
-    images = raw.images.reshape(-1, 64).astype(np.float32) / WHITE
+    images = raw.scaled.reshape(-1, 64)
     return [images[raw.labels == label] for label in range(2 * WAYS)]
 
 
