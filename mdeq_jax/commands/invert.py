@@ -33,7 +33,7 @@ from mdeq_jax.inverse.generation.config import Config
 from mdeq_jax.inverse.generation.corruption import draw_corruption
 from mdeq_jax.inverse.generation.experiment import Generation
 from mdeq_jax.inverse.generation.metrics import mean_squared_errors, psnr
-from mdeq_jax.inverse.generation.observations import Observation, observe_corrupted
+from mdeq_jax.inverse.generation.observations import Observation, observe
 from mdeq_jax.inverse.generation.pictures import fit, side_by_side, to_grey
 from mdeq_jax.training.evaluation import evaluation_layer, solver_statistics
 from mdeq_jax.training.weights import Trained
@@ -71,20 +71,17 @@ class Problem:
         """Return what is seen of an image.
 
         Args:
-          experiment: the experiment, with the prior of its latent codes.
+          experiment: the experiment, for the prior of its latent codes.
           variables: the model's variables.
           image: the image.
           number: number of the image, on which its corruption depends.
         """
         noise, visible = draw_corruption(self.seed, number, image.shape, self.box)
-        denoise = self.task == "denoise"
-        return observe_corrupted(
-            jnp.asarray(image + self.noise * noise if denoise else image * visible)[None],
-            None if denoise else jnp.asarray(visible)[None],
-            self.noise if denoise else 0.0,
-            experiment.prior,
-            variables["scale"],
-        )
+        if self.task == "denoise":
+            pixels = jnp.asarray(image + self.noise * noise)[None]
+            return observe(pixels, experiment.prior_of_corrupted(variables, self.noise))
+        pixels, shown = jnp.asarray(image * visible)[None], jnp.asarray(visible)[None]
+        return Observation(pixels, shown, experiment.prior_of_corrupted(variables, 0.0))
 
 
 def main(

@@ -13,7 +13,8 @@ from mdeq_jax.implicit import DEQ
 from mdeq_jax.inverse.config import OptimiseConfig
 from mdeq_jax.inverse.generation.experiment import create_experiment
 from mdeq_jax.inverse.generation.metrics import mean_squared_errors, psnr
-from mdeq_jax.inverse.generation.observations import observe_clean, observe_corrupted
+from mdeq_jax.inverse.generation.observations import Observation, observe
+from mdeq_jax.inverse.generation.prior import Prior, fitted_prior, isotropic_prior
 from mdeq_jax.solvers import Anderson
 from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import Evaluator
@@ -59,10 +60,14 @@ def test_training_lowers_the_loss_and_keeps_running_means(config):
     experiment = create_experiment(override(config, {"data.batch_size": 64}))
     (first, before), (_, after) = (take_steps(experiment, 1, count) for count in (1, 12))
     assert after["loss"] < 0.9 * before["loss"]
-    # One hundredth of the way from the initial values, 0 and 1, to the first batch's.
-    scale = first.collections["scale"]
-    np.testing.assert_allclose(scale["error"], 0.01 * 10 ** (-before["psnr"] / 10), rtol=1e-4)
-    assert 0.99 <= scale["code"] < 1.01
+    # One hundredth of the way from the initial values, 0 and the identity, to the first batch's.
+    statistics = jax.device_get(first.collections["statistics"])
+    error = 0.01 * 10 ** (-before["psnr"] / 10)
+    np.testing.assert_allclose(statistics["error"], error, rtol=1e-4)
+    moment = 100 * (statistics["covariance"] - 0.99 * np.eye(len(statistics["mean"])))
+    mean = 100 * statistics["mean"]
+    assert np.linalg.norm(mean) > 0
+    assert np.linalg.eigvalsh(moment - np.outer(mean, mean)).min() > -1e-4
 
 
 @pytest.mark.slow
@@ -81,7 +86,7 @@ def test_an_image_alone_and_among_others():
 
     @jax.jit
     def restore(pixels):
-        seen = observe_clean(pixels, experiment.prior)
+        seen = observe(pixels, experiment.prior)
         return experiment.inversion.restore(variables, seen, DEQ(Anderson(max_steps=5))).x
 
     together, alone = restore(EIGHT), restore(EIGHT[3:4])
@@ -89,28 +94,40 @@ def test_an_image_alone_and_among_others():
 
 
 def test_hidden_pixels_and_the_prior():
-    """Hidden pixels do not matter, and the weight of the prior grows with the noise."""
+    """Hidden pixels do not matter, and the cost of the prior is added."""
     experiment, variables = small()
-    inversion, scale = experiment.inversion, {"code": 0.5, "error": 0.01}
-    visible = jnp.ones_like(EIGHT).at[:, 2:5].set(0)
+    inversion = experiment.inversion
+    visible = jnp.ones_like(EIGHT[..., :1]).at[:, 2:5].set(0)
     other = jnp.where(visible > 0, EIGHT, 9.0)
     x = jax.random.normal(jax.random.key(1), (8, 4))
     f, z0, args = inversion.problem(variables, x)
     z, params = f(z0, args), args[0]
+    mean = jnp.arange(4.0)
+    prior = Prior(mean, jnp.diag(mean))
     costs = [
         inversion.cost(z, x, (params, seen))
         for seen in (
-            observe_corrupted(EIGHT, visible, 0.0, 0.2, scale),
-            observe_corrupted(other, visible, 0.0, 0.2, scale),
-            observe_clean(EIGHT, 0.2),
-            observe_corrupted(EIGHT, None, 0.3, 0.2, scale),
+            Observation(EIGHT, visible, prior),
+            Observation(other, visible, prior),
+            observe(EIGHT, prior),
         )
     ]
     np.testing.assert_array_equal(costs[0], costs[1])
     error = mean_squared_errors(inversion.image(variables, z), EIGHT) * 64
-    norms = jnp.square(x).sum(axis=1)
-    np.testing.assert_allclose(costs[2], error + 0.2 * norms, rtol=1e-5)
-    np.testing.assert_allclose(costs[3] - costs[2], (0.09 + 0.01) / 0.5 * norms, rtol=1e-4)
+    np.testing.assert_allclose(costs[2], error + jnp.square(x - mean) @ mean, rtol=1e-5)
+
+
+def test_the_fitted_prior_of_codes():
+    """It is w Σ⁻¹ where Σ is large, and bounded where it is 0."""
+    np.testing.assert_array_equal(isotropic_prior(0.5, 2).cost(jnp.asarray([[3.0, 4.0]])), [12.5])
+    statistics = {
+        "mean": jnp.ones(2),
+        "covariance": jnp.diag(jnp.asarray([100.0, 0.0])),
+        "error": jnp.asarray(0.01),
+    }
+    prior = fitted_prior(statistics, 0.3, x_step=0.2)
+    np.testing.assert_array_equal(prior.mean, statistics["mean"])
+    np.testing.assert_allclose(prior.precision, np.diag([0.1 / (100 + 0.02), 5]), rtol=1e-5)
 
 
 def test_psnr():

@@ -14,7 +14,8 @@ from mdeq_jax.implicit.optimise import Augmented, Steps, augmented_map
 from mdeq_jax.inverse.generation.inversion import Inversion, plain_kernels
 from mdeq_jax.inverse.generation.model.generator import Generator
 from mdeq_jax.inverse.generation.model.torch_files import import_generator
-from mdeq_jax.inverse.generation.observations import observe_clean
+from mdeq_jax.inverse.generation.observations import observe
+from mdeq_jax.inverse.generation.prior import isotropic_prior
 
 SCALE = 4  # the originals' squared error per squared error of ours
 
@@ -38,7 +39,9 @@ def variables(x64):
 
 @pytest.fixture(scope="module")
 def args(arrays, variables):
-    return plain_kernels(variables), observe_clean(arrays["target"], 0.0)
+    return plain_kernels(variables), observe(
+        arrays["target"], isotropic_prior(0.0, MODEL.config.latent_size)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,18 @@ from mdeq_jax.inverse.generation.metrics import (
     corrupted_name,
     mean_squared_errors,
     metric,
-    next_scale,
     psnr,
 )
 from mdeq_jax.inverse.generation.model.encoder import Encoder
 from mdeq_jax.inverse.generation.model.generator import Generator, init_params
-from mdeq_jax.inverse.generation.observations import Observation, inverse_problems, observe_clean
+from mdeq_jax.inverse.generation.observations import Observation, inverse_problems, observe
+from mdeq_jax.inverse.generation.prior import (
+    Prior,
+    fitted_prior,
+    initial_statistics,
+    isotropic_prior,
+    next_statistics,
+)
 from mdeq_jax.solvers import initial_state
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
@@ -93,11 +99,21 @@ class Generation:
         return self.config.model.latents == "encoded"
 
     @property
-    def prior(self) -> float:
-        """Weight of ‖x‖² in the cost of a latent code x, without corruption."""
+    def prior(self) -> Prior:
+        """The prior of the codes of clean images."""
         # A variational autoencoder's codes have the variance 1, and its pixels kl / 2.
         options = self.config.loss
-        return options.kl / 2 if self.encoded else options.prior
+        weight = options.kl / 2 if self.encoded else options.prior
+        return isotropic_prior(weight, self.config.model.latent_size)
+
+    def prior_of_corrupted(self, variables: Variables, noise: float) -> Prior:
+        """Return the prior of the codes of corrupted images.
+
+        Args:
+          variables: the variables, with the statistics of training.
+          noise: standard deviation of the noise in the pixels, at least 0.
+        """
+        return fitted_prior(variables["statistics"], noise, self.config.optimise.x_step)
 
     @property
     def train_size(self) -> int:
@@ -107,15 +123,15 @@ class Generation:
     def init(self, key: PRNGKeyArray) -> Variables:
         """Return random variables: parameters of "generator", and of "encoder" if there is one.
 
-        The collection "scale" has running means of training: "code", the mean square of an entry of
-        a latent code, and "error", the mean squared error of a pixel.
+        The collection "statistics" has running means of training: "mean" and "covariance" of the
+        latent codes, and "error", the mean squared error of a pixel.
         """
         params = {"generator": init_params(self.model, key)}
         if self.encoded:
             images = jax.ShapeDtypeStruct((1, *self.model.size, CHANNELS), jnp.float32)
             encoder: Any = self._encoder.lazy_init(jax.random.fold_in(key, 1), images)
             params["encoder"] = encoder["params"]
-        return {"params": params, "scale": {"code": jnp.ones(()), "error": jnp.zeros(())}}
+        return {"params": params, "statistics": initial_statistics(self.config.model.latent_size)}
 
     def init_carry(self, batch_size: int) -> PyTree:
         """Return (): images are independent."""
@@ -175,7 +191,7 @@ class Generation:
         """
         if self.encoded:
             return self._forward_encoded(variables, batch, layer, train=train, key=key)
-        clean = observe_clean(batch["image"], self.prior)
+        clean = observe(batch["image"], self.prior)
         optimum = self.inversion.restore(variables, clean, layer)
         outputs = self.decode(variables, optimum.solution.z, batch, train=train)
         outputs["cost"] = optimum.cost
@@ -213,10 +229,10 @@ class Generation:
         train: bool,
     ) -> Forward:
         """Return a forward pass, in training with the next running means."""
-        scale = variables["scale"]
+        statistics = variables["statistics"]
         if train:
-            scale = next_scale(scale, x, outputs["image"], batch["image"])
-        return Forward(outputs, solution, collections={"scale": scale})
+            statistics = next_statistics(statistics, x, outputs["image"], batch["image"])
+        return Forward(outputs, solution, collections={"statistics": statistics})
 
     def decode(
         self, variables: Variables, z: PyTree, batch: Batch, *, train: bool
@@ -227,7 +243,7 @@ class Generation:
         """
         if self.encoded:
             return {"image": self.inversion.image(variables, z)}
-        args = plain_kernels(variables), observe_clean(batch["image"], self.prior)
+        args = plain_kernels(variables), observe(batch["image"], self.prior)
         image, cost = self.inversion.image(variables, z.z), self.inversion.cost(z.z, z.x, args)
         return {"image": image, "cost": cost}
 
@@ -255,9 +271,10 @@ class Generation:
         "" is the reconstruction; restored and corrupted images follow. With encoded latent codes,
         "optimised" is the reconstruction from the best code instead of the encoder's.
         """
+        prior = functools.partial(self.prior_of_corrupted, variables)
         problems = {
-            "optimised" if self.encoded else "": observe_clean(batch["image"], self.prior),
-            **inverse_problems(batch, self.config.evaluation.noise, self.prior, variables["scale"]),
+            "optimised" if self.encoded else "": observe(batch["image"], self.prior),
+            **inverse_problems(batch, self.config.evaluation.noise, prior),
         }
 
         def restore(seen: Observation) -> tuple[Array, dict[str, Array]]:

@@ -1,6 +1,6 @@
 """The latent code that shows an observed image best, found together with its equilibrium.
 
-minimise Σ visible · (h(z) − pixels)² + prior · ‖x‖² over x, where z = f(z, x)
+minimise Σ visible · (h(z) − pixels)² + (x − m)ᵀ P (x − m) over x, where z = f(z, x)
 """
 
 import dataclasses
@@ -35,14 +35,15 @@ class Inversion:
     def restore(
         self, variables: Variables, seen: Observation, layer: Callable[..., Solution]
     ) -> Optimum:
-        """Return the best latent codes, from the code 0 and the state 0.
+        """Return the best latent codes, from the mean of the prior and the state 0.
 
         Args:
           variables: the variables, with weight-normed kernels as direction and length.
           seen: what is known of the images.
           layer: finds the fixed point of the augmented map: a `DEQ`, or the layer of a run.
         """
-        x0 = jnp.zeros((len(seen.pixels), self.model.config.latent_size), seen.pixels.dtype)
+        shape = len(seen.pixels), self.model.config.latent_size
+        x0 = jnp.broadcast_to(seen.prior.mean, shape).astype(seen.pixels.dtype)
         args = plain_kernels(variables), seen
         z0 = self.start(x0)
         return optimise(self.cell, self.cost, z0, x0, args, deq=layer, steps=self.steps)
@@ -80,7 +81,7 @@ class Inversion:
         """
         params, seen = args
         error = seen.visible * (self._image(params, z) - seen.pixels)
-        return jnp.square(error).sum(axis=(1, 2, 3)) + seen.prior * jnp.square(x).sum(axis=-1)
+        return jnp.square(error).sum(axis=(1, 2, 3)) + seen.prior.cost(x)
 
     def image(self, variables: Variables, z: State) -> Float[Array, "B H W C"]:
         """Return the images h(z), with pixels in [0, 1]."""
