@@ -1,0 +1,1 @@
+"""Language modelling: the equilibrium transformer of words, characters or bytes."""
