@@ -91,7 +91,7 @@ def _read(path: Path, options: DataConfig) -> Corpus:
 
 def _write(corpus: Corpus, path: Path) -> None:
     """Write a cache file, or warn if that fails."""
-    arrays = dict(zip(("vocabulary", *SPLITS), (corpus.vocabulary.to_array(), *corpus[1:])))
+    arrays = {**corpus._asdict(), "vocabulary": corpus.vocabulary.to_array()}
     part = path.with_name(f"{path.stem}.{os.getpid()}.npz")  # several processes may write it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

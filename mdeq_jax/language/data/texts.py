@@ -1,6 +1,7 @@
 """Where texts come from: WikiText-103's files, a folder of text files, or the standard library."""
 
 import hashlib
+import itertools
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,11 @@ SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 WIKITEXT_PAGE = "https://huggingface.co/datasets/Salesforce/wikitext"
 
 # SHA-256 of `pydoc_text` under releases of python.org.
-PYDOC_SHA256 = {}
+PYDOC_SHA256 = {
+    "3.11.7": "d344165f4678690670e6d9b4aaf2dd8393d9beaec4de7aded7073112318daf4f",
+    "3.12.1": "92737c3ca69384cbfa29b0fbeee2a6bf4d004cf5c0da1fc366e72fd94b413aa5",
+    "3.13.0": "66ffbe22c47d9f13f3689c023c92f08e9beb58071ead7d4c0b181b5ac9f6b5a5",
+}
 
 
 class Texts(NamedTuple):
@@ -129,7 +134,7 @@ def split_files(folder: Path) -> dict[Split, Path]:
 def split_lines(lines: Sequence[str]) -> list[Sequence[str]]:
     """Return the first 90 % of a text, the next 5 % and the last 5 %, up to whole lines."""
     bounds = [0, len(lines) * 90 // 100, len(lines) * 95 // 100, len(lines)]
-    return [lines[start:stop] for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [lines[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
 def read_lines(paths: Iterable[Path], keep_bytes: bool = False) -> Iterator[str]:
@@ -155,8 +160,8 @@ def _decode(line: bytes, path: Path, number: int, keep_bytes: bool) -> str:
         return line.decode("utf-8", "surrogateescape" if keep_bytes else "strict")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}, line {number} has the byte {line[error.start]:#04x}, which is no UTF-8 there. "
-            f"Convert the file, such as by `iconv -f LATIN1 -t UTF-8`, or set "
+            f"{path}, line {number} has the byte {line[error.start]:#04x}, which is no UTF-8 "
+            "there. Convert the file, such as by `iconv -f LATIN1 -t UTF-8`, or set "
             "config.data.vocabulary='bytes'."
         ) from None
 
