@@ -1,1 +1,1 @@
-"""Language modelling: the equilibrium transformer of words, characters or bytes."""
+"""Language models whose cell is a transformer: DEQ-Transformer, its data, training and text."""
