@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from mdeq_jax.language.config import Config
 from mdeq_jax.language.data.corpus import Corpus, open_corpus
 from mdeq_jax.language.data.streams import Streams, eval_streams, train_streams
+from mdeq_jax.language.data.vocabulary import Vocabulary
 from mdeq_jax.language.model.create import create_model
 from mdeq_jax.language.model.language_model import LanguageModel, Memory
 from mdeq_jax.language.trigram import fit_trigram
@@ -39,7 +40,7 @@ from mdeq_jax.training.experiment import (
     Variables,
     first_row,
 )
-from mdeq_jax.training.weights import load_matching
+from mdeq_jax.training.weights import Trained, load_matching
 
 __all__ = ["Config", "Language", "create_experiment"]
 
@@ -247,6 +248,27 @@ def lengthened(memory: Memory, positions: int) -> Memory:
 def in_unit(nll: Any, unit: str) -> Any:
     """Return a mean of −log p in nats as perplexity, or in bits."""
     return jnp.exp(nll) if unit == "perplexity" else nll / math.log(2)
+
+
+def stored_vocabulary(trained: Trained[Config]) -> Vocabulary:
+    """Return the vocabulary of a checkpoint; without a stored one, that of its training text.
+
+    Raises:
+      ValueError: the number of tokens is not the one of the weights, or there is neither.
+    """
+    options = trained.config.data
+    stored = tuple(trained.variables.get("vocabulary", {}).values())
+    if stored:
+        return Vocabulary.from_array(options.vocabulary, np.asarray(stored[0]))
+    vocabulary = open_corpus(options).vocabulary
+    tables = trained.variables["params"]["vocabulary"].items()
+    words = sum(len(table) for name, table in tables if name.startswith("table_"))
+    if len(vocabulary) != words:
+        raise ValueError(
+            f"the training text of config.data has {len(vocabulary)} {options.vocabulary}, but the "
+            f"weights are of {words}. Set config.data to the text of the checkpoint."
+        )
+    return vocabulary
 
 
 def create_experiment(config: Config) -> Language:
