@@ -76,7 +76,7 @@ class Token(NamedTuple):
 
 
 class Generator:
-    """Continues texts with a trained model. Its functions are compiled once per length.
+    """Continues texts with a trained model.
 
     Attributes:
       positions: number of positions of the memory.
@@ -103,19 +103,10 @@ class Generator:
           warm_start: whether the solve of a token starts from the equilibrium of the position
             before it, instead of zeros.
         """
-        self._model, self._variables, self._warm_start = model, variables, warm_start
-        self.positions, self._piece = positions, piece
-
-        @jax.jit
-        def advance(variables, tokens, memory, z0=None) -> Position:
-            out = model.apply(variables, tokens, memory, deq=deq, z0=z0)
-            return Position(out.z[:, -1:], out.memory, out.solution.result.steps)
-
-        @functools.partial(jax.jit, static_argnames="sampling")
-        def draw(variables, key, z, sampling) -> Int[Array, " 1"]:
-            return sampling(key, model.log_probabilities(variables, z)[:, -1])
-
-        self._advance, self._draw = advance, draw
+        self.positions, self._piece, self._warm_start = positions, piece, warm_start
+        self._empty = model.init_memory(1, positions)
+        self._advance = functools.partial(_advance, model, deq, variables)
+        self._draw = functools.partial(_draw, model, variables)
 
     def read(self, prompt: Int[np.ndarray, " n"]) -> Position:
         """Return the last position of a prompt.
@@ -133,12 +124,12 @@ class Generator:
             raise ValueError("the prompt has no token; give at least one word or character.")
         whole = len(prompt) // self._piece * self._piece
         starts = [*range(0, whole, self._piece), *range(whole, len(prompt))]
-        z, memory, steps = None, self._model.init_memory(1, self.positions), []
+        z, memory, steps = None, self._empty, []
         for start in starts:
             stop = start + (self._piece if start < whole else 1)
             tokens = jnp.asarray(prompt[None, start:stop], jnp.int32)
             warm = z if self._warm_start and stop - start == 1 else None
-            z, memory, taken = self._advance(self._variables, tokens, memory, warm)
+            z, memory, taken = self._advance(tokens, memory, warm)
             steps.append(taken)
         assert z is not None
         return Position(z, memory, jnp.concatenate(steps))
@@ -156,8 +147,35 @@ class Generator:
         """
         z, memory, steps = position
         for number in range(length):
-            token = self._draw(self._variables, jax.random.fold_in(key, number), z, sampling)
+            token = self._draw(jax.random.fold_in(key, number), z, sampling=sampling)
             yield Token(int(token[0]), int(steps[-1]))
             if number + 1 < length:
                 start = z if self._warm_start else None
-                z, memory, steps = self._advance(self._variables, token[None], memory, start)
+                z, memory, steps = self._advance(token[None], memory, start)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _advance(
+    model: LanguageModel,
+    deq: DEQ,
+    variables: Variables,
+    tokens: Int[Array, "1 L"],
+    memory: Memory,
+    z0: Float[Array, "1 L D"] | None,
+) -> Position:
+    """Return the position after some tokens."""
+    out = model.apply(variables, tokens, memory, deq=deq, z0=z0)
+    return Position(out.z[:, -1:], out.memory, out.solution.result.steps)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="sampling")
+def _draw(
+    model: LanguageModel,
+    variables: Variables,
+    key: PRNGKeyArray,
+    z: Float[Array, "1 1 D"],
+    *,
+    sampling: Sampling,
+) -> Int[Array, " 1"]:
+    """Return the token after a position."""
+    return sampling(key, model.log_probabilities(variables, z)[:, -1])

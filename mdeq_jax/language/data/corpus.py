@@ -1,7 +1,7 @@
 """A text as numbers, read once and kept in a cache file."""
 
 import hashlib
-import os
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,11 +92,12 @@ def _read(path: Path, options: DataConfig) -> Corpus:
 def _write(corpus: Corpus, path: Path) -> None:
     """Write a cache file, or warn if that fails."""
     arrays = {**corpus._asdict(), "vocabulary": corpus.vocabulary.to_array()}
-    part = path.with_name(f"{path.stem}.{os.getpid()}.npz")  # several processes may write it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, **arrays)
-        part.replace(path)
+        # Written elsewhere first, because several processes may write the file.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            part = Path(folder) / path.name
+            np.savez(part, **arrays)
+            part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         logging.warning("The text is not cached (%s); set config.data.cache to a folder.", error)
