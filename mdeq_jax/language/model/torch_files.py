@@ -111,12 +111,12 @@ def import_with_report(
     found = _read(path)
     words = _words(path, found) if vocabulary is None else vocabulary
     target = Target(
-        _wanted(config, words),
+        wanted_arrays(config, words),
         lambda: _initial(config, words),
         explain=lambda shapes: _explanations(shapes, config, words),
         why_ignored=_why_ignored,
-        canonical=_canonical_name,
-        convert=functools.partial(_from_torch, config),
+        canonical=canonical_name,
+        convert=functools.partial(converted, config),
     )
     shared = _without_copies(path, found, config)
     return import_arrays(path, shared, target, allow_missing=allow_missing, drop=drop)
@@ -151,7 +151,7 @@ class _OtherModelError(ValueError):
 
 def _read(path: str | os.PathLike[str]) -> dict[str, LazyArray]:
     """Return the arrays of a file by TorchDEQ's names, kernels of 1×1 convolutions as matrices."""
-    return {name: _as_matrix(name, a) for name, a in read_arrays(path, _canonical_name).items()}
+    return {name: _as_matrix(name, a) for name, a in read_arrays(path, canonical_name).items()}
 
 
 def _as_matrix(name: str, array: LazyArray) -> LazyArray:
@@ -163,8 +163,12 @@ def _as_matrix(name: str, array: LazyArray) -> LazyArray:
     return array._replace(shape=shape, read=lambda: array.read().reshape(shape))
 
 
-def _canonical_name(name: str) -> str:
-    """Return TorchDEQ's name, with the number 0 for the only layer of locuslab/deq."""
+def canonical_name(name: str) -> str:
+    """Return TorchDEQ's name of an array, with the number 0 for the only layer of locuslab/deq.
+
+    Args:
+      name: a name in a file.
+    """
     name = re.sub(r"^inject_conv\.", "injection.", plain_name(name))
     return re.sub(r"^(func\.(?:dec_attn|pos_ff))\.(?=[a-z])", r"\1.0.", name)
 
@@ -208,8 +212,13 @@ def _without_copies(
 
 
 @functools.cache
-def _wanted(config: ModelConfig, vocabulary: int) -> Mapping[str, Wanted]:
-    """Return the arrays that the model needs, by TorchDEQ's names."""
+def wanted_arrays(config: ModelConfig, vocabulary: int) -> Mapping[str, Wanted]:
+    """Return the arrays that the model needs, by TorchDEQ's names.
+
+    Args:
+      config: the architecture.
+      vocabulary: number of words.
+    """
     shapes = jax.eval_shape(lambda: _initial(config, vocabulary))
     return {
         _torch_name(path): Wanted(
@@ -238,7 +247,14 @@ def _is_map(path: Path) -> bool:
     return path[-1] in ("kernel", "g", "v") or "projection_" in path[-1]
 
 
-def _from_torch(config: ModelConfig, path: Path, array: np.ndarray) -> np.ndarray:
+def converted(config: ModelConfig, path: Path, array: np.ndarray) -> np.ndarray:
+    """Return an array of a file in our layout.
+
+    Args:
+      config: the architecture.
+      path: our path, from the collection on.
+      array: the array, of the shape in `wanted_arrays`.
+    """
     if config.kind == "stacked" and path[-2] in ("qkv", "injection"):
         # TorchDEQ has query, key and value of each head side by side.
         array = array.reshape(config.heads, 3, -1).swapaxes(0, 1).reshape(array.shape)

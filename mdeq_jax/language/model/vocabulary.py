@@ -109,11 +109,13 @@ class Vocabulary(nn.Module):
         """
         if len(self.clusters) == 1:
             return self._nll(z, words)
-        flat, order = z.reshape(-1, z.shape[-1]), jnp.argsort(words.reshape(-1))
+        flat = jnp.asarray(z).reshape(-1, z.shape[-1])
+        targets = jnp.asarray(words).reshape(-1)
+        order = jnp.argsort(targets)
         size = min(_BLOCK, len(order))
         # The last words are repeated to fill the last block.
         blocks = jnp.pad(order, (0, -len(order) % size), mode="edge").reshape(-1, size)
-        each = jax.checkpoint(lambda block: self._nll(flat[block], words.reshape(-1)[block]))
+        each = jax.checkpoint(lambda block: self._nll(flat[block], targets[block]))
         return lax.map(each, blocks).reshape(-1)[jnp.argsort(order)].reshape(words.shape)
 
     def _nll(

@@ -46,7 +46,10 @@ def load(name, **changes):
     model = create_model(config, load_about(name)["n_token"])
     variables = import_torch(FIXTURES / f"{name}.pth", config)
     with np.load(FIXTURES / f"{name}.npz") as file:
-        arrays = {key: array if array.dtype.kind != "f" else np.float64(array) for key, array in file.items()}
+        arrays = {
+            key: array if array.dtype.kind != "f" else np.float64(array)
+            for key, array in file.items()
+        }
     return model, jax.tree.map(np.float64, variables), arrays
 
 

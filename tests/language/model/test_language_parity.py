@@ -1,7 +1,7 @@
 """The model against locuslab/deq and TorchDEQ, through imported checkpoints, in float64."""
 
-import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,13 @@ from mdeq_jax.language.model.attention import position_vectors, visible_position
 from mdeq_jax.language.model.cell import CellArgs, cell_function
 from mdeq_jax.language.model.dropout import Masks
 from mdeq_jax.language.model.language_model import Memory
+from mdeq_jax.language.model.torch_files import canonical_name, converted, wanted_arrays
 from mdeq_jax.layers import weight_norm
 
 PICARD = mx.Picard(max_steps=300, tol=1e-14)
-# TorchDEQ's random weights have no equilibrium; its code is evaluated by 12 applications.
-LAYERS = {"deqlm": mx.DEQ(PICARD, mx.Unrolled(12))}
 EXACT = mx.DEQ(PICARD, mx.Exact(PICARD))
+# TorchDEQ's random weights have no equilibrium; its code is evaluated by 12 applications.
+TWELVE = mx.DEQ(mx.Picard(max_steps=12, tol=0.0))
 
 
 def assert_close(ours, theirs, bound=1e-6):
@@ -58,3 +59,91 @@ def test_words_injection_and_one_application(x64, name):
     names = ("injection", "cell_out_mem", "cell_out_nomem", "cell_out_mem_local")
     for ours, theirs in zip(found[1:], names, strict=True):
         assert_close(ours, states(name, arrays[theirs]))
+
+
+@functools.cache
+def equilibria(name, **changes):
+    """Equilibria, memories and nll of three segments, the memory carried from one to the next."""
+    model, variables, arrays = load(name, **changes)
+
+    @jax.jit
+    def segment(variables, tokens, targets, memory):
+        out = model.apply(variables, tokens, memory, deq=TWELVE if name == "deqlm" else EXACT)
+        return out.z, out.memory, model.nll(variables, out.z, targets)
+
+    memory, found = model.init_memory(3), []
+    memory = jax.tree.map(lambda x: x.astype(float) if x.ndim > 1 else x, memory)
+    for tokens, targets in zip(arrays["data"], arrays["target"], strict=True):
+        found.append(segment(variables, words(name, tokens), words(name, targets), memory))
+        memory = found[-1][1]
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_segments_with_a_carried_memory(x64, name):
+    arrays, prefix = load(name)[2], "plain_" if name == "deqlm" else ""
+    for i, (_, memory, nll) in enumerate(equilibria(name)):
+        # Upstream's memory grows to its length; here its first positions are empty.
+        assert memory.filled.tolist() == [[10, 12, 12][i]] * 3
+        z, u = (x[:, -memory.filled[0] :] for x in memory[:2])
+        assert_close(z, memories(name, arrays[f"{prefix}seg{i}_z_hist"]))
+        assert_close(u, memories(name, arrays[f"{prefix}seg{i}_u_hist"]))
+        assert_close(nll.mean(), arrays[f"{prefix}seg{i}_loss"])
+        if name != "deqlm":
+            assert_close(nll, words(name, arrays[f"seg{i}_nll"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_three_segments_with_a_local_mask(x64, name):
+    arrays = load(name)[2]
+    found = equilibria(name, local=load_about(name)["local_size_variant"])
+    for i, (_, memory, nll) in enumerate(found):
+        z = memory.z[:, -memory.filled[0] :]
+        assert_close(z, memories(name, arrays[f"seg{i}_z_hist_local"]))
+        assert_close(nll.mean(), arrays[f"seg{i}_loss_local"])
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_positions_masks_and_probabilities(x64, name):
+    model, variables, arrays = load(name)
+    # Upstream's mask of memory and state, and its local one.
+    for key, local in (("mask", 0), ("mask_local", load_about(name)["local_size_variant"])):
+        visible = visible_positions(jnp.array([12]), 10, 22, local)
+        np.testing.assert_array_equal(~visible[0, 0], arrays[key])
+    for key, count in (("pos_emb_mem", 22), ("pos_emb_nomem", 10)):
+        assert_close(position_vectors(count, model.config.width).T, arrays[key][0])
+    z = arrays["crit_hidden"]
+    of = lambda v: (model.nll(v, z, arrays["crit_target"]), model.log_probabilities(v, z))  # noqa: E731
+    nll, log_p = jax.jit(of)(variables)
+    assert_close(nll, arrays["crit_nll"])
+    assert_close(log_p[:2], arrays["crit_logprob"])
+
+
+@pytest.mark.parametrize("name", [*NAMES[:2], pytest.param("deqlm", marks=pytest.mark.slow)])
+def test_gradients(x64, name):
+    model, variables, arrays = load(name)
+    deq = mx.DEQ(adjoint=mx.Unrolled(12)) if name == "deqlm" else EXACT
+    tokens, targets = (words(name, arrays[key][0]) for key in ("data", "target"))
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(variables):
+        z = model.apply(variables, tokens, deq=deq).z
+        return model.nll(variables, z, targets).mean()
+
+    value, gradient = loss(variables)
+    assert_close(value, arrays["grad_loss"])
+    theirs = {
+        canonical_name(key.removeprefix("grad/")): array
+        for key, array in arrays.items()
+        if key.startswith("grad/")
+    }
+    # Upstream has two gradients for a projection that is shared, and their sum is ours.
+    for key in [key for key in theirs if re.match(r"crit\.out_projs\.[1-9]", key)]:
+        theirs[key.replace("crit.out", "word_emb.emb")] += theirs.pop(key)
+    wanted = wanted_arrays(model.config, model.vocabulary)
+    ours = traverse_util.flatten_dict(gradient)
+    for key, array in theirs.items():
+        path, shape = wanted[key]
+        assert_close(ours[path], converted(model.config, path, array.reshape(shape)))
