@@ -88,7 +88,7 @@ class Vocabulary(nn.Module):
         starts = [start for start, _ in self.clusters][: len(self.tables)]
         embedded = []
         for i, (table, start) in enumerate(zip(self.tables, starts, strict=True)):
-            vectors = table[jnp.clip(words - start, 0, len(table) - 1)]
+            vectors = jnp.take(table, words - start, axis=0, mode="clip")
             if self.config.has_projections:
                 vectors = self._matmul(vectors, self.input_projections[i])
             inside = (words >= start) & (words < start + len(table))
