@@ -145,9 +145,9 @@ def visible_positions(
       local: number of positions, its own included, that a query attends to; 0 is no limit.
     """
     memory = keys - length
-    distance = np.arange(length)[:, None] + memory - np.arange(keys)
+    distance = jnp.arange(length)[:, None] + memory - jnp.arange(keys)
     seen = (distance >= 0) & (distance < (local or keys))
-    exists = np.arange(keys) >= memory - filled[:, None]
+    exists = jnp.arange(keys) >= memory - filled[:, None]
     return (seen & exists[:, None])[:, None]
 
 

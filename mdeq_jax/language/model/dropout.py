@@ -4,7 +4,6 @@ import itertools
 from typing import NamedTuple
 
 import jax
-
 from jaxtyping import Array, Float, Key
 
 from mdeq_jax.language.model.config import ModelConfig

@@ -7,7 +7,7 @@ Koltun and Kolter, "Stabilizing Equilibrium Models by Jacobian Regularization", 
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,8 +123,8 @@ class LanguageModel:
           key: the random key.
           tokens: word numbers; only their shape is used.
         """
-        tokens = jax.ShapeDtypeStruct(tokens.shape, jnp.int32)
-        variables = dict(self._network.lazy_init(key, tokens))
+        like = jax.ShapeDtypeStruct(tokens.shape, jnp.int32)
+        variables = dict(self._network.lazy_init(key, like))
         if self.config.weight_norm:
             variables["params"] = weight_norm.split(
                 variables["params"], lambda name: name == "cell"
@@ -226,7 +226,7 @@ class LanguageModel:
     def _check(self, tokens: Array, memory: Memory, z0: Array | None) -> None:
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(
-                f"tokens are {tokens.dtype}{list(tokens.shape)}; give whole numbers (batch, length)."
+                f"tokens are {tokens.dtype}{list(tokens.shape)}; give integers (batch, length)."
             )
         (batch, length), width = tokens.shape, self.config.width
         positions = memory.z.shape[1]
