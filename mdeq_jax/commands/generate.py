@@ -19,8 +19,8 @@ from absl import flags
 
 from mdeq_jax import applications
 from mdeq_jax.commands import cli
+from mdeq_jax.language.data.corpus import stored_vocabulary
 from mdeq_jax.language.data.vocabulary import Vocabulary
-from mdeq_jax.language.experiment import stored_vocabulary
 from mdeq_jax.language.generation import Generator, Sampling
 from mdeq_jax.language.model.create import create_model
 from mdeq_jax.training.evaluation import evaluation_layer

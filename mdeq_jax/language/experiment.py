@@ -12,7 +12,8 @@ locuslab/deq.
 
 import functools
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grain
@@ -23,11 +24,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from mdeq_jax.language.config import Config
 from mdeq_jax.language.data.corpus import Corpus, open_corpus
 from mdeq_jax.language.data.streams import Streams, eval_streams, train_streams
-from mdeq_jax.language.data.vocabulary import Vocabulary
+from mdeq_jax.language.memory import lengthened, shortened
 from mdeq_jax.language.model.create import create_model
 from mdeq_jax.language.model.language_model import LanguageModel, Memory
+from mdeq_jax.language.model.torch_files import import_with_report
 from mdeq_jax.language.trigram import fit_trigram
 from mdeq_jax.solvers import sample_keys
+from mdeq_jax.torch_files.fitting import Imported
 from mdeq_jax.training.evaluation import masked_sums, solver_statistics
 from mdeq_jax.training.experiment import (
     Batch,
@@ -40,9 +43,9 @@ from mdeq_jax.training.experiment import (
     Variables,
     first_row,
 )
-from mdeq_jax.training.weights import Trained, load_matching
+from mdeq_jax.training.weights import load_matching
 
-__all__ = ["Config", "Language", "create_experiment"]
+__all__ = ["Config", "Language", "create_experiment", "import_torch"]
 
 # What the mean of −log p of a token is reported as.
 UNITS = {
@@ -118,8 +121,34 @@ class Language:
         return self.model.init_memory(batch_size, self.positions)
 
     def load_weights(self, variables: Variables, source: str) -> tuple[Variables, list[str]]:
-        """Return variables with the weights of a checkpoint of the same vocabulary."""
-        return load_matching(variables, source, self.config.init_from_allow_missing)
+        """Return variables with the weights of a checkpoint or a PyTorch file of this text."""
+        allowed = self.config.init_from_allow_missing
+        return load_matching(variables, source, allowed, self.import_file)
+
+    def import_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        allow_missing: Iterable[str] = (),
+        drop: Iterable[str] = (),
+    ) -> Imported:
+        """Return the variables of a PyTorch file, with the vocabulary of the training text.
+
+        Args:
+          path: a file that `torch.save` wrote.
+          allow_missing: PyTorch names, with ``*`` for any part, of arrays that get initial values
+            if they are missing in the file.
+          drop: PyTorch names, with ``*`` for any part, of arrays that are not read from the file.
+
+        Raises:
+          ValueError: the file cannot be read, or fits neither the network nor the vocabulary.
+        """
+        words = len(self.corpus.vocabulary)
+        imported = import_with_report(
+            path, self.config.model, words, allow_missing=allow_missing, drop=drop
+        )
+        variables = {**imported.variables, "vocabulary": self._vocabulary}
+        return imported._replace(variables=variables)
 
     def train_batches(self) -> grain.DatasetIterator:
         """Return this process's share of the streams of the training text."""
@@ -231,46 +260,34 @@ class Language:
         return outputs["nll"]
 
 
-def shortened(memory: Memory, positions: int) -> Memory:
-    """Return the last positions of a memory."""
-    first = memory.z.shape[1] - positions
-    filled = jnp.minimum(memory.filled, positions)
-    return Memory(memory.z[:, first:], memory.u[:, first:], filled)
-
-
-def lengthened(memory: Memory, positions: int) -> Memory:
-    """Return a memory with empty positions before the others, to a number of positions."""
-    missing = positions - memory.z.shape[1]
-    z, u = (jnp.pad(x, ((0, 0), (missing, 0), (0, 0))) for x in (memory.z, memory.u))
-    return Memory(z, u, memory.filled)
-
-
 def in_unit(nll: Any, unit: str) -> Any:
     """Return a mean of −log p in nats as perplexity, or in bits."""
     return jnp.exp(nll) if unit == "perplexity" else nll / math.log(2)
 
 
-def stored_vocabulary(trained: Trained[Config]) -> Vocabulary:
-    """Return the vocabulary of a checkpoint; without a stored one, that of its training text.
-
-    Raises:
-      ValueError: the number of tokens is not the one of the weights, or there is neither.
-    """
-    options = trained.config.data
-    stored = tuple(trained.variables.get("vocabulary", {}).values())
-    if stored:
-        return Vocabulary.from_array(options.vocabulary, np.asarray(stored[0]))
-    vocabulary = open_corpus(options).vocabulary
-    tables = trained.variables["params"]["vocabulary"].items()
-    words = sum(len(table) for name, table in tables if name.startswith("table_"))
-    if len(vocabulary) != words:
-        raise ValueError(
-            f"the training text of config.data has {len(vocabulary)} {options.vocabulary}, but the "
-            f"weights are of {words}. Set config.data to the text of the checkpoint."
-        )
-    return vocabulary
-
-
 def create_experiment(config: Config) -> Language:
     """Return the experiment of a config."""
     return Language(config)
+
+
+def import_torch(
+    config: Config,
+    path: str | os.PathLike[str],
+    *,
+    allow_missing: Iterable[str],
+    drop: Iterable[str],
+) -> Imported:
+    """Return the variables of a file of locuslab/deq or TorchDEQ, and where they are from.
+
+    Args:
+      config: config whose sections ``model`` and ``data`` determine the network and the vocabulary.
+        The files hold no vocabulary, so that the training text is needed.
+      path: a file that `torch.save` wrote, with a state dict.
+      allow_missing: PyTorch names, with ``*`` for any part, of arrays that get initial values if
+        they are missing in the file.
+      drop: PyTorch names, with ``*`` for any part, of arrays that are not read from the file.
+
+    Raises:
+      ValueError: the file or the text cannot be read, or the file does not fit the network.
+    """
+    return Language(config).import_file(path, allow_missing=allow_missing, drop=drop)

@@ -9,7 +9,8 @@ from running import mesh_of, take_steps
 from sayings import MODEL, TEXT, config_of, lively, write_text
 
 from mdeq_jax.language.config import EvaluationConfig
-from mdeq_jax.language.experiment import create_experiment, stored_vocabulary
+from mdeq_jax.language.data.corpus import stored_vocabulary
+from mdeq_jax.language.experiment import create_experiment
 from mdeq_jax.language.trigram import fit_trigram
 from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.layer_config import SolverConfig, SolversConfig

@@ -34,8 +34,9 @@ def test_it_learns_what_the_next_two_tokens_determine():
     """Each token is the sum of the two before it, or with probability 1/4 a random one of 4."""
     generator = np.random.default_rng(1)
     tokens = [0, 1]
-    for noisy, drawn in zip(generator.random(60_000) < 0.25, generator.integers(0, 4, 60_000)):
-        tokens.append(drawn if noisy else (tokens[-1] + tokens[-2]) % 4)
+    for _ in range(60_000):
+        noisy = generator.random() < 0.25
+        tokens.append(generator.integers(4) if noisy else (tokens[-1] + tokens[-2]) % 4)
     train, rest = np.split(np.array(tokens), [50_000])
     trigram = fit_trigram(train, 4)
     right, wrong = 13 / 16, 1 / 16

@@ -9,9 +9,10 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int32
 
-from mdeq_jax.language.config import DataConfig
+from mdeq_jax.language.config import Config, DataConfig
 from mdeq_jax.language.data.texts import SPLITS, Texts, read_folder, read_pydoc, require_sha256
 from mdeq_jax.language.data.vocabulary import Vocabulary, build
+from mdeq_jax.training.weights import Trained
 
 # Changes whenever the same text gives other numbers.
 _FORMAT = 1
@@ -101,3 +102,24 @@ def _write(corpus: Corpus, path: Path) -> None:
             part.replace(path)
     except OSError as error:
         logging.warning("The text is not cached (%s); set config.data.cache to a folder.", error)
+
+
+def stored_vocabulary(trained: Trained[Config]) -> Vocabulary:
+    """Return the vocabulary of a checkpoint; without a stored one, that of its training text.
+
+    Raises:
+      ValueError: the number of tokens is not the one of the weights, or there is neither.
+    """
+    options = trained.config.data
+    stored = tuple(trained.variables.get("vocabulary", {}).values())
+    if stored:
+        return Vocabulary.from_array(options.vocabulary, np.asarray(stored[0]))
+    vocabulary = open_corpus(options).vocabulary
+    tables = trained.variables["params"]["vocabulary"].items()
+    words = sum(len(table) for name, table in tables if name.startswith("table_"))
+    if len(vocabulary) != words:
+        raise ValueError(
+            f"the training text of config.data has {len(vocabulary)} {options.vocabulary}, but the "
+            f"weights are of {words}. Set config.data to the text of the checkpoint."
+        )
+    return vocabulary
