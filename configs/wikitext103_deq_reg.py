@@ -1,10 +1,9 @@
 """DEQ-Transformer with Jacobian regularisation on WikiText-103, for accelerators.
 
-    python train.py --config configs/wikitext103_deq_reg.py --workdir runs/wikitext103_deq_reg \\
-        --config.data.root=FOLDER
+    python train.py --config configs/wikitext103_deq_reg.py --workdir runs/wikitext103_deq_reg
 
-FOLDER has wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens, or the same files as
-train.txt, valid.txt and test.txt.
+Add --config.data.root=FOLDER. FOLDER has wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens,
+or the same files as train.txt, valid.txt and test.txt.
 
 Published: perplexity 23.8 on the test set (locuslab/deq, README of DEQ-Sequence). Settings:
 `wt103_deq_transformer_reg.sh` there. Not trained to the end with this code.

@@ -1,10 +1,9 @@
 """Pre-LN DEQ-Transformer with Jacobian regularisation on WikiText-103, for accelerators.
 
-    python train.py --config configs/wikitext103_preln_reg.py --workdir runs/wikitext103_preln_reg \\
-        --config.data.root=FOLDER
+    python train.py --config configs/wikitext103_preln_reg.py --workdir runs/wikitext103_preln_reg
 
-FOLDER has wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens, or the same files as
-train.txt, valid.txt and test.txt.
+Add --config.data.root=FOLDER. FOLDER has wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens,
+or the same files as train.txt, valid.txt and test.txt.
 
 Settings: `wt103_deq_transformer_preln_reg.sh` of locuslab/deq. Not trained to the end with this
 code.

@@ -1,15 +1,16 @@
 """TorchDEQ's deq-lm on WikiText-103, for accelerators.
 
-    python train.py --config configs/wikitext103_torchdeq.py --workdir runs/wikitext103_torchdeq \\
-        --config.data.root=FOLDER
+    python train.py --config configs/wikitext103_torchdeq.py --workdir runs/wikitext103_torchdeq
 
-FOLDER has wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens, or the same files as
-train.txt, valid.txt and test.txt. Training applies the cell 12 times and differentiates through all
-applications, whose inside is computed again in the backward pass. The last evaluation takes 12
-plain steps, which are the same applications.
+Add --config.data.root=FOLDER. FOLDER has wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens,
+or the same files as train.txt, valid.txt and test.txt.
 
-Published: perplexity 22.34 with a memory of 150, 21.85 with 480 (locuslab/torchdeq, deq-zoo/deq-lm).
-Settings: `run.sh` there. Not trained to the end with this code.
+Training applies the cell 12 times and differentiates through all applications, whose inside is
+computed again in the backward pass. The last evaluation takes 12 plain steps, which are the same
+applications.
+
+Published: perplexity 22.34 with a memory of 150, 21.85 with 480 (deq-zoo/deq-lm of
+locuslab/torchdeq). Settings: `run.sh` there. Not trained to the end with this code.
 
 Source: Geng and Kolter, "TorchDEQ: A Library for Deep Equilibrium Models", 2023.
 """

@@ -9,13 +9,16 @@ from mdeq_jax.training.config_files import load_config
 from mdeq_jax.training.sections import from_mapping
 
 # Published counts, without the second copy of tied projections.
-WORDS, COUNTS = 267_735, {
-    "wikitext103_deq": 97_691_888,
-    "wikitext103_deq_reg": 97_691_888,
-    "wikitext103_preln_reg": 97_691_888,
-    "wikitext103_torchdeq": 97_571_288,
-    "text_pydoc": 73_640,
-}
+WORDS, COUNTS = (
+    267_735,
+    {
+        "wikitext103_deq": 97_691_888,
+        "wikitext103_deq_reg": 97_691_888,
+        "wikitext103_preln_reg": 97_691_888,
+        "wikitext103_torchdeq": 97_571_288,
+        "text_pydoc": 73_640,
+    },
+)
 
 
 def load(name):

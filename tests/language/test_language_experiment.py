@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from deq_transformer import FIXTURES, load_config
 from running import mesh_of, take_steps
 from sayings import MODEL, TEXT, config_of, lively, write_text
 
@@ -119,3 +120,21 @@ def test_a_text_that_is_too_small(tmp_path):
     config = config_of(write_text(tmp_path, TEXT[:100]), data={"eval_batch_size": 64})
     with pytest.raises(ValueError, match=r"'valid' has \d+ tokens, too few for 64 rows of 2 or mo"):
         create_experiment(config).evaluations()
+
+
+def test_a_checkpoint_of_upstream_takes_the_vocabulary_of_its_text(tmp_path):
+    config = config_of(
+        write_text(tmp_path, " ".join(map(str, range(499))) + "\n" + "0\n" * 30),
+        data={"vocabulary": "words"},
+        model=load_config("lm_post"),
+    )
+    experiment = create_experiment(config)
+    imported = experiment.import_file(FIXTURES / "lm_post.pth")
+    shapes = jax.eval_shape(experiment.init, jax.random.key(0))
+    assert jax.tree.map(np.shape, imported.variables) == jax.tree.map(np.shape, shapes)
+    write_text(tmp_path, "a few words\n" * 200)
+    other = create_experiment(dataclasses.replace(config, model=load_config("lm_post", cutoffs=())))
+    with pytest.raises(
+        ValueError, match="the number of words is 4; by the file's arrays it is 500"
+    ):
+        other.import_file(FIXTURES / "lm_post.pth")
