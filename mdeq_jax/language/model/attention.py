@@ -39,7 +39,8 @@ class RelativeAttention(nn.Module):
         score(i, j) = ((q_i + a)ᵀ k_j + (q_i + b)ᵀ r_{M+i−j}) / √E,   j = 0 … M + L − 1
         q, k, v = W [h_memory, h] + [u_memory, u],  r_d = R position(d)
 
-    a and b are learned vectors of each head.
+    a and b are learned vectors of each head. `jax.nn.dot_product_attention` is not used: it takes
+    no dropout mask, and its fused version has no second derivative and needs E divisible by 8.
 
     Attributes:
       config: the architecture; each head has E = D / heads channels.

@@ -9,36 +9,23 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jaxtyping import PyTree
 
 from mdeq_jax.language.model.config import Kind, ModelConfig
-from mdeq_jax.language.model.create import create_model
-from mdeq_jax.torch_files.fitting import Imported, Wanted
-from mdeq_jax.torch_files.importing import Arrays, Path, Shapes, Target, import_arrays
-from mdeq_jax.torch_files.names import from_torch, plain_name, read_arrays, torch_name, torch_shape
+from mdeq_jax.language.model.torch_layout import (
+    canonical_name,
+    converted,
+    initial_arrays,
+    wanted_arrays,
+)
+from mdeq_jax.torch_files.fitting import Imported
+from mdeq_jax.torch_files.importing import Arrays, Shapes, Target, import_arrays
+from mdeq_jax.torch_files.names import read_arrays
 from mdeq_jax.torch_files.reader import LazyArray
 
-# Layers of TorchDEQ's files. {i} is a number; locuslab/deq has one layer, without a number.
-# PyTorch                       ours
-_LAYERS = """
-func.dec_attn.{i}               cell/layers_{i}/attention
-func.dec_attn.{i}.qkv_net       cell/layers_{i}/attention/qkv
-func.dec_attn.{i}.r_net         cell/layers_{i}/attention/position
-func.dec_attn.{i}.o_net         cell/layers_{i}/attention/output
-func.dec_attn.{i}.ln1           cell/layers_{i}/norm_attention
-func.dec_attn.{i}.ln2           cell/layers_{i}/attention/norm
-func.pos_ff.{i}.ff1_net         cell/layers_{i}/inner
-func.pos_ff.{i}.ff2_net         cell/layers_{i}/outer
-func.pos_ff.{i}.ln              cell/layers_{i}/norm_network
-injection                       injection
-"""
 _TABLE, _FREQUENCIES = "word_emb.emb_layers.0.weight", "pos_emb.inv_freq"
 # Fields of `ModelConfig` that a file determines, beside tie_projections.
 _INFERRED = (
@@ -51,17 +38,6 @@ _INFERRED = (
     "cutoffs",
     "div_val",
 )
-# Arrays that are not named after a layer and its kind of weight.
-_LEAVES = {
-    r"content_bias": "r_w_bias",
-    r"position_bias": "r_r_bias",
-    r"table_(\d+)": r"word_emb.emb_layers.\1.weight",
-    r"bias_(\d+)": r"crit.out_layers.\1.bias",
-    r"cluster_table": "crit.cluster_weight",
-    r"cluster_bias": "crit.cluster_bias",
-    r"input_projection_(\d+)": r"word_emb.emb_projs.\1.weight",
-    r"output_projection_(\d+)": r"crit.out_projs.\1.weight",
-}
 
 
 def import_torch(
@@ -95,8 +71,8 @@ def import_torch(
         must be equal differ; names and shapes do not fit the architecture, with a line for each
         misfit; or `allow_missing` or `drop` is a string and not a list.
     """
-    options = {"allow_missing": allow_missing, "drop": drop}
-    return import_with_report(path, config, vocabulary, **options).variables
+    found = import_with_report(path, config, vocabulary, allow_missing=allow_missing, drop=drop)
+    return found.variables
 
 
 def import_with_report(
@@ -112,7 +88,7 @@ def import_with_report(
     words = _words(path, found) if vocabulary is None else vocabulary
     target = Target(
         wanted_arrays(config, words),
-        lambda: _initial(config, words),
+        lambda: initial_arrays(config, words),
         explain=lambda shapes: _explanations(shapes, config, words),
         why_ignored=_why_ignored,
         canonical=canonical_name,
@@ -163,16 +139,6 @@ def _as_matrix(name: str, array: LazyArray) -> LazyArray:
     return array._replace(shape=shape, read=lambda: array.read().reshape(shape))
 
 
-def canonical_name(name: str) -> str:
-    """Return TorchDEQ's name of an array, with the number 0 for the only layer of locuslab/deq.
-
-    Args:
-      name: a name in a file.
-    """
-    name = re.sub(r"^inject_conv\.", "injection.", plain_name(name))
-    return re.sub(r"^(func\.(?:dec_attn|pos_ff))\.(?=[a-z])", r"\1.0.", name)
-
-
 def _why_ignored(name: str) -> str | None:
     return "frequencies of the positions, which are constants" if name == _FREQUENCIES else None
 
@@ -209,56 +175,6 @@ def _without_copies(
             )
             raise ValueError(f"{os.fspath(path)}: {name} and {original} differ. {remedy}")
     return kept
-
-
-@functools.cache
-def wanted_arrays(config: ModelConfig, vocabulary: int) -> Mapping[str, Wanted]:
-    """Return the arrays that the model needs, by TorchDEQ's names.
-
-    Args:
-      config: the architecture.
-      vocabulary: number of words.
-    """
-    shapes = jax.eval_shape(lambda: _initial(config, vocabulary))
-    return {
-        _torch_name(path): Wanted(
-            path, torch_shape(path, leaf.shape) if _is_map(path) else leaf.shape
-        )
-        for path, leaf in shapes.items()
-    }
-
-
-def _initial(config: ModelConfig, vocabulary: int) -> Mapping[Path, Any]:
-    """Return the model's initial variables by path."""
-    model, tokens = create_model(config, vocabulary), jnp.zeros((1, 1), jnp.int32)
-    return traverse_util.flatten_dict(model.init(jax.random.key(0), tokens))
-
-
-def _torch_name(path: Path) -> str:
-    *layer, leaf = path[1:]
-    for ours, theirs in _LEAVES.items():
-        if match := re.fullmatch(ours, leaf):
-            leaf = match.expand(theirs)
-    return leaf if layer == ["vocabulary"] else torch_name((*layer, leaf), _LAYERS)
-
-
-def _is_map(path: Path) -> bool:
-    """Return whether an array belongs to a linear map, whose layout PyTorch has transposed."""
-    return path[-1] in ("kernel", "g", "v") or "projection_" in path[-1]
-
-
-def converted(config: ModelConfig, path: Path, array: np.ndarray) -> np.ndarray:
-    """Return an array of a file in our layout.
-
-    Args:
-      config: the architecture.
-      path: our path, from the collection on.
-      array: the array, of the shape in `wanted_arrays`.
-    """
-    if config.kind == "stacked" and path[-2] in ("qkv", "injection"):
-        # TorchDEQ has query, key and value of each head side by side.
-        array = array.reshape(config.heads, 3, -1).swapaxes(0, 1).reshape(array.shape)
-    return from_torch(path, array) if _is_map(path) else array
 
 
 def _words(path: str | os.PathLike[str], arrays: Arrays) -> int:

@@ -72,11 +72,11 @@ class Vocabulary(nn.Module):
     def _projections(self, name: str, widths: list[int], count: int) -> list[Array]:
         if not self.config.has_projections:
             return []
+        # All clusters of one table have its width.
+        ins = [widths[min(i, len(widths) - 1)] for i in range(count)]
         return [
-            self.param(
-                f"{name}_projection_{i}", normal_init, (_of_cluster(widths, i), self.config.width)
-            )
-            for i in range(count)
+            self.param(f"{name}_projection_{i}", normal_init, (width, self.config.width))
+            for i, width in enumerate(ins)
         ]
 
     def embed(self, words: Int[Array, "B L"]) -> Float[Array, "B L D"]:
@@ -169,21 +169,14 @@ class Vocabulary(nn.Module):
 
     def _log_softmax(self, z: Array, i: int, table: Array, bias: Array) -> Array:
         if self.config.has_projections:
-            own = i < len(self.output_projections)
-            projection = (
-                self.output_projections[i] if own else _of_cluster(self.input_projections, i)
-            )
+            own, shared = self.output_projections, self.input_projections
+            projection = own[i] if i < len(own) else shared[min(i, len(shared) - 1)]
             z = self._matmul(z, projection.T)
         return jax.nn.log_softmax(to_working_dtype(self._matmul(z, table.T)) + bias)
 
     def _matmul(self, x: Array, kernel: Array) -> Array:
         x = x if self.dtype is None else x.astype(self.dtype)
         return x @ kernel.astype(compute_dtype(x, kernel))
-
-
-def _of_cluster(entries: list, i: int):
-    """Return the entry of cluster i, of a list with one entry for each table."""
-    return entries[min(i, len(entries) - 1)]
 
 
 def _pick(log_p: Float[Array, "*shape words"], words: Int[Array, "*shape"]) -> Array:

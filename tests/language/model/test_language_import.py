@@ -12,13 +12,8 @@ from torch_files import Raw, write_zip
 
 from mdeq_jax.language.model.config import ModelConfig
 from mdeq_jax.language.model.create import create_model
-from mdeq_jax.language.model.torch_files import (
-    canonical_name,
-    import_torch,
-    import_with_report,
-    infer_config,
-    wanted_arrays,
-)
+from mdeq_jax.language.model.torch_files import import_torch, import_with_report, infer_config
+from mdeq_jax.language.model.torch_layout import canonical_name, wanted_arrays
 from mdeq_jax.layers import weight_norm
 from mdeq_jax.torch_files.reader import read_state_dict
 
@@ -50,7 +45,7 @@ def test_names_shapes_and_the_report(name):
     ("name", "file", "entry", "count"),
     [
         ("deq", "lm", "wt103_post_lnorm", 97_851_488),
-        ("deq-preln", "lm", "wt103_pre_lnorm", 97_851_488),
+        pytest.param("deq-preln", "lm", "wt103_pre_lnorm", 97_851_488, marks=pytest.mark.slow),
         ("torchdeq", "deqlm", "deq_lm", 97_730_888),
     ],
 )

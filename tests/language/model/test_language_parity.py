@@ -16,7 +16,7 @@ from mdeq_jax.language.model.attention import position_vectors, visible_position
 from mdeq_jax.language.model.cell import CellArgs, cell_function
 from mdeq_jax.language.model.dropout import Masks
 from mdeq_jax.language.model.language_model import Memory
-from mdeq_jax.language.model.torch_files import canonical_name, converted, wanted_arrays
+from mdeq_jax.language.model.torch_layout import canonical_name, converted, wanted_arrays
 from mdeq_jax.layers import weight_norm
 
 PICARD = mx.Picard(max_steps=300, tol=1e-14)
