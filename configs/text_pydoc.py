@@ -20,8 +20,15 @@ from mdeq_jax.training.sections import to_config_dict
 def get_config() -> ConfigDict:
     """Return the config."""
     config = to_config_dict(Config())
-    config.optim.learning_rate = 2e-3
-    config.optim.warmup_steps = 50
-    config.train.steps = 1000
-    config.train.eval_every = 1000
+    config.data.length = 32
+    config.model.memory = 32
+    config.optim.learning_rate = 3e-3
+    config.optim.warmup_steps = 200
+    # The weight grows from 0, because a strong penalty keeps attention from forming.
+    config.jacobian.probability = 0.3
+    config.jacobian.increment_steps = 500
+    config.train.steps = 4000
+    config.train.eval_every = 2000
+    config.evaluation.memories = (0, 128)
+    config.evaluation.steps = (6, 24)
     return config

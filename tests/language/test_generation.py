@@ -26,7 +26,7 @@ GREEDY, KEY = Sampling(temperature=0), jax.random.key(0)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = config_of(write_text(tmp_path_factory.mktemp("text")))
-    return config, lively(create_experiment(config).init(jax.random.key(1)))
+    return config, lively(create_experiment(config))
 
 
 @pytest.fixture(scope="module")

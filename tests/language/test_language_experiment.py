@@ -28,7 +28,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def variables(root):
-    return lively(create_experiment(config_of(root)).init(jax.random.key(0)))
+    return lively(create_experiment(config_of(root)))
 
 
 def evaluate(variables, config):
