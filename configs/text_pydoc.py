@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     config.optim.warmup_steps = 200
     # The weight grows from 0, because a strong penalty keeps attention from forming.
     config.jacobian.probability = 0.3
-    config.jacobian.increment_steps = 500
+    config.jacobian.increment_steps = 1000
     config.train.steps = 4000
     config.train.eval_every = 2000
     config.evaluation.memories = (0, 128)
