@@ -3,9 +3,9 @@
     python train.py --config configs/text_pydoc.py --workdir runs/text_pydoc
 
 A small DEQ-Transformer. No data are downloaded: the text is the one of `pydoc_data.topics`, which
-comes with Python and has each of its paragraphs once here, 373,423 characters in Python 3.11.7. The
-final JSON has the bits per character of the last tenth but one of the text, and those of an
-interpolated trigram model (`eval/trigram_bits`).
+comes with Python, with each of its paragraphs once; it has 373,423 characters in Python 3.11.7. The
+final JSON has the bits per character of a part of the text that training does not see, and those of
+an interpolated trigram model there (`eval/trigram_bits`).
 
 Sources: Bai, Kolter and Koltun, "Deep Equilibrium Models", NeurIPS 2019; Bai, Koltun and Kolter,
 "Stabilizing Equilibrium Models by Jacobian Regularization", ICML 2021.
