@@ -29,6 +29,7 @@ APPLICATIONS = {
     "inverse": "mdeq_jax.inverse.generation.experiment",
     "adversarial": "mdeq_jax.inverse.adversarial.experiment",
     "meta": "mdeq_jax.inverse.meta.experiment",
+    "language": "mdeq_jax.language.experiment",
     "regression": "mdeq_jax.apps.regression",
     "baseline": "mdeq_jax.comparison.experiment",
 }

@@ -21,6 +21,7 @@ LAYOUT = (
     "reasoning",
     "flow",
     "inverse",
+    "language",
     "apps",
     "applications",
     "viz",
@@ -28,7 +29,7 @@ LAYOUT = (
     "commands",
 )
 # Rooms of one application each, which do not know each other.
-APPLICATIONS = ("vision", "reasoning", "flow", "inverse", "apps")
+APPLICATIONS = ("vision", "reasoning", "flow", "inverse", "language", "apps")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

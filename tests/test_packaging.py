@@ -162,6 +162,7 @@ def test_help(installed, command, purpose, flag):
         ("mdeq-plot", "Draw pictures of a trained model", "--checkpoint"),
         ("mdeq-flow", "Predict the optical flow of a film", "--submission"),
         ("mdeq-invert", "Remove noise from images", "--task"),
+        ("mdeq-generate", "Continue a text", "--prompt"),
         ("mdeq-prepare", "Prepare a data set through TFDS", "--data-dir"),
         ("mdeq-cityscapes-archives", "Check the official Cityscapes archives", "--archives"),
     ],

@@ -63,7 +63,8 @@ def load(stream: io.BytesIO) -> Any:
     except RefusedError as error:
         raise ValueError(
             f"refused: {error}; only tensors and containers of them are read. "
-            "Save model.state_dict() alone."
+            "Save model.state_dict() alone. If the file holds a whole model, its own code can do "
+            "so: torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW_FILE)."
         ) from None
     # A damaged pickle gives opcodes too few operands, or operands of the wrong type.
     except (ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError) as error:

@@ -30,7 +30,8 @@ def fold_weight_norm(
 def _product(g: LazyArray, v: LazyArray) -> LazyArray:
     def read() -> np.ndarray:
         direction = v.read().astype(np.float64)
-        return g.read() * direction / _length(direction)
+        length = _length(direction)
+        return g.read().reshape(length.shape) * direction / length
 
     # A g that does not fit v is an error, like a v of another shape.
     shape = v.shape if g.shape == (*v.shape[:1], 1, 1, 1) else g.shape
@@ -44,11 +45,12 @@ def _split(weight: LazyArray) -> tuple[LazyArray, LazyArray]:
         return np.where(_length(kernel) == 0, 1.0, kernel)
 
     def read_g() -> np.ndarray:
-        return _length(weight.read().astype(np.float64))
+        length = _length(weight.read().astype(np.float64))
+        return length.reshape(-1, 1, 1, 1)
 
     g = LazyArray((*weight.shape[:1], 1, 1, 1), weight.dtype, read_g)
     return g, LazyArray(weight.shape, weight.dtype, read_v)
 
 
 def _length(kernel: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.square(kernel).sum(axis=(1, 2, 3), keepdims=True))
+    return np.sqrt(np.square(kernel).sum(axis=tuple(range(1, kernel.ndim)), keepdims=True))

@@ -1,0 +1,1 @@
+"""Texts, their vocabularies, and streams of them."""

@@ -1,0 +1,1 @@
+"""DEQ-Transformer: vocabulary, relative attention, cell and memory, and the import of its files."""

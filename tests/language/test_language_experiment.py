@@ -1,0 +1,157 @@
+"""Training of language models: the carried memory, the evaluations, and the vocabulary."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from deq_transformer import FIXTURES, load_config
+from running import mesh_of, take_steps
+from sayings import MODEL, TEXT, config_of, lively, write_text
+
+import mdeq_jax as mx
+from mdeq_jax.language.config import EvaluationConfig
+from mdeq_jax.language.data.corpus import stored_vocabulary
+from mdeq_jax.language.experiment import create_experiment
+from mdeq_jax.language.trigram import fit_trigram
+from mdeq_jax.training.evaluation import Evaluator
+from mdeq_jax.training.experiment import Layer
+from mdeq_jax.training.layer_config import SolverConfig, SolversConfig
+from mdeq_jax.training.mesh import replicate
+from mdeq_jax.training.weights import Trained
+
+LARGE = EvaluationConfig(memories=(0, 64))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def variables(root):
+    return lively(create_experiment(config_of(root)))
+
+
+def evaluate(variables, config):
+    mesh = mesh_of(1)
+    return Evaluator(create_experiment(config), mesh)(replicate(variables, mesh), unrolled=None)
+
+
+@pytest.fixture(scope="module")
+def metrics(variables, root):
+    return evaluate(variables, config_of(root, evaluation=LARGE))
+
+
+def test_a_long_memory_joins_the_pieces(variables, root, metrics):
+    whole = evaluate(variables, config_of(root, data={"length": 64}))
+    assert whole["eval/converged"] == metrics["eval/converged_memory64"] == 1
+    assert whole["eval/examples"] == 2  # one piece holds a whole row
+    assert metrics["eval/examples"] > 2
+    joined = metrics["eval/bits_per_character_memory64"]
+    assert joined == pytest.approx(whole["eval/bits_per_character"], rel=1e-5)
+    assert abs(metrics["eval/bits_per_character_memory0"] - joined) > 1e-3
+    assert abs(metrics["eval/bits_per_character"] - joined) > 1e-4
+
+
+def test_trigram_bits_are_of_the_same_characters(root, metrics):
+    corpus = create_experiment(config_of(root)).corpus
+    bits = fit_trigram(corpus.train, len(corpus.vocabulary)).bits(corpus.valid)
+    columns = len(bits) // 2
+    counted = np.concatenate([bits[1:columns], bits[columns + 1 : 2 * columns]])
+    assert metrics["eval/tokens"] == len(counted)
+    assert metrics["eval/trigram_bits"] == pytest.approx(counted.mean(), rel=1e-5)
+    assert "eval/trigram_bits_memory0" not in metrics
+
+
+def test_words_have_a_perplexity(root):
+    experiment = create_experiment(config_of(root, data={"vocabulary": "words", "min_count": 2}))
+    sums = {"nll": 3 * np.log(7), "tokens": 3}
+    assert experiment.summarize(sums) == {"perplexity": pytest.approx(7), "tokens": 3}
+    assert experiment.score == ("eval/perplexity", False)
+    assert {*experiment.evaluations()} == {"eval"}
+
+
+def test_named_evaluations(root):
+    options = EvaluationConfig(memories=(0, 16), steps=(3, 5))
+    experiment = create_experiment(config_of(root, evaluation=options))
+    found = experiment.evaluations()
+    assert {name: evaluation.max_steps for name, evaluation in found.items()} == {
+        **{"eval": None, "eval/memory0": None, "eval/memory16": None},
+        **{"eval/steps3": 3, "eval/steps5": 5},
+    }
+    memories = [next(evaluation.batches())["memory"][0] for evaluation in found.values()]
+    assert memories == [6, 0, 16, 6, 6]
+    assert experiment.init_carry(2).z.shape == (2, 16, 8)
+
+
+def test_training_has_its_own_memory(root, variables):
+    """An evaluation with a longer one makes the carry longer, and changes nothing else."""
+    found = []
+    for options in (EvaluationConfig(), LARGE):
+        experiment = create_experiment(config_of(root, evaluation=options))
+        batch, carry = next(experiment.train_batches()), experiment.init_carry(2)
+        carry = carry._replace(filled=carry.filled + carry.z.shape[1])
+        layer = Layer(mx.DEQ(mx.Picard(max_steps=3)))
+        found.append(experiment.forward(variables, batch, layer, train=True, carry=carry))
+    own, longer = found
+    np.testing.assert_array_equal(longer.outputs["nll"], own.outputs["nll"])
+    assert longer.carry.z.shape == (2, 64, 8)
+    np.testing.assert_array_equal(longer.carry.z[:, -6:], own.carry.z)
+    np.testing.assert_array_equal(longer.carry.filled, [6, 6])
+    loss, metrics = experiment.loss(variables, own.outputs, batch, None)
+    assert metrics["bits_per_character"] * np.log(2) == pytest.approx(float(loss), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_steps_do_not_depend_on_devices(root):
+    model = dataclasses.replace(MODEL, dropout=0.3, attention_dropout=0.3)
+    solver = SolversConfig(SolverConfig("picard", max_steps=4))
+    experiment = create_experiment(config_of(root, model=model, solver=solver))
+    state, metrics = take_steps(experiment, 1, 2)
+    other, others = take_steps(experiment, 2, 2)
+    np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-5)
+    np.testing.assert_allclose(other.carry.z, state.carry.z, atol=1e-5)
+
+
+def test_weights_of_another_vocabulary(variables, tmp_path):
+    config = config_of(write_text(tmp_path, TEXT.replace("and", "plus")))
+    with pytest.raises(ValueError, match=r"weights are of the vocabulary \w+, but the training te"):
+        evaluate(variables, config)
+
+
+def test_the_vocabulary_of_a_checkpoint(variables, root, tmp_path):
+    config = config_of(root)
+    expected = create_experiment(config).corpus.vocabulary
+    absent = dataclasses.replace(config.data, root=str(tmp_path / "absent"))
+    moved = dataclasses.replace(config, data=absent)
+    assert stored_vocabulary(Trained(variables, moved, 0)) == expected
+    imported = {"params": variables["params"]}
+    assert stored_vocabulary(Trained(imported, config, 0)) == expected
+    fewer = config_of(write_text(tmp_path, "a few characters\n" * 20))
+    with pytest.raises(ValueError, match=r"has 12 characters, but the weights are of 19"):
+        stored_vocabulary(Trained(imported, fewer, 0))
+
+
+def test_a_text_that_is_too_small(tmp_path):
+    config = config_of(write_text(tmp_path, TEXT[:100]), data={"eval_batch_size": 64})
+    with pytest.raises(ValueError, match=r"'valid' has \d+ tokens, too few for 64 rows of 2 or mo"):
+        create_experiment(config).evaluations()
+
+
+def test_a_checkpoint_of_upstream_takes_the_vocabulary_of_its_text(tmp_path):
+    config = config_of(
+        write_text(tmp_path, " ".join(map(str, range(499))) + "\n" + "0\n" * 30),
+        data={"vocabulary": "words"},
+        model=load_config("lm_post"),
+    )
+    experiment = create_experiment(config)
+    imported = experiment.import_file(FIXTURES / "lm_post.pth")
+    shapes = jax.eval_shape(experiment.init, jax.random.key(0))
+    assert jax.tree.map(np.shape, imported.variables) == jax.tree.map(np.shape, shapes)
+    write_text(tmp_path, "a few words\n" * 200)
+    other = create_experiment(dataclasses.replace(config, model=load_config("lm_post", cutoffs=())))
+    with pytest.raises(
+        ValueError, match="the number of words is 4; by the file's arrays it is 500"
+    ):
+        other.import_file(FIXTURES / "lm_post.pth")
