@@ -44,30 +44,49 @@ def test_they_import_no_data_package():
         assert f"'{package}'" not in imported
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["solver_overhead", "estimators", "train_step", "infer", "floor", "peers"]
+TINY = ("--config=digits", "--batch=2", "--rounds=1")
+COMMANDS = (
+    *((name, *TINY) for name in ("solver_overhead", "estimators", "train_step", "infer", "floor")),
+    ("peers", *TINY),
+    ("long_history", "--rounds=1"),
+    ("largest_batch", "--config=digits", "--batch=8", "--gib=0.1"),
 )
-def test_they_end_in_a_line_of_json(name):
-    if name == "peers":
-        pytest.importorskip("optimistix")
-    out = run("-m", "benchmarks.run", name, "--config=digits", "--batch=2", "--rounds=1")
-    result = json.loads(out.splitlines()[-1])
-    assert result["benchmark"] == name
-    assert result["rows"]
-    assert result["platform"] == "cpu"
+PROGRAM = """
+import json, sys
+from benchmarks.run import main
+
+for command in json.loads(sys.argv[1]):
+    sys.argv = ["run", *command]
+    main()
+    print("end of", command[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def results():
+    """By name, what is in the last line that each benchmark prints; one process runs them all."""
+    pytest.importorskip("optimistix")
+    lines = run("-c", PROGRAM, json.dumps(COMMANDS)).splitlines()
+    return {name: json.loads(lines[lines.index(f"end of {name}") - 1]) for name, *_ in COMMANDS}
 
 
 @pytest.mark.slow
-def test_long_histories_need_no_config():
-    result = json.loads(run("-m", "benchmarks.run", "long_history", "--rounds=1").splitlines()[-1])
-    assert [row["max_steps"] for row in result["rows"]] == [30, 100, 300, 1000]
+def test_they_end_in_a_line_of_json(results):
+    for name, result in results.items():
+        assert result["benchmark"] == name
+        assert result["rows"]
+        assert result["platform"] == "cpu"
 
 
 @pytest.mark.slow
-def test_the_largest_batch_fills_the_memory():
-    out = run("-m", "benchmarks.run", "largest_batch", "--config=digits", "--batch=8", "--gib=0.1")
-    (row,) = json.loads(out.splitlines()[-1])["rows"]
+def test_long_histories_need_no_config(results):
+    rows = results["long_history"]["rows"]
+    assert [row["max_steps"] for row in rows] == [30, 100, 300, 1000]
+
+
+@pytest.mark.slow
+def test_the_largest_batch_fills_the_memory(results):
+    (row,) = results["largest_batch"]["rows"]
     assert 0.97 * 0.1 < row["gib"] <= 0.1
     assert row["batch"] > 8
 

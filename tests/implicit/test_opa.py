@@ -67,8 +67,8 @@ def test_opa_is_the_dense_update(x64):
     u, *_ = u_of(adjoint, args, g, Broyden(max_steps=steps, tol=0.0), **options)
     for b in range(2):
         one = {**args, "x": args["x"][b : b + 1]}
-        weight, offset = np.asarray(args["weight"]), one["x"][0] @ args["inject"] + args["bias"]
-        gap = lambda z, w=weight, b=np.asarray(offset): np.tanh(z @ w + b) - z  # noqa: E731
+        weight, offset = map(np.asarray, (args["weight"], one["x"] @ args["inject"] + args["bias"]))
+        gap = lambda z, w=weight, b=offset[0]: np.tanh(z @ w + b) - z  # noqa: E731
         z, matrix = np.zeros(4), -np.eye(4)
         for k in range(steps):
             if k and k % every == 0:

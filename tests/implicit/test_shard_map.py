@@ -42,7 +42,7 @@ def gradient_of(solver, adjoint):
     ],
     ids=["broyden", "anderson-phantom", "shine"],
 )
-def test_gradients_are_those_of_one_device(x64, optimized, solver, adjoint):
+def test_gradients_are_those_of_one_device(x64, solver, adjoint):
     args = random_args(size=16)
     args["x"] = args["x"] * jnp.linspace(0, 3, 16)[:, None]  # devices stop at different steps
     gradient = gradient_of(solver, adjoint)

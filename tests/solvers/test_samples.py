@@ -12,12 +12,10 @@ from mdeq_jax.solvers import Anderson, Broyden, Picard, solve
 def test_they_are_what_a_solve_of_so_many_steps_returns(x64):
     z0, args = maps.random_tanh_cell()
     for solver in (Picard(9, 0.0), Anderson(9, 0.0), Broyden(9, 0.0)):
-        run = jax.jit(
-            lambda solver=solver: solve(maps.tanh_cell, z0, args, solver, sample_at=(2, 5))
-        )
-        result = run()
+        run = lambda solver=solver: solve(maps.tanh_cell, z0, args, solver, sample_at=(2, 5))  # noqa: E731
+        result = jax.jit(run)()
         for i, steps in enumerate((2, 5)):
-            limited = solve(maps.tanh_cell, z0, args, solver, step_limit=steps)
+            limited = maps.run(maps.tanh_cell, z0, args, solver, None, steps)
             state = jax.tree.map(lambda x, i=i: x[i], result.states)
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), state, limited.z
@@ -29,7 +27,8 @@ def test_a_sample_that_has_stopped_is_what_it_returns(x64):
     slopes = jnp.array([[0.0], [0.1], [0.9]])
     solver = Picard(max_steps=200, tol=1e-6)
     f = lambda z, a: a * z + 1  # noqa: E731
-    result = solve(f, jnp.zeros((3, 1)), slopes, solver, sample_at=(1, 20, 200))
+    run = lambda: solve(f, jnp.zeros((3, 1)), slopes, solver, sample_at=(1, 20, 200))  # noqa: E731
+    result = jax.jit(run)()
     np.testing.assert_allclose(result.states[0], [[1.0], [1.0], [1.0]])
     np.testing.assert_array_equal(result.states[1][:2], result.z[:2])
     np.testing.assert_allclose(result.states[1][2], 10 * (1 - 0.9**20))
@@ -40,7 +39,8 @@ def test_a_sample_that_has_stopped_is_what_it_returns(x64):
 def test_the_best_iterate_so_far():
     """The map diverges from the second step on."""
     f = lambda z, _: jnp.where(abs(z) < 1.5, z + 1, 3 * z + 5)  # noqa: E731
-    result = solve(f, jnp.zeros((1, 1)), None, Picard(6, 0.0), sample_at=(1, 3, 6))
+    run = lambda: solve(f, jnp.zeros((1, 1)), None, Picard(6, 0.0), sample_at=(1, 3, 6))  # noqa: E731
+    result = jax.jit(run)()
     np.testing.assert_array_equal(result.states[:, 0, 0], [1, 1, 1])
 
 

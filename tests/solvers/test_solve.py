@@ -31,9 +31,8 @@ def test_cosine(x64, kind):
     np.testing.assert_allclose(r.z, 0.7390851332151607, atol=1e-11)
 
 
-@pytest.mark.parametrize("factor", [1.0, 3.0])
-def test_rotation_defeats_picard_alone(x64, factor):
-    args, fixed_points = maps.rotation(factor)
+def test_rotation_defeats_picard_alone(x64):
+    args, fixed_points = maps.rotation(3.0)
     z0 = jnp.zeros_like(fixed_points)
     assert not run(maps.affine, z0, args, Picard(max_steps=50)).converged.any()
     for solver in (Broyden(tol=1e-11), Anderson(tol=1e-11)):
