@@ -1,6 +1,7 @@
 """Every config of the repository: parameter counts, and a training step, traced or run."""
 
 import dataclasses
+import functools
 import importlib
 import re
 import subprocess
@@ -60,12 +61,17 @@ def load(name):
     return finalize(importlib.import_module(f"configs.{name}").get_config())
 
 
+@functools.cache
+def parameters(config):
+    """The number of a model's parameters; some configs have the same model."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    params = jax.eval_shape(create_model(config).init, jax.random.key(0), images)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parameter_count(name):
-    model = create_model(load(name).model)
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
+    assert parameters(load(name).model) == COUNTS[name]
 
 
 def test_the_table_of_models_has_every_config():

@@ -61,14 +61,14 @@ def test_opa_learns_the_direction_of_the_gradient(x64):
 
 def test_opa_is_the_dense_update(x64):
     """Each update makes B obey vᵀB = vᵀ(J − I), by the textbook formula on matrices."""
-    args, every, steps = random_args(size=2, dim=4), 2, 5
+    args, every, steps = jax.tree.map(np.asarray, random_args(size=2, dim=4)), 2, 5
     g = random_g(args)
     options, adjoint = outer_options(args, g, every)
     u, *_ = u_of(adjoint, args, g, Broyden(max_steps=steps, tol=0.0), **options)
     for b in range(2):
         one = {**args, "x": args["x"][b : b + 1]}
-        weight, offset = map(np.asarray, (args["weight"], one["x"] @ args["inject"] + args["bias"]))
-        gap = lambda z, w=weight, b=offset[0]: np.tanh(z @ w + b) - z  # noqa: E731
+        weight, offset = args["weight"], one["x"][0] @ args["inject"] + args["bias"]
+        gap = lambda z, w=weight, b=offset: np.tanh(z @ w + b) - z  # noqa: E731
         z, matrix = np.zeros(4), -np.eye(4)
         for k in range(steps):
             if k and k % every == 0:

@@ -164,7 +164,7 @@ def test_lookup_cell_iterations_and_upsampling(x64, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", GRADIENTS)
 def test_gradients(x64, key):
-    name = "flow_gma"
+    name = "flow"
     model, variables, arrays, _ = load(name)
     steps, detach = GRADIENTS[key]
     model = create_model(dataclasses.replace(model.config, detach_flow=detach))
