@@ -41,17 +41,6 @@ def test_rotation_defeats_picard_alone(x64):
         np.testing.assert_allclose(r.z, fixed_points, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")
-def test_jaxopt_finds_the_same(x64):
-    import jaxopt
-
-    z0, args = maps.random_tanh_cell()
-    theirs, _ = jaxopt.AndersonAcceleration(maps.tanh_cell, maxiter=500, tol=1e-12).run(z0, args)
-    for kind in SOLVERS:
-        ours = run(maps.tanh_cell, z0, args, kind(max_steps=400, tol=1e-10))
-        assert_same(ours.z, theirs, atol=1e-9)
-
-
 # States and dtypes
 
 

@@ -38,12 +38,11 @@ def make(config, dtype=None):
 
 
 # test_flow_import has the widths of the others, from the names and shapes of their arrays.
-@pytest.mark.parametrize("name", ["huge", "base_gma", "base_no_wnorm"])
+@pytest.mark.parametrize("name", ["huge", "base_gma"])
 def test_parameters_of_the_published_models(name):
     config = dataclasses.replace(
         ModelConfig.published(name.split("_")[0]),
         attention="gma" in name,
-        weight_norm="no_wnorm" not in name,
     )
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes(config)[1]["params"]))
     assert count == PUBLISHED[name]["parameters"]
