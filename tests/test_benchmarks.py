@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from tiny import OVERRIDES
 
 from benchmarks import floor, problems
 from benchmarks.run import BENCHMARKS, main
@@ -52,10 +53,24 @@ COMMANDS = (
     ("largest_batch", "--config=digits", "--batch=8", "--gib=0.1"),
 )
 PROGRAM = """
-import json, sys
+import ast, json, sys
+from benchmarks import problems
 from benchmarks.run import main
 
-for command in json.loads(sys.argv[1]):
+commands, overrides = json.loads(sys.argv[1])
+load_whole = problems.load_config
+
+
+def load_narrow(name):
+    config = load_whole(name)
+    for key, value in overrides.items():
+        section, _, field = key.partition(".")
+        config[section][field] = ast.literal_eval(value)
+    return config
+
+
+problems.load_config = load_narrow
+for command in commands:
     sys.argv = ["run", *command]
     main()
     print("end of", command[0])
@@ -64,9 +79,13 @@ for command in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def results():
-    """By name, what is in the last line that each benchmark prints; one process runs them all."""
+    """By name, what is in the last line that each benchmark prints, on a narrow model.
+
+    One process runs them all.
+    """
     pytest.importorskip("optimistix")
-    lines = run("-c", PROGRAM, json.dumps(COMMANDS)).splitlines()
+    narrow = {key: value for key, value in OVERRIDES.items() if key.startswith("model.")}
+    lines = run("-c", PROGRAM, json.dumps([COMMANDS, narrow])).splitlines()
     return {name: json.loads(lines[lines.index(f"end of {name}") - 1]) for name, *_ in COMMANDS}
 
 
