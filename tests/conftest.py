@@ -11,8 +11,8 @@ import pytest
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 # Before anything starts the backend. Unsharded work stays on the first device, at its usual speed.
 jax.config.update("jax_num_cpu_devices", 8)
-# Most of a test is tracing and lowering. Frequent garbage collections and a Python traceback for
-# every operation of a program take a seventh of it, and are of no use here.
+# Most of a test is tracing and lowering. A seventh of that goes into frequent garbage collections
+# and into a Python traceback for every operation of a program, which are of no use here.
 gc.set_threshold(100_000, 50, 1000)
 jax.config.update("jax_traceback_in_locations_limit", 0)
 

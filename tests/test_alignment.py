@@ -105,15 +105,14 @@ def test_cosines():
     assert jnp.isfinite(slope).all()
 
 
-@pytest.mark.parametrize("shifts", [None, (1,)])
-def test_under_jit_and_vmap(x64, shifts):
+def test_under_jit_and_vmap(x64):
     x = normal(2, 4, 3)
     z0 = jnp.sign(normal(2, 4, 3, seed=1))
 
     @jax.jit
     def score(z0, x):
         z = solve(two_attractors, z0, x, SOLVER).z
-        return alignment(two_attractors, z, x, rolled(z, shifts), SOLVER)
+        return alignment(two_attractors, z, x, rolled(z, (1,)), SOLVER)
 
     each = jnp.stack([score(z0[i], x[i]) for i in range(2)])
     np.testing.assert_allclose(jax.vmap(score)(z0, x), each, rtol=1e-9)

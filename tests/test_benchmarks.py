@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from tiny import OVERRIDES
 
 from benchmarks import floor, problems
 from benchmarks.run import BENCHMARKS, main
@@ -44,30 +45,67 @@ def test_they_import_no_data_package():
         assert f"'{package}'" not in imported
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["solver_overhead", "estimators", "train_step", "infer", "floor", "peers"]
+TINY = ("--config=digits", "--batch=2", "--rounds=1")
+COMMANDS = (
+    *((name, *TINY) for name in ("solver_overhead", "estimators", "train_step", "infer", "floor")),
+    ("peers", *TINY),
+    ("long_history", "--rounds=1"),
+    ("largest_batch", "--config=digits", "--batch=8", "--gib=0.1"),
 )
-def test_they_end_in_a_line_of_json(name):
-    if name == "peers":
-        pytest.importorskip("optimistix")
-    out = run("-m", "benchmarks.run", name, "--config=digits", "--batch=2", "--rounds=1")
-    result = json.loads(out.splitlines()[-1])
-    assert result["benchmark"] == name
-    assert result["rows"]
-    assert result["platform"] == "cpu"
+PROGRAM = """
+import ast, json, sys
+from benchmarks import problems
+from benchmarks.run import main
+
+commands, overrides = json.loads(sys.argv[1])
+load_whole = problems.load_config
+
+
+def load_narrow(name):
+    config = load_whole(name)
+    for key, value in overrides.items():
+        section, _, field = key.partition(".")
+        config[section][field] = ast.literal_eval(value)
+    return config
+
+
+problems.load_config = load_narrow
+for command in commands:
+    sys.argv = ["run", *command]
+    main()
+    print("end of", command[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def results():
+    """By name, what is in the last line that each benchmark prints, on a narrow model.
+
+    One process runs them all.
+    """
+    pytest.importorskip("optimistix")
+    narrow = {key: value for key, value in OVERRIDES.items() if key.startswith("model.")}
+    lines = run("-c", PROGRAM, json.dumps([COMMANDS, narrow])).splitlines()
+    return {name: json.loads(lines[lines.index(f"end of {name}") - 1]) for name, *_ in COMMANDS}
 
 
 @pytest.mark.slow
-def test_long_histories_need_no_config():
-    result = json.loads(run("-m", "benchmarks.run", "long_history", "--rounds=1").splitlines()[-1])
-    assert [row["max_steps"] for row in result["rows"]] == [30, 100, 300, 1000]
+def test_they_end_in_a_line_of_json(results):
+    for name, result in results.items():
+        assert result["benchmark"] == name
+        assert result["rows"]
+        assert result["platform"] == "cpu"
 
 
 @pytest.mark.slow
-def test_the_largest_batch_fills_the_memory():
-    out = run("-m", "benchmarks.run", "largest_batch", "--config=digits", "--batch=8", "--gib=0.1")
-    (row,) = json.loads(out.splitlines()[-1])["rows"]
+def test_long_histories_need_no_config(results):
+    rows = results["long_history"]["rows"]
+    assert [row["max_steps"] for row in rows] == [30, 100, 300, 1000]
+
+
+@pytest.mark.slow
+def test_the_largest_batch_fills_the_memory(results):
+    (row,) = results["largest_batch"]["rows"]
     assert 0.97 * 0.1 < row["gib"] <= 0.1
     assert row["batch"] > 8
 

@@ -1,6 +1,7 @@
-"""Every config of the repository: parameter counts, and a training step on random input."""
+"""Every config of the repository: parameter counts, and a training step, traced or run."""
 
 import dataclasses
+import functools
 import importlib
 import re
 import subprocess
@@ -62,12 +63,17 @@ def load(name):
     return finalize(importlib.import_module(f"configs.{name}").get_config())
 
 
+@functools.cache
+def parameters(config):
+    """The number of a model's parameters; some configs have the same model."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    params = jax.eval_shape(create_model(config).init, jax.random.key(0), images)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_parameter_count(name):
-    model = create_model(load(name).model)
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == COUNTS[name]
+    assert parameters(load(name).model) == COUNTS[name]
 
 
 def test_the_table_of_models_has_every_config():
@@ -135,8 +141,15 @@ def prepare(config, batch_size, image_size):
     return step, state, batch, mesh
 
 
+# Of each task and estimator; these steps are run, the others are traced.
+RUN = (
+    *("cifar10_large_phantom", "imagenet_small_reg"),
+    *("cityscapes_small", "digit_scenes_multitask"),
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(RUN)))
 def test_training_step_fits_together(name):
     config = load(name)
     side = config.model.size_divisor
@@ -167,15 +180,8 @@ def with_few_steps(config):
     return dataclasses.replace(config, solver=solver)
 
 
-# Of each task, size and estimator.
-TRIED = (
-    *("digits", "cifar10_tiny", "cifar10_large_phantom", "imagenet_small_reg", "imagenet_xl"),
-    *("cityscapes_small", "cityscapes_xl", "digit_scenes_multitask"),
-)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRIED)
+@pytest.mark.parametrize("name", RUN)
 def test_a_training_step(name):
     config = with_few_steps(load(name))
     sides = (config.model.size_divisor * 2,) * 2

@@ -30,6 +30,7 @@ def slope(function, at, step=1e-2):
     return (function(at + step) - function(at - step)) / (2 * step)
 
 
+@pytest.mark.slow
 def test_one_problem_is_a_batch_of_one(names):
     close(names["z"][0], EXACT, rtol=1e-5)
     assert names["result"].converged.tolist() == [True]
@@ -37,11 +38,13 @@ def test_one_problem_is_a_batch_of_one(names):
     close(names["z"][0], theirs.run(names["z0"], (names["A"], names["b"])).params, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_state_without_a_batch_axis_is_many_samples(names):
     assert names["mistaken"].steps.tolist() == [30, 30]
     assert not names["mistaken"].converged.any()
 
 
+@pytest.mark.slow
 def test_mapped_problems_are_solved_each_by_itself(names):
     inverse = np.linalg.inv(np.eye(2) - names["A"])
     close(names["solutions"], names["several"] @ inverse.T, rtol=1e-5)
@@ -49,12 +52,14 @@ def test_mapped_problems_are_solved_each_by_itself(names):
     assert names["steps"][0] == names["result"].steps[0]
 
 
+@pytest.mark.slow
 def test_bound_arguments_and_auxiliary_output_are_differentiated(names):
     args = (names["A"], names["b"])
     close(names["slope"], slope(lambda gain: names["loss"](gain, args)[0], 0.8), rtol=1e-3)
     assert names["aux"]["largest"] > 0
 
 
+@pytest.mark.slow
 def test_a_fixed_point_found_elsewhere_has_the_gradient_of_a_linear_solve(names):
     def explicit(matrix):
         return (jnp.linalg.solve(jnp.eye(2) - matrix, names["b"]) ** 2).sum()
@@ -64,6 +69,7 @@ def test_a_fixed_point_found_elsewhere_has_the_gradient_of_a_linear_solve(names)
     assert names["check"].converged.all()
 
 
+@pytest.mark.slow
 def test_only_a_compiled_function_is_reused(names):
     close(names["fast"](names["A"], names["b"]), EXACT, rtol=1e-5)
     calls = []

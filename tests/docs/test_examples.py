@@ -40,14 +40,14 @@ def test_the_page_shows_every_example():
 def test_linen():
     names = runpy.run_path(str(EXAMPLES / "linen_layer.py"))
     layer, x = names["layer"], names["x"]
-    loss = lambda variables: (layer.apply(variables, x) ** 2).mean()  # noqa: E731
+    loss = jax.jit(lambda variables: (layer.apply(variables, x) ** 2).mean())
     check(loss, names["variables"], names["gradient"])
 
 
 def test_nnx():
     names = runpy.run_path(str(EXAMPLES / "nnx_layer.py"))
     graph, params = nnx.split(names["layer"])
-    loss = lambda params: (nnx.merge(graph, params)(names["x"]) ** 2).mean()  # noqa: E731
+    loss = jax.jit(lambda params: (nnx.merge(graph, params)(names["x"]) ** 2).mean())
     check(loss, params, names["gradient"])
 
 

@@ -8,9 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from mdeq_jax.training import loaders
-from mdeq_jax.training.batches import BatchIterator
-
 pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[2] / "docs" / "experiment.md"
 CODE = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
@@ -44,24 +41,3 @@ def test_the_loss_falls_and_solves_converge(names):
     assert initial == pytest.approx(0.5, abs=0.1)  # the variance of a sine
     assert metrics["eval/error"] < 0.1 * initial
     assert metrics["eval/converged"] > 0.99
-
-
-class Ending(BatchIterator):
-    """Batches that end after 150 of them, in the middle of a stream."""
-
-    def __next__(self):
-        if self.get_state()["next_index"] == 150:
-            raise ValueError("no more data")
-        return super().__next__()
-
-
-def test_an_interrupted_run_ends_as_one_that_was_not(names, tmp_path, monkeypatch):
-    config, train = names["Config"](), names["train"]
-    with monkeypatch.context() as patch:
-        patch.setattr(loaders, "BatchIterator", Ending)
-        with pytest.raises(ValueError, match="no more data"):
-            train(names["Sine"](config), tmp_path)
-    resumed = train(names["Sine"](config), tmp_path)
-    assert resumed.metrics["resumed_from_step"] == 150
-    assert resumed.metrics["params_sha256"] == names["trained"].metrics["params_sha256"]
-    np.testing.assert_array_equal(resumed.state.carry, names["trained"].state.carry)

@@ -11,7 +11,23 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "mdeq_colab.ipynb"
-REDUCED = "TRAIN_STEPS, UNROLLED_STEPS, TEST_IMAGES = 6, 4, 12"
+# Few steps, and batches so small that each of the later gradients takes a moment.
+REDUCED = """
+TRAIN_STEPS, UNROLLED_STEPS, TEST_IMAGES = 6, 4, 12
+
+import mdeq_jax.vision.config
+
+load_whole = mdeq_jax.vision.config.load_config
+
+
+def load_reduced(name):
+    config = load_whole(name)
+    config.data.batch_size = 8
+    return config
+
+
+mdeq_jax.vision.config.load_config = load_reduced
+"""
 
 
 def code_cells(notebook):

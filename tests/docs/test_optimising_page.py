@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[2] / "docs" / "optimising.md").read_text()
 
 

@@ -48,8 +48,7 @@ def test_splits_are_disjoint_and_complete():
     assert not np.array_equal(problem.train.labels, load_problem(4, 113).train.labels)
 
 
-@pytest.mark.parametrize("penalty", [0.1, 10.0])
-@pytest.mark.parametrize("opa_every", [None, 5])
+@pytest.mark.parametrize(("penalty", "opa_every"), [(0.1, None), (10.0, 5)])
 def test_fit_equals_scikit_learns(x64, problem, penalty, opa_every):
     found = fit(problem, np.log(penalty), tol=1e-9, opa_every=opa_every)
     assert found.converged

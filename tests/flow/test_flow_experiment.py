@@ -78,9 +78,9 @@ def published(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["flow", "flow_gma"])
-def test_the_sliced_training_step_is_upstreams(x64, name):
-    experiment, variables, arrays = published(name)
+def test_the_sliced_training_step_is_upstreams(x64):
+    """With attention; test_flow_parity has the gradients of the model without it."""
+    experiment, variables, arrays = published("flow_gma")
     grid = lambda key: np.moveaxis(np.float64(arrays[key]), 1, -1)  # noqa: E731
     batch = {
         "first": grid("image1"),
@@ -158,7 +158,7 @@ def test_every_set_is_evaluated_on_its_valid_pixels(tmp_path):
     """The error of flow 0 is the mean length of the files' flow, whatever the padding."""
     make_all(tmp_path)
     add_a_larger_pair(tmp_path)
-    sets = ("chairs", "sintel_clean", "kitti")
+    sets = ("chairs", "kitti")
     options = {"evaluation.sets": sets, "data.root": str(tmp_path), "data.stage": "chairs"}
     config = override(TINY, options)
     metrics = metrics_of(config)
@@ -173,7 +173,7 @@ def test_every_set_is_evaluated_on_its_valid_pixels(tmp_path):
     expected = np.concatenate(lengths).mean()
     np.testing.assert_allclose(metrics["eval/epe_zero_kitti"], expected, rtol=1e-5)
     assert metrics["eval/examples_kitti"] == 3
-    assert metrics["eval/solver_steps_sintel_clean"] == 4
+    assert metrics["eval/solver_steps_kitti"] == 4
 
 
 @pytest.mark.parametrize(("rows", "first"), [(1, (16, 24)), (2, (24, 32))])

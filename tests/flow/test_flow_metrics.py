@@ -7,8 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mdeq_jax.flow.metrics import flow_errors, flow_loss, summarize_errors
+from mdeq_jax.flow import metrics
+from mdeq_jax.flow.metrics import summarize_errors
 
+# Compiled as one program, which is quicker than operation by operation.
+flow_errors = jax.jit(metrics.flow_errors)
+flow_loss = jax.jit(metrics.flow_loss, static_argnames="largest")
 FIXTURE = Path(__file__).parents[1] / "fixtures/flow/flow_utils.npz"
 
 
@@ -67,10 +71,10 @@ def test_pooled_pixels_differ_from_averaged_images():
     # An image of one valid pixel with error 8, one of four with error 3, and one without any.
     predicted = jnp.stack([jnp.full((2, 2, 2), e) for e in (8.0, 3.0, 50.0)]).at[..., 1].set(0)
     valid = jnp.ones((3, 2, 2), bool).at[0].set(False).at[0, 1, 1].set(True).at[2].set(False)
-    metrics = summarize_errors(total(flow_errors(predicted, jnp.zeros_like(predicted), valid)))
-    assert metrics["epe"] == pytest.approx((8 + 4 * 3) / 5)
-    assert metrics["epe_per_image"] == pytest.approx((8 + 3) / 2)
-    assert metrics["f1_all"] == pytest.approx(20)
+    found = summarize_errors(total(flow_errors(predicted, jnp.zeros_like(predicted), valid)))
+    assert found["epe"] == pytest.approx((8 + 4 * 3) / 5)
+    assert found["epe_per_image"] == pytest.approx((8 + 3) / 2)
+    assert found["f1_all"] == pytest.approx(20)
 
 
 def test_no_valid_pixel_at_all():

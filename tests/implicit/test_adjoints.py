@@ -141,25 +141,7 @@ def test_batch_scope_is_unscaled(x64):
         np.testing.assert_allclose(probe, [[4, expected]] * 3, rtol=1e-9)
 
 
-def test_an_adjoint_that_does_not_converge_says_so(x64):
-    """A map of slope 2 has its fixed point, by Broyden, and an adjoint that Picard cannot solve."""
-
-    @jax.jit
-    @jax.grad
-    def probe_of(probe):
-        adjoint = Exact(Picard(max_steps=7))
-        z, _ = equilibrium(
-            lambda z, _: 2 * z - 1, jnp.zeros((1, 1)), None, adjoint=adjoint, adjoint_probe=probe
-        )
-        return z.sum()
-
-    ((steps, residual),) = probe_of(jnp.zeros((1, 2)))
-    assert steps == 7
-    assert residual >= 1
-
-
-@pytest.mark.parametrize("steps", [1, 3, 8])
-@pytest.mark.parametrize("kind", [Picard, Anderson, Broyden])
+@pytest.mark.parametrize(("kind", "steps"), [(Picard, 1), (Anderson, 3), (Broyden, 8)])
 def test_an_adjoint_that_does_not_converge_is_none_of_zero(kind, steps):
     """Its first iterate, u = g, has a residual above that of u = 0 where J expands."""
 
@@ -187,14 +169,15 @@ def test_an_adjoint_of_which_no_step_is_finite_gives_the_incoming_gradient():
 def test_an_adjoint_that_leads_away_gives_at_least_the_incoming_gradient():
     """Of z = −1.5 z + a, where a series of the adjoint diverges; exact is 0.4."""
 
-    def z_star(a, solver):
+    @jax.jit
+    @jax.grad
+    def slope(a, solver):
         z, _ = equilibrium(lambda z, a: -1.5 * z + a, jnp.zeros((1, 1)), a, adjoint=Exact(solver))
         return z.sum()
 
-    assert jax.grad(z_star)(1.0, Picard()) == 1
-    assert jax.grad(z_star)(1.0, Picard(damping=0.9)) == pytest.approx(0.9)
-    for solver in (Broyden(), Anderson()):
-        np.testing.assert_allclose(jax.grad(z_star)(1.0, solver), 0.4, rtol=1e-3)
+    assert slope(1.0, Picard()) == 1
+    assert slope(1.0, Picard(damping=0.9)) == pytest.approx(0.9)
+    np.testing.assert_allclose(slope(1.0, Broyden()), 0.4, rtol=1e-3)
 
 
 def test_jacobian_free_is_the_first_term(x64):
@@ -205,9 +188,13 @@ def test_jacobian_free_is_the_first_term(x64):
     np.testing.assert_array_equal(probe, 0)
 
 
-@pytest.mark.parametrize("adjoint", [None, Shine(refine=2)], ids=["exact", "shine"])
 @pytest.mark.parametrize(
-    ("dtype", "size"), [(jnp.bfloat16, 1.0), (jnp.bfloat16, 1e-6), (jnp.float16, 3e-6)]
+    ("dtype", "size", "adjoint"),
+    [
+        (jnp.bfloat16, 1e-6, None),
+        (jnp.float16, 3e-6, None),
+        (jnp.float16, 3e-6, Shine(refine=2)),
+    ],
 )
 def test_cotangents_of_16_bits(dtype, size, adjoint):
     """The adjoint solve runs on states of the cell's dtype, whatever 1/‖g‖ is in it."""
@@ -223,16 +210,14 @@ def test_cotangents_of_16_bits(dtype, size, adjoint):
     np.testing.assert_allclose(gradient.astype(jnp.float32), 2 * size, rtol=0.02)
 
 
-@pytest.mark.parametrize(
-    "adjoint", [Exact(Broyden()), Neumann(2), Shine(), Shine(refine=2)], ids=repr
-)
+@pytest.mark.parametrize("adjoint", [Exact(Broyden()), Shine(refine=2)], ids=repr)
 def test_an_empty_batch(adjoint):
     def loss(bias):
         f = lambda z, bias: 0.5 * z + bias[None]  # noqa: E731
         z, _ = equilibrium(f, jnp.zeros((0, 4)), bias, solver=Broyden(), adjoint=adjoint)
         return z.sum()
 
-    np.testing.assert_array_equal(jax.grad(loss)(jnp.ones(4)), 0)
+    np.testing.assert_array_equal(jax.jit(jax.grad(loss))(jnp.ones(4)), 0)
 
 
 @jax.tree_util.register_static
@@ -286,15 +271,17 @@ def test_adjoints_are_static_arguments_of_jit():
     assert jax.tree.leaves(exact) == []
 
 
-@pytest.mark.parametrize(("steps", "damping"), [(1, 1.0), (5, 0.5), (3, 0.7)])
-def test_neumann_is_phantom_at_an_exact_fixed_point(x64, steps, damping):
+def test_neumann_is_phantom_at_an_exact_fixed_point(x64):
     args, g = random_args(), random_cotangent()
-    _, ours, probe = pull_back(args, g, Neumann(steps, damping))
-    solved = lambda args: equilibrium(  # noqa: E731
-        layer, start(args), args, solver=TIGHT, adjoint=Phantom(steps, damping)
-    )[0]
-    _, pullback = jax.vjp(solved, args)
-    assert_trees_close(ours, pullback(g)[0], rtol=1e-9, atol=1e-12)
+    _, ours, probe = pull_back(args, g, Neumann(3, 0.7))
+
+    @jax.jit
+    def by_phantom(args):
+        options = {"solver": TIGHT, "adjoint": Phantom(3, 0.7)}
+        solved = lambda args: equilibrium(layer, start(args), args, **options)[0]  # noqa: E731
+        return jax.vjp(solved, args)[1](g)[0]
+
+    assert_trees_close(ours, by_phantom(args), rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(probe, 0)
 
 
@@ -304,12 +291,11 @@ def test_neumann_of_one_full_step_is_jacobian_free(x64):
     assert_trees_close(neumann, free, rtol=1e-12)
 
 
-@pytest.mark.parametrize("damping", [1.0, 0.6])
-def test_neumann_tends_to_exact_at_the_rate_of_the_spectral_radius(x64, damping):
+def test_neumann_tends_to_exact_at_the_rate_of_the_spectral_radius(x64):
     """Of B = λJ + (1 − λ)I, for a map whose J is a matrix."""
     basis = np.random.default_rng(0).normal(size=(4, 4)) + 2 * np.eye(4)
     matrix = basis @ np.diag([0.8, 0.5, -0.6, 0.1]) @ np.linalg.inv(basis)
-    radius = 0.8 * damping + 1 - damping
+    damping, radius = 0.6, 0.8 * 0.6 + 0.4
     g = np.ones((1, 4))
     exact = np.linalg.solve(np.eye(4) - matrix.T, g[0])
 
@@ -319,8 +305,8 @@ def test_neumann_tends_to_exact_at_the_rate_of_the_spectral_radius(x64, damping)
             options = {"solver": TIGHT, "adjoint": Neumann(steps, damping)}
             return equilibrium(f, jnp.zeros((1, 4)), x, **options)[0]
 
-        _, pullback = jax.vjp(solved, jnp.ones((1, 4)))
-        return np.linalg.norm(pullback(jnp.asarray(g))[0][0] - exact)
+        pull_back = jax.jit(lambda x, g: jax.vjp(solved, x)[1](g)[0])
+        return np.linalg.norm(pull_back(jnp.ones((1, 4)), g)[0] - exact)
 
     assert error(60) / error(40) == pytest.approx(radius**20, rel=0.02)
     assert error(40) < 0.1

@@ -11,7 +11,7 @@ from mdeq_jax.solvers import Broyden, Picard
 from mdeq_jax.stability import jacobian_loss
 
 
-@pytest.mark.parametrize("adjoint", [None, JacobianFree(), Phantom(3), Unrolled(4)], ids=repr)
+@pytest.mark.parametrize("adjoint", [None, JacobianFree(), Unrolled(4)], ids=repr)
 def test_it_is_the_equilibrium_of_its_solver_and_adjoint(x64, adjoint):
     args = random_args()
     deq = DEQ(TIGHT, adjoint)
@@ -43,8 +43,9 @@ def test_sampled_states_are_solves_of_so_many_steps_with_a_phantom_gradient(x64)
         options = {"solver": solver, "adjoint": Phantom(2, 0.7), "step_limit": steps}
         return jnp.sin(equilibrium(layer, start(args), args, **options)[0]).sum()
 
+    by_sampled, by_solved = jax.jit(jax.grad(sampled), static_argnums=1), jax.jit(jax.grad(solved))
     for i, steps in enumerate((2, 4)):
-        ours, expected = jax.grad(sampled)(args, i), jax.grad(solved)(args, steps)
+        ours, expected = by_sampled(args, i), by_solved(args, steps)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), ours, expected)
 
 

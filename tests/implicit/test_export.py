@@ -17,7 +17,6 @@ pytestmark = pytest.mark.usefixtures("optimized")
     [
         Picard(),
         pytest.param(Anderson(), marks=pytest.mark.slow),
-        pytest.param(Broyden(), marks=pytest.mark.slow),
         pytest.param(Broyden(200), marks=pytest.mark.slow),
     ],
     ids=repr,
@@ -30,6 +29,7 @@ def test_export_for_any_batch(solver):
 
     (batch,) = jax.export.symbolic_shape("batch")
     exported = jax.export.export(jax.jit(slope))(jax.ShapeDtypeStruct((batch, 6), jnp.float32))
+    x = jnp.linspace(-1, 1, 30).reshape(5, 6)
+    expected = jax.jit(slope)(x)
     for size in (1, 5):
-        x = jnp.linspace(-1, 1, size * 6).reshape(size, 6)
-        np.testing.assert_allclose(exported.call(x), slope(x), rtol=1e-5)
+        np.testing.assert_allclose(exported.call(x[:size]), expected[:size], rtol=1e-5)

@@ -30,15 +30,17 @@ def test_an_outer_gradient_that_is_none(outer_gradient):
         u_of(Shine(opa_every=2), args, random_g(args), outer_gradient=outer_gradient)
 
 
-@pytest.mark.parametrize("size", [1e-15, pytest.param(1e15, marks=pytest.mark.slow)])
-def test_opa_goes_by_the_direction_alone(size):
+def test_opa_goes_by_the_direction_alone():
     args = jax.tree.map(lambda x: x.astype(jnp.float32), random_args(size=2, dim=4))
     g = random_g(args).astype(np.float32)
-    found = []
-    for factor in (1, size):
+
+    @jax.jit
+    def u(factor):
         options, adjoint = outer_options(args, factor * g, every=2)
-        found.append(u_of(adjoint, args, g, Broyden(max_steps=5, tol=0.0), **options)[0])
-    assert_allclose(found[1], found[0], rtol=1e-3)
+        return u_of.__wrapped__(adjoint, args, g, Broyden(max_steps=5, tol=0.0), **options)[0]
+
+    for factor in (1e-15, 1e15):
+        assert_allclose(u(factor), u(1.0), rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -59,13 +61,14 @@ def test_opa_learns_the_direction_of_the_gradient(x64):
 
 def test_opa_is_the_dense_update(x64):
     """Each update makes B obey vᵀB = vᵀ(J − I), by the textbook formula on matrices."""
-    args, every, steps = random_args(size=2, dim=4), 2, 5
+    args, every, steps = jax.tree.map(np.asarray, random_args(size=2, dim=4)), 2, 5
     g = random_g(args)
     options, adjoint = outer_options(args, g, every)
     u, *_ = u_of(adjoint, args, g, Broyden(max_steps=steps, tol=0.0), **options)
     for b in range(2):
         one = {**args, "x": args["x"][b : b + 1]}
-        gap = lambda z, one=one: np.asarray(layer(z[None], one))[0] - z  # noqa: E731
+        weight, offset = args["weight"], one["x"][0] @ args["inject"] + args["bias"]
+        gap = lambda z, w=weight, b=offset: np.tanh(z @ w + b) - z  # noqa: E731
         z, matrix = np.zeros(4), -np.eye(4)
         for k in range(steps):
             if k and k % every == 0:
@@ -98,5 +101,5 @@ def test_opa_with_an_outer_gradient_that_closes_over_what_is_differentiated(x64)
 
         return jax.grad(loss)(scale)
 
-    z, _ = equilibrium(layer, start(args), args, solver=SOLVER)
+    z = jax.jit(lambda: equilibrium(layer, start(args), args, solver=SOLVER)[0])()
     assert_allclose(gradient(2.0), jnp.sum(z**2) / 2, rtol=1e-6)

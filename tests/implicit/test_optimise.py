@@ -73,27 +73,35 @@ def test_the_multiplier_is_what_exact_finds(x64):
     np.testing.assert_allclose(optimum.cost.sum(), value, rtol=1e-10)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
-@pytest.mark.parametrize("bounded", [False, True], ids=["free", "projected"])
+@pytest.mark.parametrize(
+    ("loss", "bounded"),
+    [(total_cost, False), (total_cost, True), (readout, True)],
+    ids=["cost", "projected-cost", "projected-readout"],
+)
 def test_gradients_against_finite_differences(x64, loss, bounded):
     args = random_args()
 
     def handed(args):
         return loss(solved(args, project=onto_ball(args) if bounded else None))
 
-    def captured(args):
-        """Everything is closed over, and nothing is in args."""
-        f, price = (lambda z, x, _, g=g: g(z, x, args) for g in (nonlinear, cost))
-        project = onto_ball(args) if bounded else None
-        options = {"deq": DEQ_TIGHT, "steps": STEPS, "project": project}
-        return loss(optimise(f, price, *starts(args), None, **options))
-
-    lengths = jnp.linalg.norm(solved(args).x, axis=-1)
-    assert (lengths > args["radius"]).all()  # the projection is active
     gradient = jax.jit(jax.grad(handed))(args)
     assert_slopes(jax.jit(handed), gradient, args)
-    assert (abs(gradient["radius"]) > 1e-3) == bounded
-    trees_close(jax.jit(jax.grad(captured))(args), gradient)
+    assert (abs(gradient["radius"]) > 1e-3) == bounded  # the projection is active
+
+
+def test_what_is_closed_over_has_the_same_gradients(x64):
+    args = random_args()
+
+    def handed(args):
+        return readout(solved(args, project=onto_ball(args)))
+
+    def captured(args):
+        """Nothing is in args."""
+        f, price = (lambda z, x, _, g=g: g(z, x, args) for g in (nonlinear, cost))
+        options = {"deq": DEQ_TIGHT, "steps": STEPS, "project": onto_ball(args)}
+        return readout(optimise(f, price, *starts(args), None, **options))
+
+    trees_close(*(jax.jit(jax.grad(loss))(args) for loss in (captured, handed)))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
@@ -123,17 +131,15 @@ def test_the_gradient_of_the_cost_needs_no_adjoint_solve(x64):
 def test_the_projected_point_is_in_its_set(x64):
     """Anderson mixes points with negative weights, which leaves the set; a loose solve shows it."""
     args = random_args(size=8)
-    for steps in (1, 2, 5, 200):
+    for steps in (3, 200):
         deq = DEQ(Anderson(steps, 1e-12))
         optimum = jax.jit(lambda deq: solved(args, deq=deq, project=onto_ball(args)))(deq)
         assert (jnp.linalg.norm(optimum.x, axis=-1) <= args["radius"] * (1 + 1e-15)).all()
     assert optimum.result.converged.all()
     # The gradient points out of the ball, along x: a multiple of x, with a factor below 0.
-    by_x = jax.grad(
-        lambda x: jnp.sum(
-            cost(optimum.z, x, args) + (optimum.mu * nonlinear(optimum.z, x, args)).sum(-1)
-        )
-    )(optimum.x)
+    z, mu = optimum.z, optimum.mu
+    lagrangian = lambda x: (cost(z, x, args) + (mu * nonlinear(z, x, args)).sum(-1)).sum()  # noqa: E731
+    by_x = jax.jit(jax.grad(lagrangian))(optimum.x)
     cosine = (by_x * optimum.x).sum(-1) / jnp.linalg.norm(by_x, axis=-1) / args["radius"]
     np.testing.assert_allclose(cosine, -1, atol=1e-9)
 
@@ -163,7 +169,8 @@ def test_pytree_states(x64):
     z0, x0 = map(split, starts(args))
     f = lambda z, x, args: split(nonlinear(join(z), join(x), args))  # noqa: E731
     of_trees = lambda z, x, args: cost(join(z), join(x), args)  # noqa: E731
-    optimum = optimise(f, of_trees, z0, x0, args, deq=DEQ_TIGHT, steps=STEPS)
+    run = lambda: optimise(f, of_trees, z0, x0, args, deq=DEQ_TIGHT, steps=STEPS)  # noqa: E731
+    optimum = jax.jit(run)()
     expected = jax.jit(solved)(args)
     for ours, theirs in (
         (optimum.z, expected.z),
@@ -176,16 +183,8 @@ def test_pytree_states(x64):
 def test_a_start_at_the_optimum_takes_no_step(x64):
     args = random_args()
     found = jax.jit(solved)(args)
-    again = optimise(
-        nonlinear,
-        cost,
-        found.z,
-        found.x,
-        args,
-        mu0=found.mu,
-        deq=DEQ(DEQ_TIGHT.solver),
-        steps=STEPS,
-    )
+    options = {"mu0": found.mu, "deq": DEQ(DEQ_TIGHT.solver), "steps": STEPS}
+    again = jax.jit(lambda z, x: optimise(nonlinear, cost, z, x, args, **options))(found.z, found.x)
     np.testing.assert_array_equal(again.result.steps, 0)
     close(again.x, found.x)
 
@@ -212,7 +211,8 @@ def test_a_problem_without_a_minimum_does_not_converge():
     f = lambda z, x, args: x  # noqa: E731
     falling = lambda z, x, args: z[:, 0]  # noqa: E731
     zero, deq = jnp.zeros((2, 1)), DEQ(Picard(stop_mode="abs"))
-    optimum = optimise(f, falling, zero, zero, None, mu0=jnp.ones((2, 1)), deq=deq)
+    mu0 = jnp.ones((2, 1))
+    optimum = jax.jit(lambda: optimise(f, falling, zero, zero, None, mu0=mu0, deq=deq))()
     assert not optimum.result.converged.any()
     np.testing.assert_allclose(optimum.residuals.input, 1, rtol=1e-3)
 

@@ -1,6 +1,7 @@
 """SHINE against the inverse that the history stands for, and against the true inverse."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from cells import layer, random_args, readout, start
 from numpy.testing import assert_allclose
 
-from mdeq_jax.implicit import Exact, JacobianFree, Shine, equilibrium
+from mdeq_jax.implicit import Exact, Shine, equilibrium
 from mdeq_jax.solvers import Anderson, Broyden, Picard
 
 SOLVER = Broyden(max_steps=12, tol=1e-12)
@@ -19,28 +20,32 @@ def cosine(a, b):
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
-def u_of(adjoint, args, g, solver=SOLVER, **options):
+@functools.partial(jax.jit, static_argnames="outer_gradient")
+def u_of(adjoint, args, g, solver=SOLVER, step_limit=None, outer_gradient=None):
     """The u that an adjoint finds: what it pulls back through ∂f/∂bias of f = layer + bias."""
 
     def shifted(z, bias):
         return layer(z, args) + bias
 
     def run(bias):
-        return equilibrium(shifted, start(args), bias, solver=solver, adjoint=adjoint, **options)
+        options = {"adjoint": adjoint, "step_limit": step_limit, "outer_gradient": outer_gradient}
+        return equilibrium(shifted, start(args), bias, solver=solver, **options)
 
-    bias = jnp.zeros_like(start(args))
-    z, pullback, result = jax.vjp(run, bias, has_aux=True)
-    return np.asarray(pullback(jnp.asarray(g))[0]), np.asarray(z), result
+    z, pullback, result = jax.vjp(run, jnp.zeros_like(start(args)), has_aux=True)
+    return pullback(g)[0], z, result
 
 
 def dense_inverse(args, b, steps):
     """Good Broyden's B⁻¹ of sample b after so many steps, as a matrix, from textbook updates."""
 
-    def gap(z):
-        return np.asarray(layer(z, {**args, "x": args["x"][b : b + 1]}) - z)[0]
+    weight = np.asarray(args["weight"])
+    offset = np.asarray(args["x"][b] @ args["inject"] + args["bias"])
 
-    z = np.zeros((1, args["weight"].shape[0]))
-    inverse, g = -np.eye(z.shape[1]), gap(z)
+    def gap(z):
+        return np.tanh(z @ weight + offset) - z
+
+    z = np.zeros(len(weight))
+    inverse, g = -np.eye(len(z)), gap(z)
     for _ in range(steps):
         s = -inverse @ g
         z = z + s
@@ -64,16 +69,16 @@ def exact_u(args, z, g):
     return np.stack([np.linalg.solve(np.eye(len(j)) - j.T, row) for j, row in pairs])
 
 
-@pytest.mark.parametrize("max_steps", [1, 4, 9])
-def test_it_is_g_times_the_dense_inverse_of_the_history(x64, max_steps):
+def test_it_is_g_times_the_dense_inverse_of_the_history(x64):
     """Also where the step limit ends the solve: the last secant pair is in."""
     args = random_args()
     g = random_g(args)
-    solver = dataclasses.replace(SOLVER, max_steps=max_steps)
-    u, _, result = u_of(Shine(fallback=None), args, g, solver)
-    np.testing.assert_array_equal(result.steps, max_steps)
-    for b in range(len(g)):
-        assert_allclose(u[b], -g[b] @ dense_inverse(args, b, max_steps), rtol=1e-6, atol=1e-9)
+    solver = dataclasses.replace(SOLVER, max_steps=9)
+    for steps in (1, 4, 9):
+        u, _, result = u_of(Shine(fallback=None), args, g, solver, steps)
+        np.testing.assert_array_equal(result.steps, steps)
+        for b in range(len(g)):
+            assert_allclose(u[b], -g[b] @ dense_inverse(args, b, steps), rtol=1e-6, atol=1e-9)
 
 
 def test_the_history_ends_at_the_iterate_that_is_returned(x64):
@@ -98,8 +103,9 @@ def test_exact_for_a_state_of_one_entry(x64):
         z, _ = equilibrium(lambda z, x: slopes * z + x, 0 * x, x, solver=solver, adjoint=Shine())
         return z
 
-    _, pullback = jax.vjp(run, jnp.array([[1.0], [2.0], [3.0]]))
-    assert_allclose(pullback(jnp.asarray(g))[0], np.where(slopes < 0.5, g / (1 - slopes), g))
+    pull_back = jax.jit(lambda x, g: jax.vjp(run, x)[1](g)[0])
+    u = pull_back(np.array([[1.0], [2.0], [3.0]]), g)
+    assert_allclose(u, np.where(slopes < 0.5, g / (1 - slopes), g))
 
 
 @pytest.mark.slow
@@ -107,11 +113,11 @@ def test_refining_tends_to_exact(x64):
     args = random_args()
     g = random_g(args)
     errors = []
-    for n in (0, 2, 4, 12):
+    for n in (0, 3, 12):
         u, z, _ = u_of(Shine(refine=n), args, g)
         errors.append(np.linalg.norm(u - exact_u(args, z, g)))
-    assert errors[0] > errors[1] > errors[2] > errors[3]
-    assert errors[3] < 1e-9
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-9
 
 
 @pytest.mark.slow
@@ -137,7 +143,7 @@ def test_its_statistics_are_those_of_the_refinement(x64):
             options = {"solver": SOLVER, "adjoint": adjoint, "adjoint_probe": probe}
             return readout(args, **options)
 
-        return jax.grad(loss)(jnp.zeros((3, 2)))
+        return jax.jit(jax.grad(loss))(jnp.zeros((3, 2)))
 
     np.testing.assert_array_equal(steps_and_residual(Shine()), 0)
     refined = steps_and_residual(Shine(refine=3))
@@ -158,8 +164,6 @@ def test_fallback_to_jacobian_free_per_sample(x64):
     assert not far.all()
     np.testing.assert_array_equal(u[far], g[far])
     assert_allclose(u[~far], whole[~far], rtol=1e-12)
-    free, *_ = u_of(JacobianFree(), args, g)
-    np.testing.assert_array_equal(u[far], free[far])
 
 
 def test_what_fell_back_is_refined_from_there(x64):
@@ -171,9 +175,9 @@ def test_what_fell_back_is_refined_from_there(x64):
     assert_allclose(u, plain, rtol=1e-9)
 
 
-@pytest.mark.parametrize("adjoint", [Shine(), Shine(refine=2), Shine(opa_every=2)], ids=str)
-def test_vmap(x64, adjoint):
+def test_vmap(x64):
     """Over the gradient, of models that differ."""
+    adjoint = Shine(refine=2, opa_every=2)
 
     def gradient(args):
         outer_gradient = jax.grad(lambda z: jnp.sum(jnp.sin(z)))
@@ -181,7 +185,7 @@ def test_vmap(x64, adjoint):
         options = {"solver": solver, "adjoint": adjoint, "outer_gradient": outer_gradient}
         return jax.grad(lambda args: readout(args, **options))(args)
 
-    several = [random_args(seed=seed) for seed in range(3)]
+    several = [random_args(seed=seed) for seed in range(2)]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *several)
     ours = jax.jit(jax.vmap(gradient))(stacked)
     single = jax.jit(gradient)
@@ -189,8 +193,7 @@ def test_vmap(x64, adjoint):
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-7, atol=1e-9), ours, expected)
 
 
-@pytest.mark.parametrize("adjoint", [Shine(), Shine(refine=2), Shine(opa_every=2)], ids=str)
-def test_states_of_16_bits(adjoint):
+def test_states_of_16_bits():
     args = jax.tree.map(lambda x: x.astype(jnp.float32), random_args())
 
     def gradient(dtype):
@@ -205,7 +208,7 @@ def test_states_of_16_bits(adjoint):
                 z0,
                 args,
                 solver=Broyden(max_steps=3),
-                adjoint=adjoint,
+                adjoint=Shine(refine=2, opa_every=2),
                 outer_gradient=lambda z: jax.tree.map(jnp.ones_like, z),
             )
             return sum(x.astype(jnp.float32).sum() for x in jax.tree.leaves(z))
@@ -218,9 +221,8 @@ def test_states_of_16_bits(adjoint):
 
 def test_a_cotangent_of_zero(x64):
     args = random_args()
-    for adjoint in (Shine(), Shine(refine=3)):
-        u, *_ = u_of(adjoint, args, np.zeros(start(args).shape))
-        np.testing.assert_array_equal(u, 0)
+    u, *_ = u_of(Shine(refine=3), args, np.zeros(start(args).shape))
+    np.testing.assert_array_equal(u, 0)
 
 
 @pytest.mark.slow
@@ -228,19 +230,14 @@ def test_second_derivatives_take_the_inverse_as_given(x64):
     """With B held fixed, u is linear in g: the second derivative of a quadratic loss is finite."""
     args = random_args(size=2, dim=3)
 
-    def slope(bias):
-        options = {"solver": SOLVER, "adjoint": Shine(refine=20)}
+    def slope(bias, adjoint):
+        options = {"solver": SOLVER, "adjoint": adjoint}
         return jnp.sum(jax.grad(lambda b: readout({**args, "bias": b}, **options))(bias) ** 2)
 
-    second = jax.jit(jax.grad(slope))(args["bias"])
-    exact = jax.grad(
-        lambda b: jnp.sum(
-            jax.grad(lambda b: readout({**args, "bias": b}, solver=SOLVER, adjoint=Exact(SOLVER)))(
-                b
-            )
-            ** 2
-        )
-    )(args["bias"])
+    second, exact = (
+        jax.jit(jax.grad(slope))(args["bias"], adjoint)
+        for adjoint in (Shine(refine=20), Exact(SOLVER))
+    )
     assert_allclose(second, exact, rtol=1e-5)
 
 

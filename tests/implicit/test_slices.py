@@ -73,62 +73,65 @@ def test_a_linear_problem_against_dense_algebra(x64, sampling):
     np.testing.assert_allclose(r.residual, trace[-1], rtol=1e-9)
 
 
-@pytest.mark.parametrize("sampling", ["index", "slice"])
-@pytest.mark.parametrize("solver", [Picard(9, 0.0), Broyden(9, 0.0), Anderson(9, 0.0)], ids=repr)
+@pytest.mark.parametrize(
+    ("sampling", "solver"), [("index", Anderson(9, 0.0)), ("slice", Broyden(9, 0.0))]
+)
 def test_gradients(x64, sampling, solver):
     """A sampled state has the slopes of its damped steps; the equilibrium has the adjoint's."""
     args, exact = random_args(), Exact(Broyden(60, 1e-13))
     deq = DEQ(solver, exact, SAMPLE_AT, PHANTOM, sampling)
+    limited = jax.jit(lambda z, steps: solve(layer, z, args, solver, step_limit=steps).z)
     z, results = start(args), []
-    for steps in np.diff((0, *SAMPLE_AT)):
-        z = solve(layer, z, args, solver, step_limit=steps).z
+    for steps, length in zip(SAMPLE_AT, np.diff((0, *SAMPLE_AT)), strict=True):
+        z = limited(z, length if sampling == "slice" else steps)
         results.append(z)
-        z = damped(z, args, layer)
-    if sampling == "index":
-        results = solve(layer, start(args), args, solver, sample_at=SAMPLE_AT).states
+        z = damped(z, args, layer) if sampling == "slice" else start(args)
 
-    def of_state(args, i):
-        return jnp.sin(deq(layer, start(args), args).sampled[i]).sum()
+    @jax.jit
+    def values_and_gradients(args):
+        def sines(args):
+            solution = deq(layer, start(args), args)
+            return [jnp.sin(z).sum() for z in (*solution.sampled, solution.z)], solution.z
 
-    for i in range(2):
-        from_there = jax.jit(lambda args, i=i: jnp.sin(damped(results[i], args, layer)).sum())
-        value, gradient = jax.jit(jax.value_and_grad(of_state), static_argnums=1)(args, i)
-        np.testing.assert_allclose(value, from_there(args), rtol=1e-9)
-        assert_slopes(from_there, gradient, args)
+        values, pullback, z = jax.vjp(sines, args, has_aux=True)
+        return values, [pullback(list(row))[0] for row in jnp.eye(3)], z
 
-    def of_equilibrium(args):
-        z = deq(layer, start(args), args).z
-        return jnp.sin(z).sum(), z
-
-    gradient, z = jax.jit(jax.grad(of_equilibrium, has_aux=True))(args)
+    values, gradients, z = values_and_gradients(args)
+    from_there = jax.jit(lambda args, z: jnp.sin(damped(z, args, layer)).sum())
+    for value, gradient, before in zip(values, gradients, results, strict=False):
+        np.testing.assert_allclose(value, from_there(args, before), rtol=1e-9)
+        assert_slopes(lambda args, before=before: from_there(args, before), gradient, args)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)  # noqa: E731
-    jax.tree.map(close, gradient, pulled_at(args, z))
+    jax.tree.map(close, gradients[-1], jax.jit(pulled_at)(args, z))
 
 
 def pulled_at(args, z):
     """Return u ∂f/∂args with u = u J + cos z, at a z that need not be a fixed point."""
     by_row = jax.vmap(jax.jacobian(lambda z, x: layer(z[None], {**args, "x": x[None]})[0]))
-    difference = np.eye(z.shape[1]) - np.asarray(by_row(z, args["x"]))
-    u = np.linalg.solve(difference.swapaxes(1, 2), np.cos(z)[..., None])[..., 0]
-    return jax.vjp(lambda args: layer(z, args), args)[1](jnp.asarray(u))[0]
+    difference = jnp.eye(z.shape[1])[None] - by_row(z, args["x"])
+    u = jnp.linalg.solve(difference.swapaxes(1, 2), jnp.cos(z)[..., None])[..., 0]
+    return jax.vjp(lambda args: layer(z, args), args)[1](u)[0]
 
 
-@pytest.mark.parametrize("limit", [0, 2, 3, 7, 20])
-def test_the_step_limit_is_of_all_slices(x64, limit):
+def test_the_step_limit_is_of_all_slices(x64):
     args = linear_problem()
     deq = DEQ(Picard(9, 0.0, "abs"), None, SAMPLE_AT, PHANTOM, "slice")
-    solution = jax.jit(lambda n: deq(linear, jnp.zeros((3, 4)), args, step_limit=n))(limit)
-    np.testing.assert_array_equal(solution.result.steps, min(limit, 9))
-    np.testing.assert_array_equal(solution.result.status, Status.STEP_LIMIT)
-    z = damped(plain(np.zeros((3, 4)), args, min(limit, 2)), args)
-    z = damped(plain(z, args, np.clip(limit - 2, 0, 3)), args)
-    np.testing.assert_allclose(solution.z, plain(z, args, np.clip(limit - 5, 0, 4)), rtol=1e-12)
+    limited = jax.jit(lambda n: deq(linear, jnp.zeros((3, 4)), args, step_limit=n))
+    for limit in (0, 2, 3, 7, 20):
+        solution = limited(limit)
+        np.testing.assert_array_equal(solution.result.steps, min(limit, 9))
+        np.testing.assert_array_equal(solution.result.status, Status.STEP_LIMIT)
+        z = damped(plain(np.zeros((3, 4)), args, min(limit, 2)), args)
+        z = damped(plain(z, args, np.clip(limit - 2, 0, 3)), args)
+        expected = plain(z, args, np.clip(limit - 5, 0, 4))
+        np.testing.assert_allclose(solution.z, expected, rtol=1e-12)
 
 
 def test_each_slice_stops_at_the_tolerance(x64):
     args = random_args()
     deq = DEQ(Broyden(60), None, (20, 40), PHANTOM, "slice")
-    loose, tight = (deq(layer, start(args), args, tol=tol).result for tol in (1e-2, 1e-8))
+    run = jax.jit(lambda tol: deq(layer, start(args), args, tol=tol).result)
+    loose, tight = run(1e-2), run(1e-8)
     for result, tol in ((loose, 1e-2), (tight, 1e-8)):
         np.testing.assert_array_equal(result.status, Status.CONVERGED)
         assert (result.residual <= tol).all()
@@ -138,7 +141,8 @@ def test_each_slice_stops_at_the_tolerance(x64):
 
 def test_without_sampled_states_a_slice_is_the_solve(x64):
     args = random_args()
-    found = [DEQ(Broyden(12), sampling=s)(layer, start(args), args) for s in ("index", "slice")]
+    run = jax.jit(lambda deq: deq(layer, start(args), args))
+    found = [run(DEQ(Broyden(12), sampling=sampling)) for sampling in ("index", "slice")]
     jax.tree.map(np.testing.assert_array_equal, found[0].result, found[1].result)
     np.testing.assert_array_equal(found[0].z, found[1].z)
 
@@ -151,9 +155,8 @@ def loss_of(deq):
     return loss
 
 
-@pytest.mark.parametrize("sampling", ["index", "slice"])
-def test_under_vmap(x64, sampling):
-    gradient = jax.grad(loss_of(DEQ(Broyden(9, 1e-6), None, SAMPLE_AT, PHANTOM, sampling)))
+def test_under_vmap(x64):
+    gradient = jax.grad(loss_of(DEQ(Broyden(9, 1e-6), None, SAMPLE_AT, PHANTOM, "slice")))
     several = [random_args(seed=seed) for seed in range(2)]
     ours = jax.jit(jax.vmap(gradient))(jax.tree.map(lambda *x: jnp.stack(x), *several))
     expected = jax.tree.map(lambda *x: jnp.stack(x), *map(jax.jit(gradient), several))
@@ -161,9 +164,8 @@ def test_under_vmap(x64, sampling):
     jax.tree.map(close, ours, expected)
 
 
-@pytest.mark.parametrize("sampling", ["index", "slice"])
-def test_under_shard_map(x64, sampling):
-    gradient = jax.grad(loss_of(DEQ(Broyden(9, 1e-6), None, SAMPLE_AT, PHANTOM, sampling)))
+def test_under_shard_map(x64):
+    gradient = jax.grad(loss_of(DEQ(Picard(9, 1e-6), None, SAMPLE_AT, PHANTOM, "slice")))
     args = random_args(size=8)
     specs = {name: PartitionSpec("data" if name == "x" else None) for name in args}
     four = {"devices": jax.devices()[:4], "axis_types": (AxisType.Auto,)}

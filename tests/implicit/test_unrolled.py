@@ -29,7 +29,7 @@ def test_values_and_gradients_are_those_of_a_network_of_tied_layers(x64, checkpo
         return jnp.sin(z).sum(), states
 
     ours, r = jax.jit(jax.grad(unrolled, has_aux=True))(args)
-    expected, states = jax.grad(network, has_aux=True)(args)
+    expected, states = jax.jit(jax.grad(network, has_aux=True))(args)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10), ours, expected)
     np.testing.assert_array_equal(r.steps, 3)
     np.testing.assert_array_equal(r.best_step, 3)
@@ -44,7 +44,7 @@ def test_values_and_gradients_are_those_of_a_network_of_tied_layers(x64, checkpo
 
 def test_no_application_is_the_start():
     args = random_args()
-    z, r = equilibrium(layer, start(args), args, adjoint=Unrolled(0))
+    z, r = jax.jit(lambda: equilibrium(layer, start(args), args, adjoint=Unrolled(0)))()
     np.testing.assert_array_equal(z, start(args))
     np.testing.assert_array_equal(r.residual, np.inf)
     assert r.trace.shape == (0, 3)
@@ -90,9 +90,10 @@ def test_sampled_states_have_the_ordinary_gradient(x64):
             states.append(layer(states[-1], args))
         return sum(jnp.sin(states[k]).sum() for k in (1, 3, 4))
 
-    np.testing.assert_allclose(ours(args), network(args), rtol=1e-12)
-    grads = jax.jit(jax.grad(ours))(args), jax.grad(network)(args)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10), *grads)
+    found, expected = (jax.jit(jax.value_and_grad(f))(args) for f in (ours, network))
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-10)
+    jax.tree.map(close, found[1], expected[1])
 
 
 def test_states_after_more_applications_than_there_are():

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 PAGE = Path(__file__).parents[2] / "docs" / "inverse.md"
 
 
+@pytest.mark.slow
 def test_the_example():
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names = {}

@@ -1,17 +1,21 @@
 """The command `reason`: a table, figures and one line of JSON from a trained model."""
 
+import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from test_reasoning_experiment import TINY
 
 from mdeq_jax.commands import reason
 from mdeq_jax.reasoning import scaling
 from mdeq_jax.reasoning.experiment import create_experiment
+from mdeq_jax.training.checkpoints import write_checkpoint
 from mdeq_jax.training.config import override
-from mdeq_jax.training.loop import train
+from mdeq_jax.training.weights import state_of
 
 MAZES = override(
     TINY,
@@ -21,15 +25,16 @@ MAZES = override(
         "solver.forward.noise": 0.01,
         "evaluation.sizes": (5,),
         "evaluation.steps": (4,),
-        "train.steps": 2,
     },
 )
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mazes")
-    train(create_experiment(MAZES), folder)
+    """A checkpoint with random weights."""
+    folder = epath.Path(tmp_path_factory.mktemp("mazes")) / "checkpoint"
+    variables = jax.jit(create_experiment(MAZES).init)(jax.random.key(0))
+    write_checkpoint(folder, state_of(variables), dataclasses.asdict(MAZES), 0)
     return folder
 
 

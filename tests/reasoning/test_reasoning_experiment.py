@@ -1,6 +1,7 @@
 """Equilibrium reasoning as an experiment: scores, segments, evaluations and resuming."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -42,16 +43,17 @@ TWO_STEPS = Picard(max_steps=2)
 SEGMENTS = override(TINY, {"loss.segments": 3, "model.halting": True, "optim.ema_decay": 0.9})
 
 
-def forward(experiment, carry, batch, train=True):
-    """A forward pass outside of the loop."""
+@pytest.fixture(scope="module")
+def segments():
+    return create_experiment(SEGMENTS)
 
-    @jax.jit
-    def passed(batch, carry):
-        variables, layer = experiment.init(jax.random.key(0)), Layer(DEQ(TWO_STEPS))
-        found = experiment.forward(variables, batch, layer, train=train, carry=carry)
-        return found._replace(solution=found.solution.z)
 
-    return passed(batch, carry)
+@functools.partial(jax.jit, static_argnames="experiment")
+def forward(experiment, carry, batch):
+    """A forward pass of training outside of the loop."""
+    variables, layer = experiment.init(jax.random.key(0)), Layer(DEQ(TWO_STEPS))
+    found = experiment.forward(variables, batch, layer, train=True, carry=carry)
+    return found._replace(solution=found.solution.z)
 
 
 def some_batch(experiment, rows=4, first=0):
@@ -92,9 +94,8 @@ def test_the_loss_is_the_cross_entropy_of_counted_positions():
     assert metrics["halting_accuracy"] == 1 - metrics["exact"]
 
 
-def test_a_row_keeps_its_problem_and_its_state_for_its_segments():
-    experiment = create_experiment(SEGMENTS)
-    carry, states = experiment.init_carry(4), []
+def test_a_row_keeps_its_problem_and_its_state_for_its_segments(segments):
+    experiment, carry, states = segments, segments.init_carry(4), []
     first = some_batch(experiment)
     for segment in range(3):
         offered = some_batch(experiment, first=4 * segment)
@@ -112,20 +113,23 @@ def test_a_row_keeps_its_problem_and_its_state_for_its_segments():
     np.testing.assert_array_equal(fresh.carry["segments"], 1)
 
 
-def test_segments_continue_one_solve():
-    experiment = create_experiment(SEGMENTS)
-    batch = some_batch(experiment)
-    once = forward(experiment, experiment.init_carry(4), batch)
-    twice = forward(experiment, once.carry, batch)
-    f, z, args = experiment.problem(experiment.init(jax.random.key(0)), batch["inputs"])
-    for _ in range(2):
-        z = solve(f, z, args, TWO_STEPS).z
-    np.testing.assert_allclose(twice.solution, z, atol=1e-5)
+def test_segments_continue_one_solve(segments):
+    batch = some_batch(segments)
+    once = forward(segments, segments.init_carry(4), batch)
+    twice = forward(segments, once.carry, batch)
+
+    @jax.jit
+    def solved(inputs):
+        f, z, args = segments.problem(segments.init(jax.random.key(0)), inputs)
+        for _ in range(2):
+            z = solve(f, z, args, TWO_STEPS).z
+        return z
+
+    np.testing.assert_allclose(twice.solution, solved(batch["inputs"]), atol=1e-5)
 
 
-def test_a_halted_row_takes_a_new_problem():
-    experiment = create_experiment(SEGMENTS)
-    carry = experiment.init_carry(4)
+def test_a_halted_row_takes_a_new_problem(segments):
+    experiment, carry = segments, segments.init_carry(4)
     passed = forward(experiment, carry, some_batch(experiment))
     outputs = {**passed.outputs, "halt": jnp.array([1.0, -1.0, 2.0, -3.0])}
     carry = experiment._next_carry(carry, passed.batch, passed.solution, outputs)
@@ -133,15 +137,10 @@ def test_a_halted_row_takes_a_new_problem():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "config",
-    [TINY, SEGMENTS],
-    ids=["steps", "segments"],
-)
-def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypatch):
-    whole = train(create_experiment(config), tmp_path / "whole")
-    interrupted_after(monkeypatch, create_experiment(config), tmp_path / "parts", last=4)
-    resumed = train(create_experiment(config), tmp_path / "parts")
+def test_an_interrupted_run_ends_as_one_that_was_not(segments, tmp_path, monkeypatch):
+    whole = train(segments, tmp_path / "whole")
+    interrupted_after(monkeypatch, segments, tmp_path / "parts", last=4)
+    resumed = train(create_experiment(SEGMENTS), tmp_path / "parts")
     assert resumed.metrics["resumed_from_step"] == 4
     jax.tree.map(np.testing.assert_array_equal, resumed.state, whole.state)
     names = ("exact_8", "exact_24", "accuracy_24", "alignment_24", "solver_steps_24")
@@ -150,21 +149,14 @@ def test_an_interrupted_run_ends_as_one_that_was_not(config, tmp_path, monkeypat
     assert resumed.metrics["eval/examples_24"] == 20
     # Whoever evaluates a finished run on other sizes has another score.
     sizes = {"evaluation.sizes": (20,), "evaluation.steps": (4,)}
-    again = train(create_experiment(override(config, sizes)), tmp_path / "parts").metrics
+    again = train(create_experiment(override(SEGMENTS, sizes)), tmp_path / "parts").metrics
     assert again["resumed_from_step"] == 6
     assert "eval/exact_20" in again
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"loss.segments": 2, "solver.forward.noise": 0.1, "loss.alignment_weight": 0.1},
-    ],
-    ids=["plain", "all options"],
-)
-def test_results_do_not_depend_on_the_number_of_devices(changes, x64):
+def test_results_do_not_depend_on_the_number_of_devices(x64):
+    changes = {"loss.segments": 2, "solver.forward.noise": 0.1, "loss.alignment_weight": 0.1}
     experiment = create_experiment(override(TINY, changes))
     states = {n: take_steps(experiment, n, 3) for n in (1, 4)}
     jax.tree.map(

@@ -28,17 +28,6 @@ def test_a_sample_alone_and_among_others(x64, kind):
         assert_same(alone.z, take(together.z, [i]), atol=1e-9, rtol=0)
 
 
-@every_solver
-def test_permuting_the_batch_permutes_the_result(x64, kind):
-    z0, (weight, x) = maps.random_tanh_cell()
-    order = np.array([3, 0, 4, 2, 1])
-    solver = kind(max_steps=400, tol=1e-10)
-    r = run(maps.tanh_cell, z0, (weight, x), solver)
-    permuted = run(maps.tanh_cell, z0, (weight, x[order]), solver)
-    assert_same(permuted.z, take(r.z, order), atol=1e-9, rtol=0)
-    np.testing.assert_array_equal(permuted.steps, r.steps[order])
-
-
 def test_a_finished_sample_is_frozen():
     """f sees it unchanged from its last step on, and it is what the sample returns."""
     seen = []
@@ -70,8 +59,7 @@ def affine_until_close(z, args):
 
 
 @every_solver
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("when", ["from the start", "on the way"])
+@pytest.mark.parametrize(("bad", "when"), [(np.nan, "from the start"), (np.inf, "on the way")])
 def test_a_sample_not_finite_leaves_the_others_untouched(kind, bad, when):
     args, _ = maps.random_affine()
     limit = np.float32([0, 0, np.inf if when == "from the start" else 0.3, 0])

@@ -155,7 +155,7 @@ def test_products_of_steps_are_as_accurate_as_their_bound():
     """Here much cancels in late steps, so products that follow from others alone would be lost."""
     args, _ = maps.random_affine(dim=12, radius=3.0)
     solver = Broyden(max_steps=20, tol=0)
-    history = iterate(maps.affine, jnp.zeros((4, 12)), args, solver).memory
+    history = jax.jit(lambda: iterate(maps.affine, jnp.zeros((4, 12)), args, solver).memory)()
     steps = np.asarray(history.steps.leaves[0], np.float64)
     gram = np.einsum("bid,bjd->bij", steps, steps)
     lengths = np.sqrt(np.einsum("bii->bi", gram))

@@ -28,9 +28,9 @@ def test_batches_are_one_batch(x64, kind):
         f = lambda z, offset: maps.affine(z, (matrix, offset))  # noqa: E731
         return solve(f, z0, offset, solver, sample_at=(2, 5))
 
-    mapped = jax.jit(jax.vmap(of_batch))(matrix, offset)
+    mapped, alone = jax.jit(jax.vmap(of_batch))(matrix, offset), jax.jit(of_batch)
     for i in range(3):
-        assert_same(jax.tree.map(lambda x, i=i: x[i], mapped), of_batch(matrix[i], offset[i]))
+        assert_same(jax.tree.map(lambda x, i=i: x[i], mapped), alone(matrix[i], offset[i]))
 
 
 def test_mapped_limits_and_axes(x64):
@@ -46,9 +46,10 @@ def test_mapped_limits_and_axes(x64):
     mapped = jax.jit(jax.vmap(of_batch, in_axes=(2, 0, 0), out_axes=1))(
         jnp.moveaxis(offset, 0, 2), tol, limit
     )
+    alone = jax.jit(of_batch)
     for i in range(3):
-        alone = of_batch(offset[i], tol[i], limit[i])
-        assert_same(jax.tree.map(lambda x, i=i: x[:, i], mapped), alone)
+        expected = alone(offset[i], tol[i], limit[i])
+        assert_same(jax.tree.map(lambda x, i=i: x[:, i], mapped), expected)
     assert mapped.steps.max(axis=0).tolist() == [int(mapped.steps[:, 0].max()), 3, 0]
 
 
@@ -56,12 +57,8 @@ def test_axes_within_axes(x64):
     matrix, offset = batches()
     of_sample = lambda a, b: solve(maps.affine, jnp.zeros((1, 6)), (a[None], b[None]), Broyden())  # noqa: E731
     mapped = jax.jit(jax.vmap(jax.vmap(of_sample)))(matrix, offset)
-    flat = solve(
-        maps.affine,
-        jnp.zeros((12, 6)),
-        jax.tree.map(lambda x: x.reshape(12, *x.shape[2:]), (matrix, offset)),
-        Broyden(),
-    )
+    args = matrix.reshape(12, 6, 6), offset.reshape(12, 6)
+    flat = maps.run(maps.affine, jnp.zeros((12, 6)), args, Broyden())
     np.testing.assert_allclose(mapped.z.reshape(12, 6), flat.z)
     np.testing.assert_array_equal(mapped.steps.ravel(), flat.steps)
 
@@ -71,7 +68,7 @@ def test_batches_that_stop_as_a_whole_stay_apart(x64, mode):
     matrix, offset = batches()
     matrix = matrix * jnp.array([0.2, 0.6, 1.0])[:, None, None, None]
     solver = Picard(max_steps=60, tol=1e-4, stop_mode=mode, stop_scope="batch")
-    of_batch = functools.partial(solve, maps.affine, jnp.zeros((4, 6)), solver=solver)
+    of_batch = jax.jit(functools.partial(solve, maps.affine, jnp.zeros((4, 6)), solver=solver))
     mapped = jax.jit(jax.vmap(of_batch))((matrix, offset))
     for i in range(3):
         np.testing.assert_array_equal(mapped.steps[i], of_batch((matrix[i], offset[i])).steps)
@@ -94,9 +91,8 @@ def cell(z, a):
 
 
 @pytest.mark.slow
-@every_solver
-def test_derivatives_that_pass_a_solve_by_or_go_through_it(x64, kind):
-    solver, z0, a = kind(max_steps=50, tol=1e-12), jnp.zeros((2, 3)), jnp.ones((2, 3))
+def test_derivatives_that_pass_a_solve_by_or_go_through_it(x64):
+    solver, z0, a = Broyden(max_steps=50, tol=1e-12), jnp.zeros((2, 3)), jnp.ones((2, 3))
     found = lambda a: solve(cell, z0, a, solver)  # noqa: E731
     z = found(a).z
     beside = jax.grad(lambda a: (a * jax.lax.stop_gradient(found(a).z)).sum())(a)
@@ -111,10 +107,9 @@ def test_derivatives_that_pass_a_solve_by_or_go_through_it(x64, kind):
     np.testing.assert_allclose(along[1], through, rtol=1e-6)
 
 
-@every_solver
-def test_a_map_that_speaks_to_the_other_batches(x64, kind):
+def test_a_map_that_speaks_to_the_other_batches(x64):
     """A collective over the mapped axis, as in a BatchNorm with an axis name."""
-    solver, z0 = kind(max_steps=50, tol=1e-10), jnp.zeros((2, 3))
+    solver, z0 = Broyden(max_steps=50, tol=1e-10), jnp.zeros((2, 3))
     a = jnp.stack([jnp.ones((2, 3)), 2 * jnp.ones((2, 3))])
 
     def of_batch(a):
@@ -124,6 +119,6 @@ def test_a_map_that_speaks_to_the_other_batches(x64, kind):
 
         return solve(f, z0, a, solver).z
 
-    z = jax.vmap(of_batch, axis_name="i")(a)
+    z = jax.jit(jax.vmap(of_batch, axis_name="i"))(a)
     share = 0.1 * z.mean(axis=0, keepdims=True) * jnp.array([1.0, 2.0])[:, None, None]
     np.testing.assert_allclose(cell(z, a) - share, z, atol=1e-8)

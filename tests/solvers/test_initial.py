@@ -67,12 +67,10 @@ def test_a_sample_does_not_depend_on_how_the_batch_is_split(kind):
         first = jax.lax.axis_index("data") * len(like["a"])
         return initial_state(KEY, like, kind, first)
 
-    for devices in (1, 2, 8):
-        some = {"devices": jax.devices()[:devices], "axis_types": (AxisType.Auto,)}
-        mesh = jax.make_mesh((devices,), ("data",), **some)
-        specs = {"in_specs": PartitionSpec("data"), "out_specs": PartitionSpec("data")}
-        ours = jax.jit(jax.shard_map(on_device, mesh=mesh, **specs))(like)
-        jax.tree.map(np.testing.assert_array_equal, ours, whole)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    specs = {"in_specs": PartitionSpec("data"), "out_specs": PartitionSpec("data")}
+    ours = jax.jit(jax.shard_map(on_device, mesh=mesh, **specs))(like)
+    jax.tree.map(np.testing.assert_array_equal, ours, whole)
 
 
 def test_another_key_is_another_state():

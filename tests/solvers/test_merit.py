@@ -79,7 +79,8 @@ def test_under_vmap():
 
     targets, tables = jnp.asarray([[2.0, 5.0], [1.0, 4.0]]), jnp.stack([TABLE, TABLE[::-1]])
     ours = jax.jit(jax.vmap(lane))(targets, tables)
-    expected = [jax.jit(lane)(*x) for x in zip(targets, tables, strict=True)]
+    one = jax.jit(lane)
+    expected = [one(*x) for x in zip(targets, tables, strict=True)]
     jax.tree.map(
         np.testing.assert_array_equal, ours, jax.tree.map(lambda *x: jnp.stack(x), *expected)
     )

@@ -78,7 +78,8 @@ def test_a_line_search_of_each_sample(x64):
     r = run(cubic, z0, 2.0, LineSearch(max_steps=60, tol=1e-10))
     assert r.converged.all()
     np.testing.assert_allclose(r.z, 1, atol=1e-9)
-    alone = [run(cubic, z0[i : i + 1], 2.0, LineSearch(max_steps=60, tol=1e-10)) for i in range(3)]
+    solver = LineSearch(max_steps=60, tol=1e-10)
+    alone = [run(cubic, z0[i : i + 1], 2.0, solver) for i in range(3)]
     np.testing.assert_array_equal(r.steps, [each.steps[0] for each in alone])
 
 
@@ -123,7 +124,7 @@ def test_16_bit_states_reach_a_solver_in_float32(kind):
             return super().propose(memory, point)
 
     f = lambda z, _: (0.3 * jnp.cos(z.astype(jnp.float32))).astype(z.dtype)  # noqa: E731
-    r = solve(f, jnp.zeros((2, 3), jnp.bfloat16), None, Spy(max_steps=200, tol=1e-2))
+    r = run(f, jnp.zeros((2, 3), jnp.bfloat16), None, Spy(max_steps=200, tol=1e-2))
     assert r.z.dtype == jnp.bfloat16
     assert r.converged.all()
     assert {*sum(seen, ())} == {jnp.dtype(jnp.float32)}
@@ -133,7 +134,8 @@ def test_under_vmap(x64):
     (matrix, offset), fixed_points = maps.random_affine(size=6, radius=3.0)
     args = matrix.reshape(3, 2, 6, 6), offset.reshape(3, 2, 6)
     solver = NewtonKrylov(tol=1e-9)
-    z = jax.vmap(lambda args: solve(maps.affine, jnp.zeros((2, 6)), args, solver).z)(args)
+    of_two = lambda args: solve(maps.affine, jnp.zeros((2, 6)), args, solver).z  # noqa: E731
+    z = jax.jit(jax.vmap(of_two))(args)
     np.testing.assert_allclose(z.reshape(6, 6), fixed_points, atol=1e-8)
 
 

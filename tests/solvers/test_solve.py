@@ -31,26 +31,14 @@ def test_cosine(x64, kind):
     np.testing.assert_allclose(r.z, 0.7390851332151607, atol=1e-11)
 
 
-@pytest.mark.parametrize("factor", [1.0, 3.0])
-def test_rotation_defeats_picard_alone(x64, factor):
-    args, fixed_points = maps.rotation(factor)
+def test_rotation_defeats_picard_alone(x64):
+    args, fixed_points = maps.rotation(3.0)
     z0 = jnp.zeros_like(fixed_points)
     assert not run(maps.affine, z0, args, Picard(max_steps=50)).converged.any()
     for solver in (Broyden(tol=1e-11), Anderson(tol=1e-11)):
         r = run(maps.affine, z0, args, solver)
         assert r.converged.all()
         np.testing.assert_allclose(r.z, fixed_points, atol=1e-9)
-
-
-@pytest.mark.filterwarnings("ignore:JAXopt is no longer maintained")
-def test_jaxopt_finds_the_same(x64):
-    import jaxopt
-
-    z0, args = maps.random_tanh_cell()
-    theirs, _ = jaxopt.AndersonAcceleration(maps.tanh_cell, maxiter=500, tol=1e-12).run(z0, args)
-    for kind in SOLVERS:
-        ours = run(maps.tanh_cell, z0, args, kind(max_steps=400, tol=1e-10))
-        assert_same(ours.z, theirs, atol=1e-9)
 
 
 # States and dtypes

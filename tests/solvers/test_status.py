@@ -71,7 +71,7 @@ def test_the_start_and_the_step_limit(limit):
 def test_a_limit_of_each_batch(x64):
     args, _ = maps.random_affine()
     of_batch = lambda n: solve(maps.affine, jnp.zeros((4, 6)), args, Broyden(), step_limit=n)  # noqa: E731
-    r = jax.vmap(of_batch)(jnp.array([2, 30]))
+    r = jax.jit(jax.vmap(of_batch))(jnp.array([2, 30]))
     np.testing.assert_array_equal(r.status[0], Status.STEP_LIMIT)
     np.testing.assert_array_equal(r.status[1], Status.CONVERGED)
 

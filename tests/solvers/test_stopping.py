@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import maps
 import numpy as np
 import pytest
-from maps import every_solver, run
+from maps import run
 
 from mdeq_jax.solvers import Anderson, Broyden, Picard, solve
 
@@ -69,8 +69,7 @@ def test_each_sample_returns_its_best_iterate():
     assert not r.converged.any()
 
 
-@pytest.mark.parametrize("mode", ["rel", "abs"])
-@every_solver
+@pytest.mark.parametrize(("kind", "mode"), [(Picard, "rel"), (Anderson, "abs"), (Broyden, "rel")])
 def test_the_start_is_returned_if_it_has_converged_or_no_step_is_finite(kind, mode):
     fixed, lost = jnp.array([[0.5, 0.5]]), jnp.array([[0.0, 0.0]])
     f = lambda z, _: jnp.where(z == 0, 1.0, jnp.where(z == 0.5, z, jnp.nan))  # noqa: E731
@@ -82,14 +81,16 @@ def test_the_start_is_returned_if_it_has_converged_or_no_step_is_finite(kind, mo
     np.testing.assert_array_equal(r.converged, [True, False])
 
 
-@pytest.mark.parametrize("scope", ["sample", "batch"])
-@every_solver
+@pytest.mark.parametrize(
+    ("kind", "scope"), [(Picard, "sample"), (Anderson, "sample"), (Broyden, "batch")]
+)
 def test_a_single_step_depends_on_the_arguments(kind, scope):
     """From 0 the relative residual is 1, and higher after each step of a map that expands."""
     x = jnp.array([[0.9, 2.1], [3.3, -1.2]])
+    solver = kind(max_steps=8, tol=1e-6, stop_scope=scope)
+    f = lambda z, x: x - 3 * jnp.abs(z) + z**2  # noqa: E731
     for limit in (1, 2, 4):
-        solver = kind(max_steps=8, tol=1e-6, stop_scope=scope)
-        r = run(lambda z, x: x - 3 * jnp.abs(z) + z**2, jnp.zeros((2, 2)), x, solver, None, limit)
+        r = run(f, jnp.zeros((2, 2)), x, solver, None, limit)
         assert (r.best_step >= 1).all()
         assert len(np.unique(r.z)) == 4
 
@@ -157,26 +158,22 @@ def test_explosion_of_a_batch_is_measured_against_its_first_residual(x64, mode, 
     assert steps == (1 if excess > 1 else 5)
 
 
-VANISHING = {
-    "2 - z": (lambda z, _: 2 - z, 0.0, 1.0),
-    "relu(1 - 2z)": (lambda z, _: jnp.maximum(1 - 2 * z, 0), 0.0, 1 / 3),
-    "relu from where it is 0": (lambda z, _: jnp.maximum(1 - 2 * z, 0), 1.0, 1 / 3),
-    "z^2 / 2": (lambda z, _: 0.5 * z**2, 0.9, 0.0),
-    "0": (lambda z, _: 0 * z, 0.7, 0.0),
-}
+def vanishing(z, _):
+    """A map of its own for each sample; the second and the third are the same from two starts."""
+    relu = lambda z: jnp.maximum(1 - 2 * z, 0)  # noqa: E731
+    return jnp.stack([2 - z[0], relu(z[1]), relu(z[2]), 0.5 * z[3] ** 2, 0 * z[4]])
 
 
-@pytest.mark.parametrize("name", VANISHING)
 @pytest.mark.parametrize("mode", ["rel", "abs"])
 @pytest.mark.parametrize("kind", [Anderson, Broyden])
-def test_a_vanishing_value_is_no_explosion(x64, kind, mode, name):
+def test_a_vanishing_value_is_no_explosion(x64, kind, mode):
     """‖f(z)‖ is 0 on the way, or tends to it; a relative residual then is large, or stays at 1."""
-    f, start, fixed_point = VANISHING[name]
-    r = run(f, jnp.full((1, 4), start), None, kind(max_steps=60, tol=1e-4, stop_mode=mode))
-    np.testing.assert_allclose(r.z, fixed_point, atol=1e-3)
+    z0 = np.repeat([[0.0], [0.0], [1.0], [0.9], [0.7]], 4, axis=1)
+    fixed_points = np.array([1.0, 1 / 3, 1 / 3, 0.0, 0.0])
+    r = run(vanishing, z0, None, kind(max_steps=60, tol=1e-4, stop_mode=mode))
+    np.testing.assert_allclose(r.z, np.repeat(fixed_points[:, None], 4, axis=1), atol=1e-3)
     assert jnp.isfinite(r.trace).all()
-    if mode == "abs" or fixed_point:
-        assert r.converged.all()
+    assert r.converged[(fixed_points > 0) | (mode == "abs")].all()
 
 
 @pytest.mark.parametrize("mode", ["rel", "abs"])
@@ -192,16 +189,19 @@ def test_a_warm_start_may_take_the_way_of_a_cold_one(x64, mode, distance):
         np.testing.assert_allclose(r.z, fixed_points, atol=1e-7)
 
 
+def scaled_cosine(z, c):
+    return c * jnp.cos(z / c)
+
+
 @pytest.mark.parametrize("mode", ["rel", "abs"])
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-12, 1e-6, 1e12, 1e25])
 def test_scaling_a_problem_scales_its_solution(scale, mode):
     """c f(z / c) has the same steps, and the same relative residuals, for every c."""
     scale = 2.0 ** round(np.log2(scale))  # which rounds nothing
     tol = 2.0**-10 * (scale if mode == "abs" else 1)
-    f = lambda z, c: c * jnp.cos(z / c)  # noqa: E731
-    z0 = jnp.zeros((2, 3))
-    unscaled = run(f, z0, 1.0, Picard(tol=2.0**-10, stop_mode=mode))
-    scaled = run(f, z0, jnp.float32(scale), Picard(tol=tol, stop_mode=mode))
+    solver, z0 = Picard(stop_mode=mode), jnp.zeros((2, 3))
+    unscaled = run(scaled_cosine, z0, jnp.float32(1), solver, jnp.float32(2.0**-10))
+    scaled = run(scaled_cosine, z0, jnp.float32(scale), solver, jnp.float32(tol))
     assert scaled.converged.all()
     np.testing.assert_array_equal(scaled.steps, unscaled.steps)
     np.testing.assert_allclose(scaled.z / scale, unscaled.z, rtol=1e-6)

@@ -22,16 +22,21 @@ def mesh_of(devices):
     )
 
 
-def take_steps(experiment, devices, count):
-    """The state and the metrics after some steps."""
+def each_step(experiment, devices):
+    """The state and the metrics after each step; the next step donates the state's buffers."""
     mesh = mesh_of(devices)
     optimizer = create_optimizer(experiment.config.optim, 10, 10)
     state = place_state(create_state(experiment, optimizer), mesh)
     step = make_train_step(experiment, optimizer, mesh, unrolled=None, steps_per_epoch=10)
-    put, metrics = make_put(experiment, mesh), {}
-    for batch in itertools.islice(experiment.train_batches(), count):
+    put = make_put(experiment, mesh)
+    for batch in experiment.train_batches():
         state, metrics = step(state, put(batch))
-    return state, metrics
+        yield state, metrics
+
+
+def take_steps(experiment, devices, count):
+    """The state and the metrics after some steps."""
+    return next(itertools.islice(each_step(experiment, devices), count - 1, None))
 
 
 def interrupted_after(monkeypatch, experiment, workdir, last):
