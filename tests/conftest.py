@@ -11,9 +11,10 @@ import pytest
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 # Before anything starts the backend. Unsharded work stays on the first device, at its usual speed.
 jax.config.update("jax_num_cpu_devices", 8)
-# Most of a test is tracing and lowering. These take a seventh of it and are of no use here: frequent
-# garbage collections, and a Python traceback for every operation of a program.
+# Most of a test is tracing and lowering. These take a seventh of it and are of no use here:
+# frequent garbage collections, and a Python traceback for every operation of a program.
 gc.set_threshold(100_000, 50, 1000)
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
