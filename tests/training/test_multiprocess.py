@@ -92,7 +92,7 @@ def losses_of(workdir: Path) -> np.ndarray:
 def run_workers(scratch: Path, count: int, devices: int) -> list[dict]:
     environment = os.environ | {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": str(devices)}
     address = free_address()
-    command = [sys.executable, WORKER, str(scratch / "data"), "20", "float64"]
+    command = [sys.executable, WORKER, str(scratch / "data"), "8", "float64"]
     commands = [command] * count
     if count > 1:
         commands = [[*command, address, str(count), str(i)] for i, command in enumerate(commands)]
