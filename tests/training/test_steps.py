@@ -164,7 +164,7 @@ def gradient_of(changes, unrolled=None):
 
 
 def test_the_share_of_adjoint_solves_that_converge():
-    changes = {"solver.backward.max_steps": 3, "solver.backward.tol": 0.0}
+    changes = {"solver.backward.max_steps": 1, "solver.backward.tol": 0.0}
     objective = make_objective(Streams(override(SmallConfig(), changes)), unrolled=None)
     _, (params, *rest) = gradient_of(changes)
     by_probe = on_one_device(jax.grad(objective, argnums=1, has_aux=True))
