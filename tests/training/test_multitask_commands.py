@@ -10,6 +10,7 @@ pytestmark = pytest.mark.slow
 CONFIG = "digit_scenes_multitask"
 MULTITASK = {
     "data__batch_size": "16",
+    "data__eval_batch_size": "40",
     "model__extra_heads": "('classification', 'scales')",
     "train__steps": "6",
     "train__pretrain_steps": "3",
@@ -71,6 +72,7 @@ def test_scenes_start_from_a_classifier_of_digits(scratch, tmp_path):
         config="digit_scenes",
         init_from=str(classifier),
         data__batch_size="16",
+        data__eval_batch_size="40",
         **steps,
     )
     assert code == 0, err

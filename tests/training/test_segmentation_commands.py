@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from folders import cityscapes_files, write_archives, write_seg_folder
 from invoke import invoke
-from tiny import call, last_json
+from tiny import call, last_json, run
 
 from mdeq_jax.commands import cityscapes_archives
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS
@@ -84,7 +84,7 @@ def test_from_the_archives_of_cityscapes_to_predictions(tmp_path):
     streets |= {"train__steps": "2", "train__pretrain_steps": "1"}
 
     def command(script, *flags):
-        code, out, err = call(script, tmp_path, *flags, config="cityscapes_small", **streets)
+        code, out, err = run(script, tmp_path, *flags, config="cityscapes_small", **streets)
         assert code == 0, err
         return last_json(out)
 
@@ -94,7 +94,7 @@ def test_from_the_archives_of_cityscapes_to_predictions(tmp_path):
     shutil.rmtree(root / "cityscapes/leftImg8bit/train")  # evaluation does not need it
     assert command("eval.py", f"--checkpoint={workdir}")["eval/loss"] == final["eval/loss"]
     flags = (f"--checkpoint={workdir}", f"--input={root / 'cityscapes/leftImg8bit/val'}")
-    assert command("predict", *flags, f"--output={output}")["images"] == 2
+    assert command("mdeq_jax/commands/predict.py", *flags, f"--output={output}")["images"] == 2
     ids = cv2.imread(
         str(output / "ids/frankfurt/frankfurt_000000_000019_leftImg8bit.png"), cv2.IMREAD_UNCHANGED
     )
