@@ -14,6 +14,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Most of a test is tracing and lowering. A seventh of that goes into frequent garbage collections
 # and into a Python traceback for every operation of a program, which are of no use here.
 gc.set_threshold(100_000, 50, 1000)
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 jax.config.update("jax_traceback_in_locations_limit", 0)
 
 

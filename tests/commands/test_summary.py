@@ -1,14 +1,12 @@
 """The summary against counts made by hand."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import pytest
+from invoke import invoke
 
-from mdeq_jax.commands.summary import compiled_memory, render, summarize
+from mdeq_jax.commands.summary import compiled_memory, render, run, summarize
 from mdeq_jax.vision.config import finalize
 
 CONFIG = {
@@ -100,14 +98,8 @@ def test_xlas_memory_of_a_training_step_grows_with_the_batch_and_holds_what_it_t
     assert grown["step_temp_bytes"] >= images * summarize(config(8)).history_bytes
 
 
-def test_the_command():
-    command = [
-        sys.executable,
-        "-m",
-        "mdeq_jax.commands.summary",
-        "--config=configs/imagenet_small_reg.py",
-    ]
-    root = Path(__file__).parents[2]
-    out = subprocess.run(command, cwd=root, capture_output=True, check=True, text=True).stdout
+def test_the_command(capsys):
+    assert invoke(run, "--config=imagenet_small_reg") == 0
+    out = capsys.readouterr().out
     assert "18,613,496" in out
     assert json.loads(out.splitlines()[-1])["parameters"] == 18_613_496

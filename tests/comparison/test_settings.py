@@ -14,11 +14,9 @@ from mdeq_jax.vision.model import create_model
 EQUALLY_LARGE = ("resolutions", "scales", "explicit")
 
 
-@pytest.fixture(
-    scope="module", params=["digits", pytest.param("cifar10_tiny", marks=pytest.mark.slow)]
-)
-def base(request):
-    return load(request.param)
+@pytest.fixture(scope="module")
+def base():
+    return load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,6 @@ def test_the_table_and_its_groups():
     assert list(TABLE) == list(GROUPS)
 
 
-@pytest.mark.slow
 def test_every_setting_fits(planned):
     assert [setting.message for setting in planned] == [""] * sum(map(len, TABLE.values()))
     runs = {setting.run for setting in planned}

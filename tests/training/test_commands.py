@@ -1,6 +1,5 @@
 """train.py and eval.py as a user runs them: results, resumption, and errors."""
 
-import functools
 import json
 import signal
 import subprocess
@@ -9,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import last_json, recorded_step, run, start
+from tiny import call, last_json, recorded_step, run, start
+
+SHORT = {"train__steps": "60", "train__pretrain_steps": "0", "optim__learning_rate": "0.01"}
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,7 @@ def scratch(tmp_path_factory) -> Path:
 def trained(scratch) -> tuple[Path, dict]:
     """A finished run of 60 steps: its workdir and its final JSON."""
     workdir = scratch / "trained"
-    arguments = ("train.py", scratch, f"--workdir={workdir}", "--profile")
-    code, out, err = run(*arguments, train__steps="60")
+    code, out, err = call("train.py", scratch, f"--workdir={workdir}", "--profile", **SHORT)
     assert code == 0, err
     return workdir, last_json(out)
 
@@ -49,8 +49,6 @@ def test_the_final_line_and_the_files(trained):
     assert (workdir / "solver_trace.png").stat().st_size > 10_000
     assert list((workdir / "tensorboard").iterdir())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    phases = [line["train/phase"] for line in lines if "train/phase" in line]
-    assert phases == ["unrolled"] * 4 + ["solve"] * 8
     assert list(workdir.glob("profile/plugins/profile/*/*.xplane.pb"))
     last = [line for line in lines if "train/loss" in line][-1]
     assert last["train/adjoint_steps"] > 0
@@ -60,7 +58,7 @@ def test_the_final_line_and_the_files(trained):
 def test_eval_reproduces_the_final_evaluation(trained, scratch):
     workdir, final = trained
     output = scratch / "logits.npz"
-    code, out, err = run("eval.py", scratch, f"--checkpoint={workdir}", f"--output={output}")
+    code, out, err = call("eval.py", scratch, f"--checkpoint={workdir}", f"--output={output}")
     assert code == 0, err
     assert np.load(output)["logits"].shape == (360, 10)
     for key in ("accuracy", "loss", "solver_steps", "residual", "examples"):
@@ -69,22 +67,12 @@ def test_eval_reproduces_the_final_evaluation(trained, scratch):
 
 def test_fewer_solver_steps_in_evaluation(trained, scratch):
     workdir, final = trained
-    code, out, err = run(
+    code, out, err = call(
         "eval.py", scratch, f"--checkpoint={workdir / 'best'}", solver__forward__max_steps="2"
     )
     assert code == 0, err
     assert last_json(out)["eval/solver_steps"] <= 2
     assert last_json(out)["eval/residual"] > final["eval/residual"]
-
-
-@pytest.mark.slow
-def test_a_finished_run_is_not_trained_again(trained, scratch):
-    workdir, final = trained
-    _, out, err = run("train.py", scratch, f"--workdir={workdir}", train__steps="60")
-    assert err.startswith("2,914 parameters, 1 × cpu, step 60 of 60\n")
-    again = last_json(out)
-    assert again["resumed_from_step"] == 60
-    assert again["params_sha256"] == final["params_sha256"]
 
 
 def disturbed(scratch, workdir, interruptions, **overrides) -> dict:
@@ -104,22 +92,21 @@ def disturbed(scratch, workdir, interruptions, **overrides) -> dict:
 
 @pytest.mark.slow
 def test_killed_and_rerun_it_ends_with_the_same_parameters(scratch):
-    often = {"train__steps": "150", "train__checkpoint_seconds": "0.2"}
+    often = {"train__steps": "80", "train__checkpoint_seconds": "0.2"}
     _, out, _ = run("train.py", scratch, f"--workdir={scratch / 'undisturbed'}", **often)
-    interruptions = [(25, signal.SIGKILL), (80, signal.SIGTERM)]
+    interruptions = [(15, signal.SIGKILL), (40, signal.SIGTERM)]
     final = disturbed(scratch, scratch / "disturbed", interruptions, **often)
-    assert final["resumed_from_step"] >= 80
+    assert final["resumed_from_step"] >= 40
     assert final["params_sha256"] == last_json(out)["params_sha256"]
     assert final["eval/loss"] == last_json(out)["eval/loss"]
 
 
 def test_a_workdir_of_another_config(trained, scratch):
     workdir, _ = trained
-    code, out, err = run(
-        "train.py", scratch, f"--workdir={workdir}", train__steps="60", optim__learning_rate="0.5"
-    )
+    other = SHORT | {"optim__learning_rate": "0.5"}
+    code, out, err = call("train.py", scratch, f"--workdir={workdir}", **other)
     assert (code, out) == (2, "")
-    assert "optim.learning_rate: 0.002 there, 0.5 here" in err
+    assert "optim.learning_rate: 0.01 there, 0.5 here" in err
     assert "--workdir" in err
     assert "Traceback" not in err
 
@@ -129,8 +116,9 @@ def test_a_run_whose_files_have_moved_is_resumed(trained, scratch):
     workdir, final = trained
     moved = {"data__dir": f"{scratch}/data/", "data__root": "elsewhere/", "init_from": "moved.pkl"}
     arguments = ("train.py", scratch, f"--workdir={workdir}")
-    code, out, err = run(*arguments, train__steps="60", train__on_nonfinite="skip", **moved)
+    code, out, err = call(*arguments, **SHORT, train__on_nonfinite="skip", **moved)
     assert code == 0, err
+    assert err.startswith("2,914 parameters, 8 × cpu, step 60 of 60\n")
     assert last_json(out)["resumed_from_step"] == 60
     assert last_json(out)["params_sha256"] == final["params_sha256"]
     assert "resumed at step 60; config.init_from is not read again" in err
@@ -138,7 +126,7 @@ def test_a_run_whose_files_have_moved_is_resumed(trained, scratch):
 
 def test_a_checkpoint_of_another_architecture(trained, scratch):
     workdir, _ = trained
-    code, _, err = run("eval.py", scratch, f"--checkpoint={workdir}", model__expansion="2")
+    code, _, err = call("eval.py", scratch, f"--checkpoint={workdir}", model__expansion="2")
     assert code == 2
     assert "config.model.expansion is 2, the checkpoint's 1" in err
 
@@ -146,7 +134,7 @@ def test_a_checkpoint_of_another_architecture(trained, scratch):
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite(scratch):
     workdir = scratch / "diverged"
-    code, out, err = run(
+    code, out, err = call(
         "train.py",
         scratch,
         f"--workdir={workdir}",
@@ -160,7 +148,7 @@ def test_a_loss_that_is_not_finite(scratch):
     assert "last good checkpoint" in err
     assert "optim.learning_rate" in err
     assert "Traceback" not in err
-    _, out, _ = run("eval.py", scratch, f"--checkpoint={workdir}")
+    _, out, _ = call("eval.py", scratch, f"--checkpoint={workdir}")
     assert last_json(out)["steps"] >= 1
 
 
@@ -168,14 +156,14 @@ def test_a_loss_that_is_not_finite(scratch):
 def test_a_loss_that_is_not_finite_before_the_first_checkpoint(scratch):
     workdir = scratch / "diverged_at_once"
     overrides = {"optim__name": "sgd", "optim__learning_rate": "1e18"}
-    _, _, err = run("train.py", scratch, f"--workdir={workdir}", train__steps="60", **overrides)
+    _, _, err = call("train.py", scratch, f"--workdir={workdir}", train__steps="60", **overrides)
     assert "training stopped. Lower config.optim.learning_rate" in err
 
 
 @pytest.mark.slow
 def test_another_models_weights_to_start_from(trained, scratch):
     workdir, _ = trained
-    code, out, err = run(
+    code, out, err = call(
         "train.py",
         scratch,
         f"--workdir={scratch / 'started'}",
@@ -193,60 +181,43 @@ def test_another_models_weights_to_start_from(trained, scratch):
 def test_weights_that_do_not_fill_the_cell(trained, scratch):
     workdir, _ = trained
     again = {"init_from": str(workdir), "model__expansion": "2", "train__steps": "1"}
-    arguments = ("train.py", scratch, f"--workdir={scratch / 'unfilled'}")
-    code, out, err = run(*arguments, **again)
+    code, out, err = call("train.py", scratch, f"--workdir={scratch / 'unfilled'}", **again)
     assert (code, out) == (2, "")
     assert f"{workdir}, which is config.init_from, does not fill the cell of this model:" in err
     assert "params/cell/branches_0_blocks_0/conv1/v ((3, 3, 8, 8) there, (3, 3, 8, 16) here)" in err
     assert "Traceback" not in err
-    code, _, err = run(*arguments, **again, init_from_allow_missing="('params/cell/*',)")
-    assert code == 0, err
-
-
-ALSO = functools.partial(pytest.param, marks=pytest.mark.slow)  # met where the one above it is
 
 
 @pytest.mark.parametrize(
     ("flags", "overrides", "message"),
     [
-        (["--wrkdir=w"], {}, "no flag --wrkdir; --help lists them. Did you mean --workdir?"),
-        ALSO(["--workdir=w", "stray"], {}, "stray"),
-        ALSO([], {}, "--workdir must have a value"),
-        (["--workdir=w"], {"model__num_group": "4"}, "Did you mean config.model.num_groups?"),
-        ALSO(["--workdir=w"], {"train__steps": "many"}, "train.steps"),
-        ALSO(["--workdir=w", "--config.seed", "one"], {}, "--config.seed=one"),
+        ([], {}, "--workdir must have a value"),
         (["--workdir=w"], {"model__num_groups": "3"}, "num_groups"),
-        ALSO(["--workdir=w"], {"solver__forward__max_steps": "0"}, "max_steps is 0"),
+        (["--workdir=w"], {"solver__forward__max_steps": "0"}, "max_steps is 0"),
         (["--workdir=w"], {"data__name": "digit"}, "Did you mean digits?"),
-        ALSO(["--workdir=w"], {"model__num_classes": "7"}, "has 10 classes"),
+        (["--workdir=w"], {"model__num_classes": "7"}, "has 10 classes"),
         (["--workdir=LICENSE"], {}, "LICENSE"),
     ],
 )
 def test_bad_input_ends_in_one_line(scratch, flags, overrides, message):
-    code, out, err = run("train.py", scratch, *flags, **overrides)
+    code, out, err = call("train.py", scratch, *flags, **overrides)
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
 
 
-def test_help_is_no_failure(scratch):
-    code, out, _ = run("eval.py", scratch, "--help")
-    assert code == 0
-    assert "--checkpoint" in out
-
-
 @pytest.mark.slow
 def test_a_batch_far_from_the_recipes(scratch):
-    _, _, err = run("train.py", scratch, "--workdir=LICENSE", data__batch_size="16")
+    _, _, err = call("train.py", scratch, "--workdir=LICENSE", data__batch_size="16")
     assert "warning: config.data.batch_size is 16" in err
     assert "is for batches of 48" in err
-    _, _, err = run("train.py", scratch, "--workdir=LICENSE")
+    _, _, err = call("train.py", scratch, "--workdir=LICENSE")
     assert "warning" not in err
 
 
 def test_evaluation_on_data_of_other_classes(scratch):
     other = {"data__name": "digit_scenes", "data__image_size": "(64, 64)"}
-    code, _, err = run("eval.py", scratch, "--checkpoint=nowhere", **other)
+    code, _, err = call("eval.py", scratch, "--checkpoint=nowhere", **other)
     assert code == 2
     assert "num_classes is 10, but data set 'digit_scenes' has 11 classes" in err
 
@@ -258,11 +229,10 @@ def test_evaluation_on_data_of_other_classes(scratch):
         (["--checkpoint=tests"], "holds no checkpoint"),
         (["--checkpoint=tests", "--output=nowhere/a.npz"], "there is no folder nowhere"),
         (["--checkpoint=tests", "--output=tests/"], "'tests/', which is no .npz file"),
-        ALSO(["--checkpoint=tests", "--output=logits"], "'logits', which is no .npz file"),
     ],
 )
 def test_evaluation_of_what_is_not_there(scratch, flags, message):
-    code, _, err = run("eval.py", scratch, *flags)
+    code, _, err = call("eval.py", scratch, *flags)
     assert code == 2
     assert message in err
     assert "Traceback" not in err

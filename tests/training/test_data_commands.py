@@ -14,7 +14,7 @@ from archives import (
     prepare_without_tensorflow,
     write_imagenet_archives,
 )
-from tiny import ROOT, last_json, recorded_step, run, start
+from tiny import ROOT, call, last_json, recorded_step, run, start
 
 pytestmark = pytest.mark.slow
 
@@ -41,18 +41,28 @@ def write_folder(root):
                 (folder / f"{number}.jpg").write_bytes(content)
 
 
-def check_commands(scratch, config, examples, resumed_with=None, **overrides):
-    """Train 20 steps, likewise with a signal and other workers in between, and evaluate."""
-    resumed_with = {"data__workers": "1"} | (resumed_with or {})
+def check_commands(scratch, config, examples, **overrides):
+    """Train 20 steps, and evaluate."""
     overrides = SHORT | overrides
-    code, out, err = run(
-        "train.py", scratch, f"--workdir={scratch / 'a'}", config=config, **overrides
-    )
+    workdir = scratch / "a"
+    code, out, err = call("train.py", scratch, f"--workdir={workdir}", config=config, **overrides)
     assert code == 0, err
     final = last_json(out)
     assert final["steps"] == 20
     assert final["eval/examples"] == examples
+    checkpoint = f"--checkpoint={workdir}"
+    code, out, err = call("eval.py", scratch, checkpoint, config=config, **overrides)
+    assert code == 0, err
+    assert last_json(out)["eval/loss"] == final["eval/loss"]
 
+
+def interrupt_and_resume(scratch, config, resumed_with, **overrides):
+    """Train 20 steps, and again with a signal and other workers in between."""
+    overrides = SHORT | overrides
+    whole = f"--workdir={scratch / 'a'}"
+    code, out, err = run("train.py", scratch, whole, config=config, **overrides)
+    assert code == 0, err
+    final = last_json(out)
     cut = scratch / "b"
     disturbed = ("train.py", scratch, f"--workdir={cut}")
     process = start(*disturbed, config=config, **overrides)
@@ -66,13 +76,6 @@ def check_commands(scratch, config, examples, resumed_with=None, **overrides):
     again = last_json(out)
     assert 5 <= again["resumed_from_step"] < 20
     assert again["params_sha256"] == final["params_sha256"]
-
-    code, out, err = run(
-        "eval.py", scratch, f"--checkpoint={scratch / 'a'}", config=config, **overrides
-    )
-    assert code == 0, err
-    assert last_json(out)["eval/loss"] == final["eval/loss"]
-    return overrides
 
 
 def test_cifar10(tmp_path):
@@ -107,16 +110,16 @@ def test_a_folder(tmp_path):
     write_folder(tmp_path / "own")
     own = {"data__name": "folder", "data__root": str(tmp_path / "own"), "model__num_classes": "3"}
     (tmp_path / "moved").symlink_to(tmp_path / "own")
-    moved = {"data__root": f"{tmp_path / 'moved'}/"}
-    overrides = check_commands(tmp_path, "imagenet_small", 30, resumed_with=moved, **own)
+    moved = {"data__root": f"{tmp_path / 'moved'}/", "data__workers": "1"}
+    interrupt_and_resume(tmp_path, "imagenet_small", moved, **own)
     flags = (f"--checkpoint={tmp_path / 'a'}", f"--input={tmp_path / 'own/val'}")
-    code, out, err = run(
-        "mdeq_jax/commands/predict.py",
+    code, out, err = call(
+        "predict",
         tmp_path,
         *flags,
         f"--output={tmp_path / 'out'}",
         config="imagenet_small",
-        **overrides,
+        **SHORT | own,
     )
     assert code == 0, err
     assert last_json(out)["images"] == 30
@@ -129,7 +132,7 @@ def test_a_folder(tmp_path):
 def test_a_folder_that_lacks_a_class(tmp_path):
     write_folder(tmp_path / "own")
     own = {"data__name": "folder", "data__root": str(tmp_path / "own")}
-    code, _, err = run(
+    code, _, err = call(
         "train.py", tmp_path, f"--workdir={tmp_path / 'a'}", config="imagenet_small", **SHORT | own
     )
     assert code == 2

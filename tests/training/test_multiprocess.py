@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import last_json, recorded_step, start
+from tiny import call, last_json, recorded_step, start
 
 pytestmark = pytest.mark.slow
 
@@ -31,21 +32,14 @@ def free_address() -> str:
         return f"localhost:{probe.getsockname()[1]}"
 
 
-def address_flags(count: int) -> list[tuple[str, ...]]:
-    """Flags of each process; of one alone, none."""
-    if count == 1:
-        return [()]
-    common = (f"--coordinator={free_address()}", f"--process_count={count}")
-    return [(*common, f"--process_id={i}") for i in range(count)]
-
-
-def start_all(count: int, script: str, scratch: Path, *flags: str, **overrides: str):
-    """Start processes that have four devices together."""
-    os.environ["JAX_NUM_CPU_DEVICES"] = str(4 // count)
+def start_both(script: str, scratch: Path, *flags: str, **overrides: str):
+    """Start two processes with two devices each."""
+    address = (f"--coordinator={free_address()}", "--process_count=2")
+    os.environ["JAX_NUM_CPU_DEVICES"] = "2"
     try:
         return [
-            start(script, scratch, *flags, *address, **overrides)
-            for address in address_flags(count)
+            start(script, scratch, *flags, *address, f"--process_id={i}", **overrides)
+            for i in range(2)
         ]
     finally:
         del os.environ["JAX_NUM_CPU_DEVICES"]
@@ -63,8 +57,16 @@ def finish(processes: list[subprocess.Popen]) -> dict:
     return last_json(outputs[0][0])
 
 
-def run_all(count: int, script: str, scratch: Path, *flags: str, **overrides: str) -> dict:
-    return finish(start_all(count, script, scratch, *flags, **overrides))
+def run_both(script: str, scratch: Path, *flags: str, **overrides: str) -> dict:
+    """The final JSON of two processes."""
+    return finish(start_both(script, scratch, *flags, **overrides))
+
+
+def finished(script: str, scratch: Path, *flags: str, **overrides: str) -> dict:
+    """The final JSON of this process alone."""
+    code, out, err = call(script, scratch, *flags, **overrides)
+    assert code == 0, err
+    return last_json(out)
 
 
 def stop_at(processes: list[subprocess.Popen], workdir: Path, step: int, with_signal: int) -> None:
@@ -90,7 +92,7 @@ def losses_of(workdir: Path) -> np.ndarray:
 def run_workers(scratch: Path, count: int, devices: int) -> list[dict]:
     environment = os.environ | {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": str(devices)}
     address = free_address()
-    command = [sys.executable, WORKER, str(scratch / "data"), "20", "float64"]
+    command = [sys.executable, WORKER, str(scratch / "data"), "8", "float64"]
     commands = [command] * count
     if count > 1:
         commands = [[*command, address, str(count), str(i)] for i, command in enumerate(commands)]
@@ -121,14 +123,21 @@ def test_losses_and_data_do_not_depend_on_devices_and_processes(scratch):
 def undisturbed(scratch) -> tuple[Path, dict]:
     """A run in two processes: its workdir and its final JSON."""
     workdir = scratch / "undisturbed"
-    final = run_all(2, "train.py", scratch, f"--workdir={workdir}", train__steps="60", **MORE_OFTEN)
+    final = run_both("train.py", scratch, f"--workdir={workdir}", train__steps="60", **MORE_OFTEN)
     return workdir, final
 
 
-def test_two_processes_end_as_one_does(undisturbed, scratch):
+@pytest.fixture(scope="module")
+def in_one(scratch) -> tuple[Path, dict]:
+    """The same run in this process, with a checkpoint after half of it."""
+    workdir = scratch / "alone"
+    options = {"train__steps": "60", **MORE_OFTEN, "train__checkpoint_steps": "30"}
+    return workdir, finished("train.py", scratch, f"--workdir={workdir}", **options)
+
+
+def test_two_processes_end_as_one_does(undisturbed, in_one):
     workdir, final = undisturbed
-    alone = scratch / "alone"
-    one = run_all(1, "train.py", scratch, f"--workdir={alone}", train__steps="60", **MORE_OFTEN)
+    alone, one = in_one
     assert final["eval/examples"] == one["eval/examples"] == 360
     assert (final["steps"], final["resumed_from_step"]) == (60, 0)
     np.testing.assert_allclose(losses_of(workdir), losses_of(alone), rtol=0.02)
@@ -138,11 +147,11 @@ def test_two_processes_end_as_one_does(undisturbed, scratch):
 def test_evaluation_counts_each_image_once(undisturbed, scratch):
     workdir, final = undisturbed
     found = []
-    for count in (2, 1):
-        output = scratch / f"logits{count}.npz"
+    for evaluate in (run_both, finished):
+        output = scratch / f"logits{len(found)}.npz"
         flags = (f"--checkpoint={workdir}", f"--output={output}")
         # A batch that does not divide the 360 images: some of it is padding.
-        result = run_all(count, "eval.py", scratch, *flags, data__eval_batch_size="112")
+        result = evaluate("eval.py", scratch, *flags, data__eval_batch_size="112")
         found.append((result, np.load(output)["logits"]))
     (two, logits2), (one, logits1) = found
     assert two["eval/examples"] == one["eval/examples"] == 360
@@ -152,14 +161,23 @@ def test_evaluation_counts_each_image_once(undisturbed, scratch):
     np.testing.assert_allclose(two["eval/loss"], final["eval/loss"], rtol=1e-4)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_resumed_by_another_number_of_processes(undisturbed, scratch, before, after):
-    workdir = scratch / f"from{before}to{after}"
+def test_stopped_in_two_processes_and_resumed_in_one(undisturbed, scratch):
+    workdir = scratch / "stopped"
     arguments = ("train.py", scratch, f"--workdir={workdir}")
     often = {"train__steps": "60", **MORE_OFTEN}
-    stop_at(start_all(before, *arguments, **often), workdir, 30, signal.SIGTERM)
-    final = run_all(after, *arguments, **often)
+    stop_at(start_both(*arguments, **often), workdir, 30, signal.SIGTERM)
+    final = finished(*arguments, **often)
     assert final["resumed_from_step"] >= 30
+    np.testing.assert_allclose(losses_of(workdir), losses_of(undisturbed[0]), rtol=0.02)
+
+
+def test_resumed_in_two_processes(in_one, undisturbed, scratch):
+    workdir = scratch / "continued"
+    shutil.copytree(in_one[0], workdir)
+    shutil.rmtree(workdir / "checkpoints/60")
+    arguments = ("train.py", scratch, f"--workdir={workdir}")
+    final = run_both(*arguments, train__steps="60", **MORE_OFTEN)
+    assert 30 <= final["resumed_from_step"] < 60
     np.testing.assert_allclose(losses_of(workdir), losses_of(undisturbed[0]), rtol=0.02)
 
 
@@ -167,7 +185,7 @@ def test_killed_and_rerun_it_ends_with_the_same_parameters(undisturbed, scratch)
     workdir = scratch / "killed"
     arguments = ("train.py", scratch, f"--workdir={workdir}")
     often = {"train__steps": "60", **MORE_OFTEN}
-    stop_at(start_all(2, *arguments, **often), workdir, 30, signal.SIGKILL)
-    final = run_all(2, *arguments, **often)
+    stop_at(start_both(*arguments, **often), workdir, 30, signal.SIGKILL)
+    final = run_both(*arguments, **often)
     assert final["resumed_from_step"] > 0
     assert final["params_sha256"] == undisturbed[1]["params_sha256"]

@@ -3,23 +3,30 @@
 import json
 
 import pytest
-from tiny import last_json, run
+from tiny import call, last_json
 
 pytestmark = pytest.mark.slow
 
 CONFIG = "digit_scenes_multitask"
 MULTITASK = {
     "data__batch_size": "16",
+    "data__eval_batch_size": "40",
     "model__extra_heads": "('classification', 'scales')",
-    "train__steps": "30",
-    "train__eval_every": "20",
-    "train__log_every": "10",
+    "train__steps": "6",
+    "train__pretrain_steps": "3",
+    "train__log_every": "3",
 }
 
 
-def test_training_and_evaluation(tmp_path):
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    """Folder of the data sets, which are written once."""
+    return tmp_path_factory.mktemp("scratch")
+
+
+def test_training_and_evaluation(scratch, tmp_path):
     workdir = tmp_path / "run"
-    code, out, err = run("train.py", tmp_path, f"--workdir={workdir}", config=CONFIG, **MULTITASK)
+    code, out, err = call("train.py", scratch, f"--workdir={workdir}", config=CONFIG, **MULTITASK)
     assert code == 0, err
     final = last_json(out)
     assert 0 < final["eval/segmentation_miou"] <= final["eval/segmentation_pixel_accuracy"] <= 1
@@ -32,7 +39,7 @@ def test_training_and_evaluation(tmp_path):
     assert trained["train/loss"] == pytest.approx(sum(parts) + 0.1 * trained["train/scale_0_loss"])
 
     checkpoint = f"--checkpoint={workdir}"
-    code, out, err = run("eval.py", tmp_path, checkpoint, config=CONFIG, **MULTITASK)
+    code, out, err = call("eval.py", scratch, checkpoint, config=CONFIG, **MULTITASK)
     assert code == 0, err
     again = last_json(out)
     assert {name: again[name] for name in again if "eval/" in name} == {
@@ -40,7 +47,7 @@ def test_training_and_evaluation(tmp_path):
     }
 
 
-def test_either_task_alone(tmp_path):
+def test_either_task_alone(scratch, tmp_path):
     alone = {
         **MULTITASK,
         "model__task": "classification",
@@ -48,23 +55,24 @@ def test_either_task_alone(tmp_path):
         "loss__class_weights": "None",
     }
     workdir = tmp_path / "run"
-    code, out, err = run("train.py", tmp_path, f"--workdir={workdir}", config=CONFIG, **alone)
+    code, out, err = call("train.py", scratch, f"--workdir={workdir}", config=CONFIG, **alone)
     assert code == 0, err
     assert 0 <= last_json(out)["eval/accuracy"] <= 1
 
 
-def test_scenes_start_from_a_classifier_of_digits(tmp_path):
-    steps = {"train__steps": "25"}
+def test_scenes_start_from_a_classifier_of_digits(scratch, tmp_path):
+    steps = {"train__steps": "2", "train__pretrain_steps": "1"}
     classifier, scenes = tmp_path / "digits", tmp_path / "scenes"
-    code, _, err = run("train.py", tmp_path, f"--workdir={classifier}", **steps)
+    code, _, err = call("train.py", scratch, f"--workdir={classifier}", **steps)
     assert code == 0, err
-    code, _, err = run(
+    code, _, err = call(
         "train.py",
-        tmp_path,
+        scratch,
         f"--workdir={scenes}",
         config="digit_scenes",
         init_from=str(classifier),
         data__batch_size="16",
+        data__eval_batch_size="40",
         **steps,
     )
     assert code == 0, err

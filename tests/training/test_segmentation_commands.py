@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from folders import cityscapes_files, write_archives, write_seg_folder
 from invoke import invoke
-from tiny import last_json, run
+from tiny import call, last_json, run
 
 from mdeq_jax.commands import cityscapes_archives
 from mdeq_jax.vision.data.cityscapes_labels import LABEL_IDS
@@ -24,14 +24,14 @@ SCENES = {
     "model__num_classes": "11",
     "model__downsample_times": "2",
     "loss__class_weights": f"{(0.3, *[1.0] * 10)}",
-    "train__steps": "40",
-    "train__eval_every": "30",
+    "train__steps": "30",
+    "train__eval_every": "24",
 }
 
 
 def test_training_and_evaluation(tmp_path):
     workdir, output = tmp_path / "run", tmp_path / "labels.npz"
-    code, out, err = run("train.py", tmp_path, f"--workdir={workdir}", **SCENES)
+    code, out, err = call("train.py", tmp_path, f"--workdir={workdir}", **SCENES)
     assert code == 0, err
     final = last_json(out)
     assert 0 < final["eval/miou"] <= final["eval/pixel_accuracy"] <= 1
@@ -43,10 +43,10 @@ def test_training_and_evaluation(tmp_path):
     scores = [line["eval/miou"] for line in lines if "eval/miou" in line]
     assert len(scores) == 2
     (best,) = (workdir / "best").iterdir()
-    assert int(best.name) == (30, 40)[int(np.argmax(scores))]
+    assert int(best.name) == (24, 30)[int(np.argmax(scores))]
 
     arguments = ("eval.py", tmp_path, f"--checkpoint={workdir}")
-    code, out, err = run(*arguments, f"--output={output}", **SCENES)
+    code, out, err = call(*arguments, f"--output={output}", **SCENES)
     assert code == 0, err
     again = last_json(out)
     assert {name: again[name] for name in again if "eval/" in name} == {
@@ -54,7 +54,7 @@ def test_training_and_evaluation(tmp_path):
     }
     assert np.load(output)["labels"].shape == (200, 64, 64)
     augmented = {"inference__flip": "True", "inference__scales": "(1.0, 1.5)"}
-    code, out, err = run(*arguments, inference__window="(64, 64)", **augmented, **SCENES)
+    code, out, err = call(*arguments, inference__window="(64, 64)", **augmented, **SCENES)
     assert code == 0, err
     assert last_json(out)["eval/examples"] == 200
     assert last_json(out)["eval/loss"] != final["eval/loss"]
@@ -67,7 +67,7 @@ def test_images_of_a_size_that_does_not_divide(tmp_path):
     streets |= {"data__batch_size": "8", "model__num_classes": "3"}
     streets |= {"loss__class_weights": "None", "train__steps": "2"}
     workdir = tmp_path / "run"
-    code, out, err = run("train.py", tmp_path, f"--workdir={workdir}", **SCENES | streets)
+    code, out, err = call("train.py", tmp_path, f"--workdir={workdir}", **SCENES | streets)
     assert code == 0, err
     assert last_json(out)["eval/examples"] == 3
     assert (workdir / "solver_trace.png").exists()
@@ -104,6 +104,6 @@ def test_from_the_archives_of_cityscapes_to_predictions(tmp_path):
 
 def test_a_model_of_another_task(tmp_path):
     options = {**SCENES, "data__name": "digits", "data__image_size": "(8, 8)"}
-    code, _, err = run("train.py", tmp_path, f"--workdir={tmp_path}", **options)
+    code, _, err = call("train.py", tmp_path, f"--workdir={tmp_path}", **options)
     assert code == 2
     assert "model.task is 'segmentation', but data set 'digits' is for classification" in err

@@ -27,21 +27,13 @@ RANDOM = {
 }
 
 
-@pytest.mark.parametrize(
-    ("sections", "unrolled"),
-    [
-        pytest.param({**RANDOM, "train": {"accumulate_steps": 2}}, 2, marks=pytest.mark.slow),
-        pytest.param(RANDOM, None, marks=pytest.mark.slow),
-        pytest.param({"adjoint": {"name": "neumann"}}, None, marks=pytest.mark.slow),
-        pytest.param(OPA, None, marks=pytest.mark.slow),
-        pytest.param({"correction": {"states": 3}}, None, marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
-def test_several_devices_do_what_one_does(x64, sections, unrolled):
+@pytest.mark.parametrize("unrolled", [2, None])
+@pytest.mark.slow
+def test_several_devices_do_what_one_does(x64, unrolled):
+    config = with_sections(**RANDOM, train={"accumulate_steps": 2})
     batch, after = make_batch(8, np.float64), []
     for devices in (1, 2):
-        step, state, mesh = setup(with_sections(**sections), devices, unrolled, jnp.float64)
+        step, state, mesh = setup(config, devices, unrolled, jnp.float64)
         after.append(jax.device_get(step(state, shard(batch, mesh))))
     (state, metrics), (state2, metrics2) = after
     for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(state2), strict=True):
@@ -50,34 +42,10 @@ def test_several_devices_do_what_one_does(x64, sections, unrolled):
     np.testing.assert_allclose(metrics2["grad_norm"], metrics["grad_norm"], rtol=1e-7)
 
 
-def losses(devices: int, steps: int, dtype) -> np.ndarray:
-    """The losses of the first steps, each on another batch."""
-    step, state, mesh = setup(CONFIG, devices, dtype=dtype)
-    images, labels = np.split(make_batch(16 * steps, dtype)["image"], steps), make_batch(16 * steps)
-    batches = zip(images, np.split(labels["label"], steps), strict=True)
-    found = []
-    for image, label in batches:
-        state, metrics = step(state, shard({"image": image, "label": label}, mesh))
-        found.append(float(metrics["loss"]))
-    return np.array(found)
-
-
-@pytest.mark.slow
-def test_eight_devices_train_as_one_does(x64):
-    alone, together = (losses(devices, 20, np.float64) for devices in (1, 8))
-    assert np.ptp(alone) > 0.1
-    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6)
-
-
-def compiled_step(devices: int, **sections) -> str:
-    config = with_sections(**sections)
-    step, state, mesh = setup(config, devices)
-    return step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
-
-
 @pytest.mark.parametrize("sections", [{}, pytest.param(OPA, marks=pytest.mark.slow)], ids=str)
 def test_no_collective_inside_the_solver_loops(sections):
-    hlo = compiled_step(2, **sections)
+    step, state, mesh = setup(with_sections(**sections), devices=2)
+    hlo = step.lower(state, shard(make_batch(8), mesh)).compile().as_text()
     bodies = loop_bodies(hlo)
     assert bodies
     assert COLLECTIVE.search(hlo)

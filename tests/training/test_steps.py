@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 from optax import softmax_cross_entropy_with_integer_labels as cross_entropy
+from small import ROWS, Streams
+from small import Config as SmallConfig
 
 from mdeq_jax.implicit import Phantom, Unrolled
 from mdeq_jax.solvers import Broyden
 from mdeq_jax.stability import spectral_radius
+from mdeq_jax.training.config import override
 from mdeq_jax.training.evaluation import make_eval_step
 from mdeq_jax.training.experiment import Evaluation
 from mdeq_jax.training.mesh import check_batch_sizes, shard
@@ -150,37 +153,39 @@ def test_steps_learn_and_report():
     assert metrics["adjoint_residual"] < metrics["gradient_error"]
 
 
-def gradient_of(config, unrolled=None):
-    """`make_gradient` of a config, and what it is called with in the first step."""
-    state, draw = initial_state(config), Draw(jax.random.key(0))
-    gradient = on_one_device(make_gradient(experiment_of(config), unrolled=unrolled))
-    return gradient, (state.params, state.collections, make_batch(8), (), draw)
+def gradient_of(changes, unrolled=None):
+    """`make_gradient` of a small experiment, and what it is called with in the first step."""
+    experiment = Streams(override(SmallConfig(), changes))
+    variables = experiment.init(jax.random.key(0))
+    params = variables.pop("params")
+    batch, draw = next(iter(experiment.train_batches())), Draw(jax.random.key(0))
+    gradient = on_one_device(make_gradient(experiment, unrolled=unrolled))
+    return gradient, (params, variables, batch, experiment.init_carry(ROWS), draw)
 
 
 def test_the_share_of_adjoint_solves_that_converge():
-    solver = {"forward": {"max_steps": 6}, "backward": {"max_steps": 3, "tol": 0.0}}
-    config = with_sections(solver=solver)
-    objective = make_objective(experiment_of(config), unrolled=None)
-    _, (params, *rest) = gradient_of(config)
+    changes = {"solver.backward.max_steps": 1, "solver.backward.tol": 0.0}
+    objective = make_objective(Streams(override(SmallConfig(), changes)), unrolled=None)
+    _, (params, *rest) = gradient_of(changes)
     by_probe = on_one_device(jax.grad(objective, argnums=1, has_aux=True))
-    residuals = np.sort(by_probe(params, jnp.zeros((8, 2)), *rest)[0][:, 1])
-    solver["backward"]["tol"] = float(residuals[2:4].mean())
-    gradient, inputs = gradient_of(with_sections(solver=solver))
-    assert gradient(*inputs).metrics["adjoint_converged"] == 3 / 8
+    residuals = np.sort(by_probe(params, jnp.zeros((ROWS, 2)), *rest)[0][:, 1])
+    changes["solver.backward.tol"] = float(residuals[5:7].mean())
+    gradient, inputs = gradient_of(changes)
+    assert gradient(*inputs).metrics["adjoint_converged"] == 6 / ROWS
 
 
 @pytest.mark.parametrize(
-    ("adjoint", "unrolled"),
+    ("changes", "unrolled"),
     [
-        ({"name": "jacobian_free"}, None),
-        ({"name": "neumann"}, None),
-        ({"name": "phantom"}, None),
-        ({"name": "shine", "refine": 2}, None),
-        ({"name": "exact"}, 2),
+        ({"adjoint.name": "jacobian_free"}, None),
+        ({"adjoint.name": "neumann"}, None),
+        ({"adjoint.name": "phantom"}, None),
+        ({"adjoint.name": "shine", "adjoint.refine": 2}, None),
+        ({"adjoint.name": "exact"}, 2),
     ],
 )
-def test_a_gradient_without_an_adjoint_solve_has_no_share(adjoint, unrolled):
-    gradient, inputs = gradient_of(with_sections(adjoint=adjoint), unrolled)
+def test_a_gradient_without_an_adjoint_solve_has_no_share(changes, unrolled):
+    gradient, inputs = gradient_of(changes, unrolled)
     metrics = jax.eval_shape(gradient, *inputs).metrics
     assert "adjoint_steps" in metrics
     assert "adjoint_converged" not in metrics
@@ -302,7 +307,8 @@ def test_evaluation_counts_what_is_not_masked():
     masked["image"][2] = np.nan
     sums, logits_of_step = eval_step_of(CONFIG, mesh)(state.variables, masked)
     model = create_model(CONFIG.model)
-    logits, _ = model.apply(state.variables, batch["image"], solver=CONFIG.solver.forward.build())
+    apply = jax.jit(functools.partial(model.apply, solver=CONFIG.solver.forward.build()))
+    logits, _ = apply(state.variables, batch["image"])
     rows = np.array([0, 1, 3])
     labels = batch["label"][rows]
     log_probabilities = jax.nn.log_softmax(logits)[rows, labels]

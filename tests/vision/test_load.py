@@ -123,8 +123,7 @@ def test_a_model_without_other_collections_is_loaded(tmp_path):
     assert read_trained(path, finalize).variables.keys() == {"params"}
 
 
-@pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize(("stored", "wanted"), [(True, False), (False, True)])
 def test_weight_norm_in_the_other_layout(tmp_path, stored, wanted):
     config = dataclasses.replace(CONFIG, weight_norm=wanted)
     state = random_state(CONFIG) if stored else fold(random_state(CONFIG))

@@ -1,6 +1,7 @@
 """Digit scenes: what is drawn and how it is labelled, held-out parts, and batches."""
 
 from itertools import islice
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,13 @@ from mdeq_jax.vision.data import (
 SOLID = np.full((1, 8, 8, 1), 16, np.uint8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few():
+    """Prepare a sixth of the scenes, which take seconds otherwise."""
+    with mock.patch.dict(digit_scenes.SCENES, train=500):
+        yield
+
+
 @pytest.fixture
 def data(data_dir):
     return DataConfig(
@@ -32,7 +40,7 @@ def flat_photo(grey):
 
 def test_info(data):
     info = dataset_info(data)
-    assert (info.train_examples, info.eval_examples) == (3000, 200)
+    assert (info.train_examples, info.eval_examples) == (500, 200)
     assert info.image_shape == (64, 64, 3)
     dataset = find_dataset(data)
     assert dataset.eval_image_size() == (64, 64)

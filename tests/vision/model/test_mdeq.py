@@ -85,7 +85,6 @@ def trained():
     ("config", "side", "count"),
     [
         pytest.param(ModelConfig(), 32, 158_890, id="cifar-tiny"),
-        pytest.param(load_config("digits_tiny"), 8, 158_890, id="digits-tiny"),
         pytest.param(CIFAR_LARGE, 32, 11_097_438, id="cifar-large"),
         pytest.param(IMAGENET_SMALL, 224, 16_808_936, id="imagenet-small"),
         pytest.param(IMAGENET_SMALL_REG, 224, 18_613_496, id="imagenet-small-reg"),
@@ -112,7 +111,7 @@ def test_init_does_not_run_the_cell_on_the_images():
 
 @pytest.mark.parametrize(
     ("times", "branches", "divisor"),
-    [(0, 1, 1), (0, 2, 2), (0, 3, 4), (1, 2, 4), (2, 2, 8), (3, 1, 8)],
+    [(0, 1, 1), (0, 3, 4), (1, 2, 4), (3, 1, 8)],
 )
 def test_stem_and_state_shapes(times, branches, divisor):
     config = ModelConfig(
@@ -125,13 +124,14 @@ def test_stem_and_state_shapes(times, branches, divisor):
         downsample_times=times,
     )
     images = make_images(1, 2 * divisor, divisor, 3)
-    model, variables = setting(config, images)
-    _, z0, args = model.apply(variables, images, method="problem")
+    model = create_model(config)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    problem = functools.partial(model.apply, method="problem")
+    z0, args = jax.eval_shape(lambda *inputs: problem(*inputs)[1:], variables, images)
     side = 2**branches
     assert args.x.shape == (1, side, side // 2, 4)
     sizes = [(1, side >> i, side >> (i + 1), c) for i, c in enumerate(config.branch_channels)]
     assert [z.shape for z in z0] == sizes
-    assert all((z == 0).all() for z in z0)
     stem = variables["params"]["stem"]
     assert len([name for name in stem if name.startswith("downsample")]) == max(times, 2)
     assert ("stage0" in stem) == (times > 0 or branches > 2)
@@ -157,16 +157,15 @@ def test_images_that_do_not_fit(images, message):
     "how",
     [
         {"solver": Broyden(max_steps=3)},
-        pytest.param({"solver": Broyden(max_steps=3, stop_scope="batch")}, marks=pytest.mark.slow),
         pytest.param({"solver": Anderson(max_steps=3)}, marks=pytest.mark.slow),
-        {"solver": Picard(max_steps=3)},
         {"adjoint": Unrolled(2)},
     ],
 )
 def test_no_images_have_no_logits(task, how):
     model = create_model(dataclasses.replace(SMALL, task=task))
-    variables = model.init(jax.random.key(0), IMAGES)
-    apply = functools.partial(model.apply, variables, **how)
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variables)
+    apply = jax.jit(functools.partial(model.apply, variables, **how))
     (logits, info), (some, _) = apply(IMAGES[:0]), jax.eval_shape(apply, IMAGES)
     assert logits.shape == (0, *some.shape[1:])
     assert [z.shape for z in info.z] == [(0, 8, 8, 4), (0, 4, 4, 8)]
@@ -189,6 +188,7 @@ def test_a_start_of_another_shape():
 
 def test_logits_are_the_heads_view_of_the_equilibrium(trained):
     (f, z0, args), run, predict = trained
+    assert all((z == 0).all() for z in z0)
     logits, info = run(z0, 1e-3, 40)
     assert info.solver.converged.all()
     for a, b in zip(info.z, jax.jit(f)(info.z, args), strict=True):
@@ -206,12 +206,13 @@ def test_traced_tolerance_and_limit_and_a_warm_start(trained):
     assert (solver_of(tight.z, 1e-3, 40).steps == 0).all()
 
 
-@pytest.mark.parametrize("kind", [Picard, Anderson, Broyden])
-def test_a_short_evaluation_of_an_untrained_model_depends_on_the_image(kind):
+def test_a_short_evaluation_of_an_untrained_model_depends_on_the_image():
     """Relative residuals are 1 at the start and may stay above for some steps."""
     model = create_model(SMALL)
     variables = jax.jit(model.init)(jax.random.key(0), IMAGES)
-    apply = jax.jit(lambda limit: model.apply(variables, IMAGES, solver=kind(), step_limit=limit))
+    apply = jax.jit(
+        lambda limit: model.apply(variables, IMAGES, solver=Broyden(), step_limit=limit)
+    )
     for limit in (1, 2, 4):
         logits, info = apply(limit)
         assert (info.solver.best_step > 0).all()
@@ -263,7 +264,8 @@ def test_adjoint_and_probe_are_passed_on(adjoint, steps):
 def test_training_mode_goes_by_the_batch_and_updates_its_statistics():
     model, variables = setting()
     rngs = {"dropout": jax.random.key(0)}
-    train = functools.partial(model.apply, adjoint=Unrolled(1), train=True, mutable=["batch_stats"])
+    apply = functools.partial(model.apply, adjoint=Unrolled(1))
+    train = jax.jit(functools.partial(apply, train=True, mutable=["batch_stats"]))
     (logits, _), updated = train(variables, IMAGES, rngs=rngs)
     assert jax.tree.structure(updated) == jax.tree.structure(
         {"batch_stats": variables["batch_stats"]}
@@ -276,7 +278,7 @@ def test_training_mode_goes_by_the_batch_and_updates_its_statistics():
     np.testing.assert_allclose(
         bn(updated), 0.9 * bn(variables) + 0.1 * y.mean((0, 1, 2)), rtol=1e-4, atol=1e-6
     )
-    evaluated, _ = model.apply(variables, IMAGES, adjoint=Unrolled(1))
+    evaluated, _ = jax.jit(apply)(variables, IMAGES)
     assert not np.allclose(logits, evaluated)
 
 

@@ -4,9 +4,6 @@ import csv
 import dataclasses
 import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -16,9 +13,11 @@ import numpy as np
 import pytest
 from etils import epath
 from folders import grey_png
+from invoke import invoke
 from sklearn.datasets import load_sample_images
 
 from benchmarks.camera_pan import camera_pan
+from mdeq_jax.commands.predict import run
 from mdeq_jax.commands.tables import Table
 from mdeq_jax.training.checkpoints import write_checkpoint
 from mdeq_jax.training.weights import Trained
@@ -94,15 +93,9 @@ def folder(tmp_path_factory):
 
 
 def predict(folder, model, *arguments, output="out"):
-    command = [sys.executable, "-m", "mdeq_jax.commands.predict", f"--config={folder / model}.py"]
-    command += [f"--checkpoint={folder / model}", f"--output={folder / output}", *arguments]
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    """Run the command in this process; its exit code."""
+    arguments = (f"--checkpoint={folder / model}", f"--output={folder / output}", *arguments)
+    return invoke(run, f"--config={folder / model}.py", *arguments)
 
 
 def rows_of(path):
@@ -111,11 +104,10 @@ def rows_of(path):
 
 
 @pytest.mark.slow
-def test_label_maps_of_photographs(folder):
+def test_label_maps_of_photographs(folder, capsys):
     iterations = "--config.train.spectral_radius_iterations=2"
-    done = predict(folder, "seg", f"--input={folder / 'photos'}", iterations, output="maps")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    assert predict(folder, "seg", f"--input={folder / 'photos'}", iterations, output="maps") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["images"] == 2
     assert 1 <= result["solver_steps"] <= 12
     assert result["spectral_radius"] > 0
@@ -161,28 +153,29 @@ def test_sizes_that_are_padded_alike_share_a_compiled_function(monkeypatch):
     assert (whole[0].output == logits.argmax(-1)[0]).mean() > 0.99  # compiled otherwise
 
 
-def test_a_data_set_that_is_not_known(folder):
-    done = predict(folder, "seg", f"--input={folder / 'photos'}", "--config.data.name=imagenet")
-    assert done.returncode == 2
-    assert "config.data.name is 'imagenet'" in done.stderr
-    assert "Did you mean imagenet2012?" in done.stderr
+def test_a_data_set_that_is_not_known(folder, capsys):
+    photos = f"--input={folder / 'photos'}"
+    assert predict(folder, "seg", photos, "--config.data.name=imagenet") == 2
+    err = capsys.readouterr().err
+    assert "config.data.name is 'imagenet'" in err
+    assert "Did you mean imagenet2012?" in err
 
 
-def test_a_broken_image_loses_nothing(folder):
+def test_a_broken_image_loses_nothing(folder, capsys):
     whole = (folder / "photos/sub/flower.jpg").read_bytes()
     (folder / "broken").mkdir()
     (folder / "broken/a.jpg").write_bytes(whole[:500])
     (folder / "broken/b.jpg").write_bytes(whole)
     (folder / "broken/c.png").write_bytes(grey_png(60_000, 60_000, rows=1))
     (folder / "broken/d.png").symlink_to("nowhere")
-    done = predict(folder, "cls", f"--input={folder / 'broken'}", output="top")
-    assert done.returncode == 2
-    last = done.stderr.splitlines()[-1]
+    assert predict(folder, "cls", f"--input={folder / 'broken'}", output="top") == 2
+    err = capsys.readouterr().err
+    last = err.splitlines()[-1]
     assert "3 of 4 images could not be read" in last
     assert "a.jpg is not an image, or breaks off; copy or save it again." in last
     assert "c.png is damaged, or has more than" in last
     assert "d.png cannot be read" in last
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err
     (row,) = rows_of(folder / "top/top5.csv")
     assert row["image"] == "b"
     chances = [float(row[f"probability_{rank}"]) for rank in range(1, 6)]
@@ -191,10 +184,10 @@ def test_a_broken_image_loses_nothing(folder):
     assert len({row[f"class_{rank}"] for rank in range(1, 6)}) == 5
 
 
-def test_an_input_that_does_not_exist(folder):
-    done = predict(folder, "seg", "--input=nowhere.png")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: nowhere.png does not exist; --input")
+def test_an_input_that_does_not_exist(folder, capsys):
+    assert predict(folder, "seg", "--input=nowhere.png") == 2
+    err = capsys.readouterr().err
+    assert err.splitlines()[-1].startswith("error: nowhere.png does not exist; --input")
     assert not (folder / "out").exists()
 
 
