@@ -67,11 +67,6 @@ def test_positions_that_are_not_filled_do_not_matter(x64):
     noisy = partly._replace(z=partly.z.at[0].add(rubbish), u=partly.u.at[0].add(rubbish))
     z, other = (solve(double_variables(), TOKENS[:, 6:], m).z for m in (partly, noisy))
     np.testing.assert_array_equal(z, other)
-    # The same as a memory of two positions.
-    short = Memory(memory.z[:, 4:], memory.u[:, 4:], jnp.array([2, 2], jnp.int32))
-    np.testing.assert_allclose(
-        solve(double_variables(), TOKENS[:, 6:], short).z[0], z[0], atol=1e-10
-    )
 
 
 def test_gradients_are_those_of_finite_differences(x64):
@@ -175,10 +170,9 @@ def test_initial_values(kind, deviation):
 def test_dropout_masks():
     config = dataclasses.replace(CONFIG, dropout=0.2, attention_dropout=0.5, inner_width=4000)
     keys = jax.random.split(jax.random.key(0), 3)
-    masks = draw_masks(config, keys, 40, 20)
-    # A sample's masks do not depend on its batch.
-    alone = draw_masks(config, keys[1:2], 40, 20)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:2], b), masks, alone)
+    masks, reversed_masks = (draw_masks(config, k, 40, 20) for k in (keys, keys[::-1]))
+    # A sample's masks do not depend on the rest of its batch.
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[::-1], b), masks, reversed_masks)
     layer = masks.layers[0]
     for mask, rate in ((layer.inner, 0.2), (layer.weights, 0.5)):
         assert set(np.unique(mask)) == {0, np.float32(1 / (1 - rate))}
