@@ -7,7 +7,8 @@
 post-LN cell unrolled, each from every seed. It evaluates them with 6, 12 and 24 solver steps and
 with memories of 0 to 128 positions. "memory" compiles training steps and runs none. Both write
 their results to the workdir, where the same command continues. They print a table and one line of
-JSON; "train" prints both for the runs, and again for the means over the seeds.
+JSON; "train" prints both for the runs, and again for the means over the seeds. A workdir has runs
+of one number of training steps.
 """
 
 import argparse

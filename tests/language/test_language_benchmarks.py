@@ -1,4 +1,4 @@
-"""The measurements of the language model's claims: their settings fit, and their means are right."""
+"""The measurements of what language models claim: settings fit, and means are right."""
 
 import pytest
 
