@@ -19,9 +19,9 @@ from pathlib import Path
 from absl import logging
 
 from benchmarks.flow_memory import measure_memory
-from benchmarks.flow_results import Results, Row
 from benchmarks.flow_settings import SETTINGS, settings, summarise, train_and_evaluate
 from benchmarks.flow_streams import errors_of_stereo, steps_of_films
+from benchmarks.results import Results, Row, measure_runs
 from benchmarks.timing import report
 from mdeq_jax import applications
 from mdeq_jax.flow.config import Config
@@ -47,15 +47,8 @@ def train(options: argparse.Namespace) -> list[Row]:
     base = _config(options.config)
     if options.steps is not None:
         base = override(base, {"train.steps": options.steps})
-    results = Results(options.workdir / "train.jsonl")
-    rows = []
-    for seed in options.seeds:
-        for setting in options.settings:
-            config = override(base, {**settings(base)[setting], "seed": seed})
-            workdir = options.workdir / f"{setting.replace(' ', '_')}_{seed}"
-            key = {"setting": setting, "seed": seed, "train_steps": base.train.steps}
-            found = results.find(key, lambda c=config, w=workdir: train_and_evaluate(c, w))
-            rows.append(found)
+    chosen = {setting: settings(base)[setting] for setting in options.settings}
+    rows = measure_runs(options.workdir, base, chosen, options.seeds, train_and_evaluate)
     return summarise(rows)
 
 

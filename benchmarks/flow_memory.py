@@ -1,25 +1,17 @@
 """Temporary memory of DEQ-Flow's compiled training steps, against recurrent steps of its cell."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 
-from benchmarks.flow_results import Results, Row
+from benchmarks.compiled_step import compile_step
+from benchmarks.results import Results, Row
 from mdeq_jax.flow.config import Config
 from mdeq_jax.flow.experiment import create_experiment
 from mdeq_jax.training.config import override
-from mdeq_jax.training.mesh import AXIS
-from mdeq_jax.training.optim import create_optimizer
-from mdeq_jax.training.state import create_state
-from mdeq_jax.training.steps import make_train_step
 
-_MIB = 2**20
-# Buffers are assigned before code is generated, and nothing is run: the code may be slow.
-_QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 # (states of the correction, phantom steps from each of them)
 EQUILIBRIA = ((3, 1), (6, 1), (2, 3), (1, 1))
 
@@ -101,14 +93,6 @@ def measure_memory(
 
 def _compiled(config: Config, changes: Mapping[str, Any]) -> Row:
     """Return the temporary memory of a changed config's training step, and the time to compile."""
-    started = time.perf_counter()
-    config = override(config, changes)
-    mesh = jax.make_mesh((1,), (AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    experiment, optimizer = create_experiment(config), create_optimizer(config.optim, 1000, 100)
-    step: Any = make_train_step(
-        experiment, optimizer, mesh, unrolled=config.train.unrolled_at(0), steps_per_epoch=100
-    )
-    state = jax.eval_shape(lambda: create_state(experiment, optimizer))
     pixels = config.data.batch_size, *config.data.crop
     batch = {
         "first": jax.ShapeDtypeStruct((*pixels, 3), jnp.uint8),
@@ -116,9 +100,4 @@ def _compiled(config: Config, changes: Mapping[str, Any]) -> Row:
         "flow": jax.ShapeDtypeStruct((*pixels, 2), jnp.float32),
         "valid": jax.ShapeDtypeStruct(pixels, jnp.bool_),
     }
-    options = _QUICK if jax.default_backend() == "cpu" else None
-    compiled = step.lower(state, batch).compile(compiler_options=options)
-    return {
-        "temp_mib": compiled.memory_analysis().temp_size_in_bytes / _MIB,
-        "compile_s": time.perf_counter() - started,
-    }
+    return compile_step(create_experiment(override(config, changes)), batch)

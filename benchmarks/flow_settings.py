@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from benchmarks.flow_memory import recurrent
-from benchmarks.flow_results import Row
+from benchmarks.results import Row
 from mdeq_jax.flow.config import Config
 from mdeq_jax.flow.experiment import create_experiment
 from mdeq_jax.training.config import override

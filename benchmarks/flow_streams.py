@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from benchmarks.flow_results import Row
+from benchmarks.results import Row
 from mdeq_jax.checks import needs_extra
 from mdeq_jax.flow.config import Config
 from mdeq_jax.flow.data import shapes

@@ -59,7 +59,9 @@ class EvaluationConfig:
 
     Attributes:
       memories: numbers of positions of the memory, each of which is one evaluation. Metrics have
-        the number in their names, such as "eval/bits_per_character_memory128".
+        the number in their names, such as "eval/bits_per_character_memory128". The longest memory
+        is stored with the state, so a run resumes with the same numbers only; `eval.py` takes
+        others.
       steps: largest numbers of solver steps, each of which is one evaluation. Metrics have the
         number in their names, such as "eval/bits_per_character_steps6".
     """
@@ -91,7 +93,7 @@ class Config(RunConfig):
         "data.root",
         "data.cache",
         "data.eval_split",
-        "evaluation",
+        "evaluation.steps",
     )
 
     app: Literal["language"] = "language"

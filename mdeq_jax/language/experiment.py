@@ -19,6 +19,7 @@ from typing import Any
 import grain
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from mdeq_jax.language.config import Config
@@ -227,7 +228,9 @@ class Language:
     ) -> tuple[Float[Array, ""], Metrics]:
         """Return the mean of −log p, and the same in the unit of the run."""
         loss = outputs["nll"].mean()
-        return loss, {self.unit: in_unit(loss, self.unit)}
+        # A mean of the devices' perplexities is not the perplexity of the batch.
+        whole = loss if axis_name is None else lax.pmean(loss, axis_name)
+        return loss, {self.unit: in_unit(whole, self.unit)}
 
     def predict(self, variables: Variables, batch: Batch, layer: Layer, carry: Any) -> Prediction:
         """Return −log p of the targets with a memory of at most ``batch["memory"]`` positions."""

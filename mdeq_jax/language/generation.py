@@ -8,6 +8,7 @@ The solve starts from the equilibrium of the position before.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -104,15 +105,16 @@ class Generator:
             before it, instead of zeros.
         """
         self.positions, self._piece, self._warm_start = positions, piece, warm_start
-        self._empty = model.init_memory(1, positions)
+        self._empty, self._width = model.init_memory(1, positions), model.config.width
         self._advance = functools.partial(_advance, model, deq, variables)
         self._draw = functools.partial(_draw, model, variables)
 
     def read(self, prompt: Int[np.ndarray, " n"]) -> Position:
         """Return the last position of a prompt.
 
-        The prompt is solved in pieces, each with the memory of those before; only the last
-        `positions` tokens of a longer prompt stay in the memory.
+        The prompt is solved in pieces, each with the memory of those before, and its last tokens,
+        at least one, are solved one by one. Only the last `positions` tokens of a longer prompt
+        stay in the memory.
 
         Args:
           prompt: numbers of at least one token.
@@ -122,16 +124,14 @@ class Generator:
         """
         if len(prompt) == 0:
             raise ValueError("the prompt has no token; give at least one word or character.")
-        whole = len(prompt) // self._piece * self._piece
+        tokens = jnp.asarray(prompt[None], jnp.int32)
+        whole = (len(prompt) - 1) // self._piece * self._piece
         starts = [*range(0, whole, self._piece), *range(whole, len(prompt))]
-        z, memory, steps = None, self._empty, []
-        for start in starts:
-            stop = start + (self._piece if start < whole else 1)
-            tokens = jnp.asarray(prompt[None, start:stop], jnp.int32)
-            warm = z if self._warm_start and stop - start == 1 else None
-            z, memory, taken = self._advance(tokens, memory, warm)
+        z, memory, steps = self._zeros(1), self._empty, []
+        for start, stop in itertools.pairwise([*starts, len(prompt)]):
+            z0 = self._start(z) if stop - start == 1 else self._zeros(stop - start)
+            z, memory, taken = self._advance(tokens[:, start:stop], memory, z0)
             steps.append(taken)
-        assert z is not None
         return Position(z, memory, jnp.concatenate(steps))
 
     def generate(
@@ -150,8 +150,14 @@ class Generator:
             token = self._draw(jax.random.fold_in(key, number), z, sampling=sampling)
             yield Token(int(token[0]), int(steps[-1]))
             if number + 1 < length:
-                start = z if self._warm_start else None
-                z, memory, steps = self._advance(token[None], memory, start)
+                z, memory, steps = self._advance(token[None], memory, self._start(z))
+
+    def _zeros(self, length: int) -> Float[Array, "1 L D"]:
+        return jnp.zeros((1, length, self._width))
+
+    def _start(self, z: Float[Array, "1 1 D"]) -> Float[Array, "1 1 D"]:
+        """Return where the solve after a position starts."""
+        return z if self._warm_start else self._zeros(1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -161,7 +167,7 @@ def _advance(
     variables: Variables,
     tokens: Int[Array, "1 L"],
     memory: Memory,
-    z0: Float[Array, "1 L D"] | None,
+    z0: Float[Array, "1 L D"],
 ) -> Position:
     """Return the position after some tokens."""
     out = model.apply(variables, tokens, memory, deq=deq, z0=z0)

@@ -17,12 +17,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jaxtyping import PyTree
 
 from mdeq_jax.checks import require_names
 from mdeq_jax.training.layer_config import without_unused_options
-from mdeq_jax.training.workdir import config_differences, require_writable, set_aside
+from mdeq_jax.training.workdir import (
+    config_differences,
+    differences,
+    require_writable,
+    set_aside,
+)
 
 LATEST, BEST = "checkpoints", "best"
+
+# Most differing arrays that a message names.
+_NAMED = 6
 
 Tree = TypeVar("Tree")
 Content = TypeVar("Content")
@@ -144,11 +153,13 @@ class Checkpointer:
           (step, state), or None where there is no checkpoint.
 
         Raises:
-          ValueError: there are checkpoints and none is intact.
+          ValueError: there are checkpoints and none is intact; or their arrays have other names or
+            shapes than those of `abstract_state`.
         """
         folders = _step_folders(self._latest.directory)
         if not folders:
             return None
+        _require_same_arrays(folders, abstract_state)
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state),
             data=ocp.args.JsonRestore(),
@@ -275,6 +286,27 @@ def _require_same_run(
             )
 
 
+def _require_same_arrays(folders: list[epath.Path], state: Any) -> None:
+    for folder in folders:
+        try:
+            stored = _shapes(_metadata(folder))
+        except Exception:  # a damaged checkpoint is reported when it is restored
+            continue
+        if found := differences(stored, _shapes(state)):
+            more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+            raise ValueError(
+                f"{folder} holds a run with other arrays:\n  "
+                + "\n  ".join(found[:_NAMED] + more)
+                + "\nUse another --workdir, or the data (config.data) and the version of that run."
+            )
+
+
+def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a state's arrays by name; names of fields are those of dict keys."""
+    leaves = ocp.tree.to_flat_dict(state, sep="/").items()
+    return {name: tuple(x.shape) for name, x in leaves if hasattr(x, "shape")}
+
+
 def _step_folders(folder: epath.Path) -> list[epath.Path]:
     """Return the folders of finished checkpoints, the newest first."""
     if not folder.is_dir():
@@ -312,9 +344,13 @@ def _read_config(folder: epath.Path) -> dict[str, Any]:
 
 
 def _read_state(folder: epath.Path) -> dict[str, Any]:
-    stored = ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder))
     return _read(folder, {"state": ocp.args.PyTreeRestore(restore_args=as_numpy)})["state"]
+
+
+def _metadata(folder: epath.Path) -> PyTree:
+    """Return the structure of a stored state, with shapes and dtypes."""
+    return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
 
 
 def _reason(error: Exception) -> str:

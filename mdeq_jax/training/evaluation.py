@@ -34,7 +34,7 @@ EvalStep = Callable[[Variables, Batch, PyTree], tuple[PyTree, Array, PyTree]]
 
 
 class Evaluator:
-    """The evaluations of an experiment, compiled once each."""
+    """The evaluations of an experiment; one compiled step serves all that solve in the same way."""
 
     def __init__(self, experiment: Experiment, mesh: Mesh):
         """Prepare the evaluations; data that are missing raise ValueError here.
@@ -46,11 +46,9 @@ class Evaluator:
         self._experiment, self._mesh = experiment, mesh
         self._put = make_put(experiment, mesh)
         self._evaluations = experiment.evaluations()
-        self._step = functools.cache(self._compiled)
-
-    def _compiled(self, name: str, unrolled: int | None) -> EvalStep:
-        evaluation = self._evaluations[name]
-        return make_eval_step(self._experiment, self._mesh, evaluation, unrolled=unrolled)
+        self._step = functools.cache(
+            lambda way, unrolled: make_eval_step(experiment, mesh, way, unrolled=unrolled)
+        )
 
     def __call__(
         self,
@@ -75,7 +73,8 @@ class Evaluator:
         """
         metrics = {}
         for name, evaluation in self._evaluations.items():
-            step = self._step(name, unrolled)
+            # The step does not depend on the data.
+            step = self._step(dataclasses.replace(evaluation, batches=iter), unrolled)
             take = on_records(name) if on_records else None
             values = self._pass_over(evaluation, step, variables, take)
             metrics |= {metric_name(name, metric): value for metric, value in values.items()}

@@ -83,10 +83,23 @@ def config_differences(
     Returns:
       One line per differing key, sorted. The value of a key that one config lacks is "absent".
     """
-    there, here = (flatten_dict(config, sep=".") for config in (stored, current))
     allowed = tuple(f"{key}." for key in may_differ)
+    there, here = (
+        {key: x for key, x in flatten_dict(c, sep=".").items() if not f"{key}.".startswith(allowed)}
+        for c in (stored, current)
+    )
+    return differences(there, here)
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return one line "key: value there, value here" for each key whose values differ, sorted.
+
+    Args:
+      there: values of the run in the workdir.
+      here: values of this run.
+    """
     return [
         f"{key}: {there.get(key, 'absent')!r} there, {here.get(key, 'absent')!r} here"
         for key in sorted(there.keys() | here.keys())
-        if there.get(key, ...) != here.get(key, ...) and not f"{key}.".startswith(allowed)
+        if there.get(key, ...) != here.get(key, ...)
     ]

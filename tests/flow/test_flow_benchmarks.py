@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks import flow_settings
 from benchmarks.flow_memory import equilibrium, measure_memory, recurrent
-from benchmarks.flow_results import Results
 from benchmarks.flow_settings import FACTORS, settings, summarise, train_and_evaluate
 from benchmarks.flow_streams import errors_of_stereo, steps_of_films, stereo_pair
+from benchmarks.results import Results
 from mdeq_jax.flow.config import Config
 from mdeq_jax.flow.experiment import create_experiment
 from mdeq_jax.flow.model.config import ModelConfig

@@ -43,7 +43,7 @@ def config_of(root, *, data=None, **changes):
 
 def lively(experiment):
     """Random variables whose words matter more than at first; solves of them converge."""
-    variables = experiment.init(jax.random.key(1))
+    variables = jax.jit(experiment.init)(jax.random.key(1))
     params = {name: variables["params"][name] for name in ("vocabulary", "injection")}
     larger = jax.tree.map(lambda x: 100 * x, params)
     return {**variables, "params": {**variables["params"], **larger}}

@@ -53,8 +53,13 @@ def test_greedy_text_is_that_of_one_solve_over_all_of_it(run, generators):
     prompt = experiment.corpus.valid[:12]
     found = generators[True].generate(generators[True].read(prompt), 10, KEY, GREEDY)
     text = [*prompt, *(token.number for token in found)]
-    z = experiment.model.apply(variables, jnp.asarray([text[:-1]]), deq=DEQ).z
-    log_p = experiment.model.log_probabilities(variables, z)
+
+    @jax.jit
+    def solve_at_once(variables, tokens):
+        z = experiment.model.apply(variables, tokens, deq=DEQ).z
+        return experiment.model.log_probabilities(variables, z)
+
+    log_p = solve_at_once(variables, jnp.asarray([text[:-1]]))
     np.testing.assert_array_equal(log_p[0, 11:].argmax(axis=-1), text[12:])
     assert len({*text[12:]}) > 1
 
@@ -76,6 +81,8 @@ def test_a_prompt_that_is_longer_than_the_memory(run, generators):
     np.testing.assert_array_equal(position.memory.filled, 32)
     assert len(position.solver_steps) == 9 + 3  # nine pieces of 5, and three single tokens
     assert np.isfinite(position.z).all()
+    # The last token is alone, so that the program of the next ones is compiled by then.
+    assert len(generators[True].read(tokens[:10]).solver_steps) == 1 + 5
     with pytest.raises(ValueError, match="the prompt has no token"):
         generators[True].read(tokens[:0])
 

@@ -14,6 +14,7 @@ from mdeq_jax.language.config import EvaluationConfig
 from mdeq_jax.language.data.corpus import stored_vocabulary
 from mdeq_jax.language.experiment import create_experiment
 from mdeq_jax.language.trigram import fit_trigram
+from mdeq_jax.training.checkpoints import Checkpointer
 from mdeq_jax.training.evaluation import Evaluator
 from mdeq_jax.training.experiment import Layer
 from mdeq_jax.training.layer_config import SolverConfig, SolversConfig
@@ -70,6 +71,10 @@ def test_words_have_a_perplexity(root):
     assert experiment.summarize(sums) == {"perplexity": pytest.approx(7), "tokens": 3}
     assert experiment.score == ("eval/perplexity", False)
     assert {*experiment.evaluations()} == {"eval"}
+    nll = np.array([[[1.0, 2.0]], [[3.0, 6.0]]])  # of two devices
+    of_device = lambda nll: experiment.loss({}, {"nll": nll}, {}, "devices")[1]  # noqa: E731
+    parts = jax.vmap(of_device, axis_name="devices")(nll)
+    np.testing.assert_allclose(parts["perplexity"].mean(), np.exp(3.0), rtol=1e-6)
 
 
 def test_named_evaluations(root):
@@ -92,14 +97,20 @@ def test_training_has_its_own_memory(root, variables):
         experiment = create_experiment(config_of(root, evaluation=options))
         batch, carry = next(experiment.train_batches()), experiment.init_carry(2)
         carry = carry._replace(filled=carry.filled + carry.z.shape[1])
-        layer = Layer(mx.DEQ(mx.Picard(max_steps=3)))
-        found.append(experiment.forward(variables, batch, layer, train=True, carry=carry))
-    own, longer = found
-    np.testing.assert_array_equal(longer.outputs["nll"], own.outputs["nll"])
-    assert longer.carry.z.shape == (2, 64, 8)
-    np.testing.assert_array_equal(longer.carry.z[:, -6:], own.carry.z)
-    np.testing.assert_array_equal(longer.carry.filled, [6, 6])
-    loss, metrics = experiment.loss(variables, own.outputs, batch, None)
+
+        @jax.jit
+        def forward(variables, batch, carry, of=experiment):
+            layer = Layer(mx.DEQ(mx.Picard(max_steps=3)))
+            passed = of.forward(variables, batch, layer, train=True, carry=carry)
+            return passed.outputs, passed.carry
+
+        found.append(forward(variables, batch, carry))
+    (outputs, own), (others, longer) = found
+    np.testing.assert_array_equal(others["nll"], outputs["nll"])
+    assert longer.z.shape == (2, 64, 8)
+    np.testing.assert_array_equal(longer.z[:, -6:], own.z)
+    np.testing.assert_array_equal(longer.filled, [6, 6])
+    loss, metrics = experiment.loss(variables, outputs, batch, None)
     assert metrics["bits_per_character"] * np.log(2) == pytest.approx(float(loss), rel=1e-6)
 
 
@@ -107,10 +118,12 @@ def test_training_has_its_own_memory(root, variables):
 def test_steps_do_not_depend_on_devices(root):
     model = dataclasses.replace(MODEL, dropout=0.3, attention_dropout=0.3)
     solver = SolversConfig(SolverConfig("picard", max_steps=4))
-    experiment = create_experiment(config_of(root, model=model, solver=solver))
+    data = {"vocabulary": "words", "min_count": 2}
+    experiment = create_experiment(config_of(root, model=model, solver=solver, data=data))
     state, metrics = take_steps(experiment, 1, 2)
     other, others = take_steps(experiment, 2, 2)
-    np.testing.assert_allclose(others["loss"], metrics["loss"], rtol=1e-5)
+    for name in ("loss", "perplexity"):
+        np.testing.assert_allclose(others[name], metrics[name], rtol=1e-5)
     np.testing.assert_allclose(other.carry.z, state.carry.z, atol=1e-5)
 
 
@@ -118,6 +131,30 @@ def test_weights_of_another_vocabulary(variables, tmp_path):
     config = config_of(write_text(tmp_path, TEXT.replace("and", "plus")))
     with pytest.raises(ValueError, match=r"weights are of the vocabulary \w+, but the training te"):
         evaluate(variables, config)
+
+
+def test_resuming_after_the_text_has_changed(tmp_path):
+    root = write_text(tmp_path)
+    shapes, experiments = [], []
+    for text in (TEXT, TEXT.replace("and", "plus")):
+        write_text(tmp_path, text)
+        experiment = create_experiment(config_of(root))
+        shapes.append(jax.eval_shape(experiment.init, jax.random.key(0)))
+        experiments.append(experiment)
+    before, after = (experiment.corpus.vocabulary.fingerprint for experiment in experiments)
+    batches = experiments[0].train_batches()
+    with Checkpointer(tmp_path / "run", {}) as checkpointer:
+        checkpointer.save(3, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes[0]), batches)
+    with Checkpointer(tmp_path / "run", {}) as checkpointer:
+        with pytest.raises(
+            ValueError, match=r"checkpoints/3 holds a run with other arrays"
+        ) as told:
+            checkpointer.restore_latest(shapes[1], batches)
+        assert f"vocabulary/{before}: (98,) there, 'absent' here" in str(told.value)
+        assert f"vocabulary/{after}: 'absent' there, (108,) here" in str(told.value)
+        assert "the data (config.data)" in str(told.value)
+        step, _ = checkpointer.restore_latest(shapes[0], batches)
+        assert step == 3
 
 
 def test_the_vocabulary_of_a_checkpoint(variables, root, tmp_path):

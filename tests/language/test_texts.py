@@ -101,9 +101,10 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     corpus = open_corpus(of_folder(tmp_path, cache=str(tmp_path / "file")))
     np.testing.assert_array_equal(corpus.valid, ARRAYS["valid_ids"])
     (path,) = [p for p in _cached(of_folder(tmp_path)) if p.suffix == ".npz"]
-    path.write_bytes(b"broken")
-    with pytest.raises(ValueError, match=rf"{path.name} cannot be read .*remove it"):
-        open_corpus(of_folder(tmp_path))
+    for content in (b"broken", b"PK\x03\x04", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{path.name} cannot be read .*remove it"):
+            open_corpus(of_folder(tmp_path))
 
 
 def _cached(options):

@@ -2,6 +2,7 @@
 
 import hashlib
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +87,7 @@ def _read(path: Path, options: DataConfig) -> Corpus:
         with np.load(path) as file:
             vocabulary = Vocabulary.from_array(options.vocabulary, file["vocabulary"])
             return Corpus(vocabulary, *(file[split] for split in SPLITS))
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({error}); remove it.") from error
 
 

@@ -48,8 +48,9 @@ class ModelConfig:
       weight_norm: whether the linear maps of the cell are weight-normed.
       dropout: probability in [0, 1) that a channel is zero, for a whole sample and solve.
       attention_dropout: probability in [0, 1) that an attention weight is zero, for a whole solve.
-      remat: whether a backward pass through the cell recomputes what is inside it, which saves
-        memory where several applications are differentiated.
+      remat: whether a backward pass through the cell recomputes what is inside it, to save memory
+        where several applications are differentiated. For a CPU, XLA drops the barriers that keep
+        the second computation late, so that it takes time and saves nothing.
 
     Examples:
       >>> ModelConfig(width=32).heads

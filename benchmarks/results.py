@@ -1,9 +1,11 @@
 """Results of long measurements in a file, so that the same command continues."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from mdeq_jax.training.config import AnyConfig, override
 
 Row = dict[str, Any]
 
@@ -33,3 +35,29 @@ class Results:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         return row
+
+
+def measure_runs(
+    workdir: Path,
+    base: AnyConfig,
+    settings: Mapping[str, Mapping[str, Any]],
+    seeds: Iterable[int],
+    measure: Callable[[AnyConfig, Path], Row],
+) -> list[Row]:
+    """Return a row for each seed and setting, from train.jsonl of a workdir or measured.
+
+    Args:
+      workdir: folder for the results. Each run has its own folder SETTING_SEED there.
+      base: the config that the settings change.
+      settings: dotted keys of the config by the name of the setting.
+      seeds: the seeds.
+      measure: trains a config in a folder, and returns the values of its row.
+    """
+    results, rows = Results(workdir / "train.jsonl"), []
+    for seed in seeds:
+        for setting, changes in settings.items():
+            config = override(base, {**changes, "seed": seed})
+            folder = workdir / f"{setting.replace(' ', '_')}_{seed}"
+            key = {"setting": setting, "seed": seed, "train_steps": base.train.steps}
+            rows.append(results.find(key, lambda c=config, f=folder: measure(c, f)))
+    return rows
