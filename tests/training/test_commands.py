@@ -118,7 +118,7 @@ def test_a_run_whose_files_have_moved_is_resumed(trained, scratch):
     arguments = ("train.py", scratch, f"--workdir={workdir}")
     code, out, err = call(*arguments, **SHORT, train__on_nonfinite="skip", **moved)
     assert code == 0, err
-    assert err.startswith("2,914 parameters, 8 × cpu, step 60 of 60\n")
+    assert "\n2,914 parameters, 8 × cpu, step 60 of 60\n" in err
     assert last_json(out)["resumed_from_step"] == 60
     assert last_json(out)["params_sha256"] == final["params_sha256"]
     assert "resumed at step 60; config.init_from is not read again" in err
