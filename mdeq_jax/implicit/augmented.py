@@ -73,6 +73,21 @@ def check_steps(steps: Any) -> None:
             require_share(steps, name)
 
 
+@dataclasses.dataclass(frozen=True)
+class AtInput:
+    """The map of z at a given input: (z, (x, args)) -> f(z, x, args).
+
+    Attributes:
+      f: the map (z, x, args) -> z.
+    """
+
+    f: Map
+
+    def __call__(self, z: State, x_and_args: tuple[State, PyTree]) -> State:
+        """Return f(z, x, args)."""
+        return self.f(z, *x_and_args)
+
+
 class Residuals(NamedTuple):
     """How far a point is from the first-order conditions; each is a norm for each sample, (B,).
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mdeq_jax.checks import require_whole
 from mdeq_jax.implicit.augmented import (
+    AtInput,
     Augmented,
     Cost,
     Map,
@@ -51,8 +52,10 @@ class Optimum:
       cost: ℓ(z, x), (B,). Its gradient is ∂ℓ/∂args + μ ∂f/∂args, by the envelope theorem, which
         needs no adjoint solve. The gradient of z, x and μ is the adjoint's.
       residuals: the residuals of the first-order conditions.
-      solution: the `Solution` of the last augmented solve, for losses on sampled states and for
-        `jacobian_loss`. Its result has the steps and the traces of all solves.
+      solution: the `Solution` of the last augmented solve, for losses on sampled states. Its result
+        has the steps and the traces of all solves.
+      cell: the map f at the input x and its equilibrium z, both without gradient, as a `Solution`
+        for `jacobian_loss` and `spectral_radius`.
     """
 
     z: State
@@ -61,6 +64,7 @@ class Optimum:
     cost: Float[Array, " B"]
     residuals: Residuals
     solution: Solution
+    cell: Solution
 
     @property
     def result(self) -> SolverResult:
@@ -198,7 +202,9 @@ def optimise(
     w = solution.z._replace(x=projected(project, solution.z.x))
     residuals = lax.stop_gradient(first_order_residuals(f, cost, project, w, args))
     value = cost_with_envelope(f, cost, project, w, args)
-    return Optimum(w.z, w.x, w.mu, value, residuals, solution)
+    z, x = lax.stop_gradient((w.z, w.x))
+    cell = Solution(z, solution.result, (), (x, args), AtInput(f))
+    return Optimum(w.z, w.x, w.mu, value, residuals, solution, cell)
 
 
 def _best(

@@ -74,6 +74,8 @@ class Forward(NamedTuple):
       carry: the new carry, each leaf (B, ...); () if the experiment has none.
       batch: the rows that the loss and `decode` see; None is the batch that `forward` was given. An
         experiment whose carry holds problems that it still works on puts them here.
+      cell: the map and the equilibrium whose Jacobian is regularised, such as `Optimum.cell`; None
+        is `solution`.
     """
 
     outputs: PyTree
@@ -81,6 +83,7 @@ class Forward(NamedTuple):
     collections: Mapping[str, PyTree] = {}
     carry: PyTree = ()
     batch: Batch | None = None
+    cell: Solution | None = None
 
 
 class Prediction(NamedTuple):

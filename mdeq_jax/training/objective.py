@@ -75,7 +75,12 @@ def bind(
 
 
 def added_terms(
-    experiment: Experiment, variables: Variables, batch: Batch, solution: Solution, draw: Draw
+    experiment: Experiment,
+    variables: Variables,
+    batch: Batch,
+    solution: Solution,
+    cell: Solution,
+    draw: Draw,
 ) -> Metrics:
     """Return what is added to the loss: correction_term and jacobian_term, where they apply.
 
@@ -84,6 +89,7 @@ def added_terms(
       variables: the model's variables.
       batch: the batch, each array this device's rows.
       solution: what the layer returned.
+      cell: the equilibrium whose Jacobian is regularised.
       draw: what the step draws at random.
     """
     terms = {}
@@ -94,7 +100,7 @@ def added_terms(
         terms["correction_term"] = correction_term(gamma, jnp.stack(losses))
     if draw.gamma is not None:
         key = jax.random.fold_in(draw.key, 0)
-        terms["jacobian_term"] = jacobian_term(draw.gamma, solution, key, first_row(batch))
+        terms["jacobian_term"] = jacobian_term(draw.gamma, cell, key, first_row(batch))
     return terms
 
 

@@ -206,7 +206,8 @@ def make_objective(experiment: Experiment, *, unrolled: int | None) -> Objective
         if solution is not None:
             metrics["solver_steps"] = solution.result.steps.mean()
             metrics["residual"] = solution.result.residual.mean()
-            terms = added_terms(experiment, variables, batch, solution, draw)
+            cell = solution if forward.cell is None else forward.cell
+            terms = added_terms(experiment, variables, batch, solution, cell, draw)
         outcome = Outcome(metrics | terms, forward.collections, forward.carry, solution)
         return sum(terms.values(), loss), outcome
 

@@ -195,7 +195,8 @@ class Generation:
         optimum = self.inversion.restore(variables, clean, layer)
         outputs = self.decode(variables, optimum.solution.z, batch, train=train)
         outputs["cost"] = optimum.cost
-        return self._passed(variables, batch, optimum.x, outputs, optimum.solution, train=train)
+        passed = self._passed(variables, batch, optimum.x, outputs, optimum.solution, train=train)
+        return passed._replace(cell=optimum.cell)
 
     def _forward_encoded(
         self,
