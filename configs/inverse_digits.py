@@ -27,10 +27,11 @@ def get_config() -> ConfigDict:
     # Plain steps reach lower costs than Anderson here, and only if the Jacobian is small.
     config.solver.forward.name = "picard"
     config.solver.forward.max_steps = 40
-    config.jacobian.probability = 0.5
+    config.jacobian.probability = 1.0
     config.jacobian.weight = 4.0
     config.jacobian.step_jitter = 0
     config.optim.learning_rate = 3e-3
+    config.optim.warmup_steps = 100
     config.train.steps = 500
     config.train.eval_every = 500
     return config

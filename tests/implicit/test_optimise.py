@@ -128,6 +128,20 @@ def test_the_gradient_of_the_cost_needs_no_adjoint_solve(x64):
     assert loops(jax.grad(of_readout)) > loops(of_readout)
 
 
+def test_the_cell_at_the_optimum(x64):
+    """It is f at the optimal input, and its state and input have no gradient."""
+    args = random_args()
+    best = jax.jit(lambda args: solved(args, linear))(args)
+    cell = best.cell
+    np.testing.assert_array_equal(cell.z, best.z)
+    expected = linear(best.z, best.x, args)
+    np.testing.assert_allclose(cell.f(cell.z, cell.args), expected, atol=1e-14)
+    _, pullback = jax.vjp(lambda z: cell.f(z, cell.args), cell.z)
+    np.testing.assert_allclose(pullback(cell.z)[0], cell.z @ args["weight"].T, atol=1e-12)
+    total = jax.jit(jax.grad(lambda args: solved(args, linear).cell.z.sum()))(args)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(total))
+
+
 def test_the_projected_point_is_in_its_set(x64):
     """Anderson mixes points with negative weights, which leaves the set; a loose solve shows it."""
     args = random_args(size=8)

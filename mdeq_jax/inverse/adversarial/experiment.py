@@ -211,7 +211,9 @@ class AdversarialTraining:
         if method == "joint":
             optimum = self.attack(variables, batch, layer)
             outputs = self.decode(variables, optimum.solution.z, batch, train=train)
-            return Forward({**outputs, "margin": -optimum.cost}, optimum.solution)
+            return Forward(
+                {**outputs, "margin": -optimum.cost}, optimum.solution, cell=optimum.cell
+            )
         if method == "pgd":
             options, start = self.config.attack, vary_together(jnp.zeros_like(images), images)
             gradient = self.margin_gradient(variables, batch, layer, soft_margin)

@@ -169,7 +169,8 @@ class MetaLearning:
         """Return the outputs of the query points, (B, n, outputs), after adaptation."""
         optimum = self.adapt(variables, batch, layer)
         v = optimum.x if self.config.loss.second_order else lax.stop_gradient(optimum.x)
-        return Forward(self.query(variables, batch, v, layer), optimum.solution)
+        outputs = self.query(variables, batch, v, layer)
+        return Forward(outputs, optimum.solution, cell=optimum.cell)
 
     def decode(self, variables: Variables, z: PyTree, batch: Batch, *, train: bool) -> PyTree:
         """Return the outputs of the query points with the task vectors of a state.
