@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_kills_at_random_times_and_during_saves(tmp_path):
-    report = campaign(tmp_path, kills=8)
+    report = campaign(tmp_path, kills=12)
     assert report["kills_during_a_save"] > 0
     assert report["nothing_lost"]
     assert report["same_end"]
