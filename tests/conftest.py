@@ -36,7 +36,7 @@ def optimized():
 
 def pytest_addoption(parser):
     """Add the size of the long fuzz test, and the choice to compile as users do."""
-    parser.addoption("--fuzz-cases", type=int, default=500, help="mutated files (default 500)")
+    parser.addoption("--fuzz-cases", type=int, default=200, help="mutated files (default 200)")
     parser.addoption(
         "--optimized", action="store_true", help="compile with all optimizations, as users do"
     )
