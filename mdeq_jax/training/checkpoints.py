@@ -1,4 +1,4 @@
-"""Checkpoints on disk; the only module that knows Orbax.
+"""Checkpoints on disk; only this module and `checkpoint_folders` know Orbax.
 
 A run's `WORKDIR/checkpoints/STEP` holds the items state, data (position in the training data) and
 config; `WORKDIR/best/STEP` holds state, evaluation and config. A folder gets its name by one
@@ -8,18 +8,24 @@ rename, after all of it is written.
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import grain
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
-from jaxtyping import PyTree
 
 from mdeq_jax.checks import require_names
+from mdeq_jax.training.checkpoint_folders import (
+    first_intact,
+    read_config,
+    read_state,
+    read_structure,
+    reason,
+    shapes,
+    step_folders,
+)
 from mdeq_jax.training.layer_config import without_unused_options
 from mdeq_jax.training.workdir import (
     config_differences,
@@ -34,7 +40,6 @@ LATEST, BEST = "checkpoints", "best"
 _NAMED = 6
 
 Tree = TypeVar("Tree")
-Content = TypeVar("Content")
 
 
 class Checkpoint(NamedTuple):
@@ -156,7 +161,7 @@ class Checkpointer:
           ValueError: there are checkpoints and none is intact; or their arrays have other names or
             shapes than those of `abstract_state`.
         """
-        folders = _step_folders(self._latest.directory)
+        folders = step_folders(self._latest.directory)
         if not folders:
             return None
         _require_same_arrays(folders, abstract_state)
@@ -164,7 +169,7 @@ class Checkpointer:
             state=ocp.args.StandardRestore(abstract_state),
             data=ocp.args.JsonRestore(),
         )
-        folder, restored = _first_whole(
+        folder, restored = first_intact(
             folders, lambda folder: self._latest.restore(int(folder.name), args=args)
         )
         set_aside(folders[: folders.index(folder)])
@@ -174,12 +179,12 @@ class Checkpointer:
 
     def best_metrics(self) -> dict[str, Any] | None:
         """Return the metrics of the best checkpoint, or None; an unreadable one is renamed."""
-        for folder in _step_folders(self._best.directory):
+        for folder in step_folders(self._best.directory):
             try:
                 args = ocp.args.Composite(evaluation=ocp.args.JsonRestore())
                 return self._best.restore(int(folder.name), args=args)["evaluation"]
             except Exception as error:
-                logging.warning("checkpoint %s cannot be read: %s", folder, _reason(error))
+                logging.warning("checkpoint %s cannot be read: %s", folder, reason(error))
                 set_aside([folder])
                 self._best.reload()
         return None
@@ -236,7 +241,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     folder = epath.Path(path).absolute()
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; name a workdir or a checkpoint in one.")
-    folders = _step_folders(folder / LATEST) or _step_folders(folder)
+    folders = step_folders(folder / LATEST) or step_folders(folder)
     if not folders and folder.name.isdigit():
         folders = [folder]
     if not folders:
@@ -244,8 +249,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{folder} holds no checkpoint; name a workdir, its {LATEST}/ or {BEST}/, or the folder"
             " of one step."
         )
-    found, (state, config) = _first_whole(
-        folders, lambda folder: (_read_state(folder), _read_config(folder))
+    found, (state, config) = first_intact(
+        folders, lambda folder: (read_state(folder), read_config(folder))
     )
     return Checkpoint(state, without_unused_options(config), int(found.name))
 
@@ -264,7 +269,7 @@ def _writing(folder: epath.Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
         raise OSError(
-            f"a checkpoint cannot be written in {folder}: {_reason(error)}\nThe last complete one"
+            f"a checkpoint cannot be written in {folder}: {reason(error)}\nThe last complete one"
             " is kept. Make room, or mend what is wrong, and run the same command again."
         ) from error
 
@@ -272,9 +277,9 @@ def _writing(folder: epath.Path) -> Iterator[None]:
 def _require_same_run(
     folder: epath.Path, config: dict[str, Any], may_differ: tuple[str, ...]
 ) -> None:
-    for step_folder in _step_folders(folder):
+    for step_folder in step_folders(folder):
         try:
-            stored = _read_config(step_folder)
+            stored = read_config(step_folder)
         except Exception:  # a damaged checkpoint is reported when it is restored
             continue
         differences = config_differences(stored, config, may_differ)
@@ -289,70 +294,13 @@ def _require_same_run(
 def _require_same_arrays(folders: list[epath.Path], state: Any) -> None:
     for folder in folders:
         try:
-            stored = _shapes(_metadata(folder))
+            stored = shapes(read_structure(folder))
         except Exception:  # a damaged checkpoint is reported when it is restored
             continue
-        if found := differences(stored, _shapes(state)):
+        if found := differences(stored, shapes(state)):
             more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
             raise ValueError(
                 f"{folder} holds a run with other arrays:\n  "
                 + "\n  ".join(found[:_NAMED] + more)
                 + "\nUse another --workdir, or the data (config.data) and the version of that run."
             )
-
-
-def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a state's arrays by name; names of fields are those of dict keys."""
-    leaves = ocp.tree.to_flat_dict(state, sep="/").items()
-    return {name: tuple(x.shape) for name, x in leaves if hasattr(x, "shape")}
-
-
-def _step_folders(folder: epath.Path) -> list[epath.Path]:
-    """Return the folders of finished checkpoints, the newest first."""
-    if not folder.is_dir():
-        return []
-    steps = sorted(ocp.utils.checkpoint_steps(folder), reverse=True)
-    return [folder / str(step) for step in steps]
-
-
-def _first_whole(
-    folders: list[epath.Path], read: Callable[[epath.Path], Content]
-) -> tuple[epath.Path, Content]:
-    problems = []
-    for folder in folders:
-        try:
-            return folder, read(folder)
-        except Exception as error:  # Orbax has no class of its own for a damaged file
-            problems.append(f"{folder} cannot be read: {_reason(error)}")
-            logging.warning("checkpoint %s", problems[-1])
-    raise ValueError(
-        "\n".join(problems) + "\nNo intact checkpoint is left; restore the folder from a copy, name"
-        " another, or delete it to start afresh."
-    )
-
-
-def _read(folder: epath.Path, items: dict[str, ocp.args.CheckpointArgs]) -> Mapping[str, Any]:
-    handler = ocp.CompositeCheckpointHandler(
-        state=ocp.PyTreeCheckpointHandler(), config=ocp.JsonCheckpointHandler()
-    )
-    with ocp.Checkpointer(handler) as reader:
-        return reader.restore(folder, args=ocp.args.Composite(**items))
-
-
-def _read_config(folder: epath.Path) -> dict[str, Any]:
-    return _read(folder, {"config": ocp.args.JsonRestore()})["config"]
-
-
-def _read_state(folder: epath.Path) -> dict[str, Any]:
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(folder))
-    return _read(folder, {"state": ocp.args.PyTreeRestore(restore_args=as_numpy)})["state"]
-
-
-def _metadata(folder: epath.Path) -> PyTree:
-    """Return the structure of a stored state, with shapes and dtypes."""
-    return ocp.PyTreeCheckpointHandler().metadata(folder / "state").tree
-
-
-def _reason(error: Exception) -> str:
-    """Return the first line of an error's message, to which Orbax adds pages."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
