@@ -74,21 +74,21 @@ def test_it_learns(sections):
 
 
 def evaluate(config, batch, devices):
-    _, state, mesh = setup(config, devices)
+    _, state, mesh = setup(config, devices, dtype=jnp.float64)
     sums, labels = eval_step_of(config, mesh)(state.variables, batch)
     return state, sums, labels
 
 
 @pytest.mark.slow
-def test_evaluation_on_several_devices_is_that_on_one():
+def test_evaluation_on_several_devices_is_that_on_one(x64):
     config = with_segmentation()
-    batch = make_batch(4) | {"mask": np.array([True, True, False, True])}
+    batch = make_batch(4, np.float64) | {"mask": np.array([True, True, False, True])}
     batch["image"][2] = np.nan
     state, sums, labels = evaluate(config, batch, 1)
     _, sums4, labels4 = evaluate(config, batch, 4)
     np.testing.assert_array_equal(sums4["confusion"], sums["confusion"])
     np.testing.assert_array_equal(labels4, labels)
-    np.testing.assert_allclose(sums4["loss"], sums["loss"], rtol=1e-5)
+    np.testing.assert_allclose(sums4["loss"], sums["loss"], rtol=1e-9)
     assert sums["count"] == 3
     rows = np.array([0, 1, 3])
     assert sums["confusion"].sum() == (batch["label"][rows] != 255).sum()
