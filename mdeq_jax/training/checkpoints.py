@@ -282,11 +282,10 @@ def _require_same_run(
             stored = read_config(step_folder)
         except Exception:  # a damaged checkpoint is reported when it is restored
             continue
-        differences = config_differences(stored, config, may_differ)
-        if differences:
+        if found := config_differences(stored, config, may_differ):
             raise ValueError(
                 f"{folder.parent} holds a run of another config:\n  "
-                + "\n  ".join(differences)
+                + "\n  ".join(found)
                 + "\nUse another --workdir, or the config of that run."
             )
 

@@ -17,6 +17,7 @@ from mdeq_jax.training.config import RunConfig
 from mdeq_jax.training.experiment import (
     Batch,
     Experiment,
+    Forward,
     Layer,
     Metrics,
     Variables,
@@ -75,12 +76,7 @@ def bind(
 
 
 def added_terms(
-    experiment: Experiment,
-    variables: Variables,
-    batch: Batch,
-    solution: Solution,
-    cell: Solution,
-    draw: Draw,
+    experiment: Experiment, variables: Variables, batch: Batch, forward: Forward, draw: Draw
 ) -> Metrics:
     """Return what is added to the loss: correction_term and jacobian_term, where they apply.
 
@@ -88,11 +84,12 @@ def added_terms(
       experiment: the experiment.
       variables: the model's variables.
       batch: the batch, each array this device's rows.
-      solution: what the layer returned.
-      cell: the equilibrium whose Jacobian is regularised.
+      forward: the forward pass; without a solution there is nothing to add.
       draw: what the step draws at random.
     """
-    terms = {}
+    terms, solution = {}, forward.solution
+    if solution is None:
+        return terms
     if solution.sampled:
         decode = functools.partial(experiment.decode, variables, batch=batch, train=True)
         losses = [experiment.loss(variables, decode(z), batch, AXIS)[0] for z in solution.sampled]
@@ -100,6 +97,7 @@ def added_terms(
         terms["correction_term"] = correction_term(gamma, jnp.stack(losses))
     if draw.gamma is not None:
         key = jax.random.fold_in(draw.key, 0)
+        cell = solution if forward.cell is None else forward.cell
         terms["jacobian_term"] = jacobian_term(draw.gamma, cell, key, first_row(batch))
     return terms
 

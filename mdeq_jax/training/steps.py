@@ -201,13 +201,12 @@ def make_objective(experiment: Experiment, *, unrolled: int | None) -> Objective
         require_same_structure("carry", forward.carry, carry)
         batch = batch if forward.batch is None else forward.batch
         loss, metrics = experiment.loss(variables, forward.outputs, batch, AXIS)
-        metrics, terms = {"loss": loss, **metrics}, {}
+        metrics = {"loss": loss, **metrics}
         solution = forward.solution
         if solution is not None:
             metrics["solver_steps"] = solution.result.steps.mean()
             metrics["residual"] = solution.result.residual.mean()
-            cell = solution if forward.cell is None else forward.cell
-            terms = added_terms(experiment, variables, batch, solution, cell, draw)
+        terms = added_terms(experiment, variables, batch, forward, draw)
         outcome = Outcome(metrics | terms, forward.collections, forward.carry, solution)
         return sum(terms.values(), loss), outcome
 

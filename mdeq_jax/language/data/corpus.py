@@ -106,7 +106,7 @@ def _write(corpus: Corpus, path: Path) -> None:
 
 
 def stored_vocabulary(trained: Trained[Config]) -> Vocabulary:
-    """Return the vocabulary of a checkpoint; without a stored one, that of its training text.
+    """Return the vocabulary that a checkpoint stores, or else the one of its training text.
 
     Raises:
       ValueError: the number of tokens is not the one of the weights, or there is neither.
